@@ -1,0 +1,29 @@
+# make demo   simulated radiographs in, runs/demo/report.html out
+# make test   ruff, pyright and pytest
+# make bench  speed against peers; ONLY=name for one measurement
+PYTHON ?= python3
+STUDY ?= demo
+WORKDIR ?= runs/$(STUDY)
+export TF_CPP_MIN_LOG_LEVEL = 3
+
+.PHONY: demo test bench
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	.venv/bin/python -m femur_jax.main --config=configs/study.py:$(STUDY) --workdir=$(WORKDIR)
+
+test: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/python -m pytest
+
+bench: .venv/installed
+	.venv/bin/python tools/benchmark.py $(if $(ONLY),--only $(ONLY))
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@

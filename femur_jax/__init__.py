@@ -1,0 +1,1 @@
+"""Synthetic radiographs of femur fractures, and whether they are any good."""

@@ -1,0 +1,72 @@
+"""A radiograph at several resolutions.
+
+Level 0 is the coarsest and fits into a square of `patch` x `patch` pixels; each further level
+has twice the resolution, and the last one is the radiograph as it was recorded. Nothing is ever
+upsampled and the aspect ratio never changes, up to the rounding of a size to whole pixels.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float32, UInt16
+from PIL import Image
+
+
+def level_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
+    """Height and width of each level, coarsest first; the last is (height, width)."""
+    sizes = [(height, width)]
+    while max(sizes[0]) > patch:
+        sizes.insert(0, (math.ceil(sizes[0][0] / 2), math.ceil(sizes[0][1] / 2)))
+    return sizes
+
+
+def halve(
+    pixels: UInt16[np.ndarray, "height width"],
+) -> UInt16[np.ndarray, "half_height half_width"]:
+    """Averages blocks of 2 x 2 pixels; an odd last row or column is averaged by itself."""
+    height, width = pixels.shape
+    even = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.uint32)
+    rows = even[0::2] + even[1::2]
+    return ((rows[:, 0::2] + rows[:, 1::2] + 2) // 4).astype(np.uint16)
+
+
+def pyramid(
+    pixels: UInt16[np.ndarray, "height width"], patch: int
+) -> list[UInt16[np.ndarray, "_ _"]]:
+    """All levels of a radiograph, coarsest first."""
+    levels = [pixels]
+    while max(levels[0].shape) > patch:
+        levels.insert(0, halve(levels[0]))
+    return levels
+
+
+def fitted_size(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Height and width of an image that `shrink` makes."""
+    scale = min(1.0, long_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def shrink(pixels: UInt16[np.ndarray, "height width"], long_side: int) -> UInt16[np.ndarray, "_ _"]:
+    """Resizes so that the longer side is at most `long_side`; smaller images stay as they are."""
+    height, width = fitted_size(*pixels.shape, long_side)
+    if (height, width) == pixels.shape:
+        return pixels
+    image = Image.fromarray(pixels.astype(np.float32))
+    # Antialiased, since it shrinks; a convex combination of pixels, so it stays in range.
+    small = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.round(np.asarray(small)).astype(np.uint16)
+
+
+def double(pixels: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "_ _"]:
+    """Interpolates linearly to twice the resolution, the inverse direction of `halve`.
+
+    A fine pixel's centre lies a quarter of a coarse pixel from the nearest coarse centre, so it
+    is 3/4 of that one and 1/4 of the next. The border is repeated.
+    """
+    for axis in (0, 1):
+        lines = np.moveaxis(pixels, axis, 0)
+        before = np.concatenate([lines[:1], lines[:-1]])
+        after = np.concatenate([lines[1:], lines[-1:]])
+        fine = np.stack([0.75 * lines + 0.25 * before, 0.75 * lines + 0.25 * after], axis=1)
+        pixels = np.moveaxis(fine.reshape(-1, *lines.shape[1:]), 0, axis)
+    return pixels

@@ -1,0 +1,77 @@
+"""What the denoiser sees of a patch beside its pixels."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from femur_jax.data.radiograph import LABELS
+
+NO_LABEL = len(LABELS)
+"""The label of a denoiser that is told none, for classifier-free guidance."""
+
+CHANNELS = 5
+"""Of the network's input: noisy pixels, context, validity mask, two coordinates."""
+
+CONDITIONS = len(LABELS) + 7
+"""Length of the vector that `conditions` makes."""
+
+
+class Place(NamedTuple):
+    """Where a batch of patches lies; see `loader.Patch`."""
+
+    origin: Int[Array, "batch 2"]
+    level_size: Int[Array, "batch 2"]
+    size: Int[Array, "batch 2"]
+    level: Int[Array, "batch"]
+    label: Int[Array, "batch"]
+    spacing_mm: Float[Array, "batch"]
+
+
+def to_unit(pixels: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Grey values 0..65535 to -1..1."""
+    return pixels.astype(jnp.float32) / 32767.5 - 1
+
+
+def mask_and_coordinates(
+    place: Place, patch: int
+) -> tuple[Float[Array, "batch patch patch 1"], Float[Array, "batch patch patch 2"]]:
+    """The validity mask, and each pixel's position in the whole radiograph.
+
+    Positions are those of Patch Diffusion (Wang et al. 2023, arXiv 2304.12526), but true to the
+    aspect ratio: relative to the radiograph's centre, -1..1 along its longer side.
+    """
+    index = place.origin[:, None, :] + jnp.arange(patch)[None, :, None]  # batch patch (y, x)
+    inside = (index < place.level_size[:, None, :]).astype(jnp.float32)
+    half = place.level_size[:, None, :] / 2
+    position = (index + 0.5 - half) / half.max(axis=-1, keepdims=True)
+    mask = inside[:, :, None, 0] * inside[:, None, :, 1]
+    coordinates = jnp.stack(
+        jnp.broadcast_arrays(position[:, :, None, 0], position[:, None, :, 1]), axis=-1
+    )
+    return mask[..., None], coordinates
+
+
+def conditions(
+    place: Place, context_sigma: Float[Array, "batch"]
+) -> Float[Array, "batch conditions"]:
+    """Class, level, size, spacing and the context's noise, each of the order of 1.
+
+    The label NO_LABEL gives zeros for the class, a spacing of 0 the flag of an unknown one.
+    """
+    known = (place.spacing_mm > 0).astype(jnp.float32)
+    spacing = jnp.where(place.spacing_mm > 0, place.spacing_mm, 1.0)
+    size = jnp.log2(place.size.astype(jnp.float32)) - 8
+    numbers = [
+        place.level / 2.0,
+        (place.level == 0).astype(jnp.float32),
+        size[:, 0],
+        size[:, 1],
+        known * jnp.log(spacing),
+        known,
+        jnp.log(jnp.maximum(context_sigma, 1e-3)) / 4,
+    ]
+    return jnp.concatenate(
+        [jax.nn.one_hot(place.label, len(LABELS)), jnp.stack(numbers, axis=-1)], axis=-1
+    )

@@ -1,0 +1,182 @@
+"""Training the patch denoiser."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, UInt16
+from ml_collections import ConfigDict
+
+from femur_jax.data.letterbox import place_in_square
+from femur_jax.data.loader import Pool, random_patches
+from femur_jax.data.requests import Request, draw_requests
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.diffusion import edm
+from femur_jax.diffusion.patches import (
+    CHANNELS,
+    CONDITIONS,
+    NO_LABEL,
+    Place,
+    conditions,
+    mask_and_coordinates,
+    to_unit,
+)
+from femur_jax.diffusion.sampler import TileDenoiser, sample
+from femur_jax.models.functional import Params, functional
+from femur_jax.models.unet import UNet
+from femur_jax.parallel.rules import Rules
+from femur_jax.training.state import TrainState, update_ema
+
+
+class DiffusionTask:
+    """One denoiser for the patches of every level."""
+
+    name = "diffusion"
+    rules: Rules = ()
+
+    def __init__(self, config: ConfigDict, dataset: RadiographDataset):
+        """See configs/patch_diffusion.py for the fields of `config`."""
+        self.config = config
+        self.dataset = dataset
+        self.model = functional(
+            lambda rngs: UNet(
+                in_channels=CHANNELS, conditions=CONDITIONS, **config.model, rngs=rngs
+            )
+        )
+        warm_up = optax.schedules.warmup_cosine_decay_schedule(
+            0.0,
+            config.train.learning_rate,
+            config.train.warmup_steps,
+            config.train.steps,
+            end_value=0.1 * config.train.learning_rate,
+        )
+        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warm_up, b2=0.99))
+
+    def init(self, key: Key[Array, ""]) -> TrainState:
+        params = self.model.init(key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema=params,
+            optimizer=self.optimizer.init(params),
+        )
+
+    def samples(self) -> grain.MapDataset:
+        pool = Pool([self.dataset], label_shares=self.config.data.label_shares)
+        return random_patches(
+            pool, level_weights=self.config.data.level_weights, seed=self.config.seed
+        )
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        def mean_loss(params: Params):
+            return self.losses(params, batch, key).mean()
+
+        loss, gradient = jax.value_and_grad(mean_loss)(state.params)
+        update, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, update)
+        # The average begins short and grows to its half-life, so that early samples are useful.
+        decay = jnp.minimum(self.config.train.ema_decay, (1 + state.step) / (10 + state.step))
+        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=update_ema(state.ema, params, decay),
+            optimizer=optimizer,
+        )
+        return state, metrics
+
+    def losses(
+        self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> Float[Array, "batch"]:
+        """The loss of each patch of a batch of `loader.Patch`."""
+        config = self.config.diffusion
+        key_label, key_sigma, key_context, key_loss = jax.random.split(key, 4)
+        count = batch["label"].shape[0]
+        dropped = jax.random.bernoulli(key_label, config.label_dropout, (count,))
+        place = Place(**{name: batch[name] for name in Place._fields})
+        place = place._replace(label=jnp.where(dropped, NO_LABEL, place.label))
+        # The context is corrupted as its own sampling will leave it, and the network is told.
+        low, high = jnp.log(jnp.asarray(config.context_sigma))
+        context_sigma = jnp.exp(jax.random.uniform(key_sigma, (count,), minval=low, maxval=high))
+        noise = jax.random.normal(key_context, (*batch["context"].shape, 1))
+        context = to_unit(batch["context"])[..., None] + context_sigma[:, None, None, None] * noise
+        mask, coordinates = mask_and_coordinates(place, batch["pixels"].shape[1])
+        F = self.network(params, place, context, context_sigma, mask, coordinates)
+        y = to_unit(batch["pixels"])[..., None] * mask
+        return edm.loss(
+            F,
+            y,
+            mask,
+            key_loss,
+            P_mean=config.P_mean,
+            P_std=config.P_std,
+            sigma_data=config.sigma_data,
+        )
+
+    def network(
+        self,
+        params: Params,
+        place: Place,
+        context: Float[Array, "batch patch patch 1"],
+        context_sigma: Float[Array, "batch"],
+        mask: Float[Array, "batch patch patch 1"],
+        coordinates: Float[Array, "batch patch patch 2"],
+    ) -> edm.Network:
+        """Binds everything but the noisy patch and its noise level to the U-Net."""
+        finer = (place.level > 0)[:, None, None, None]
+        side = jnp.concatenate([jnp.where(finer, context, 0) * mask, mask, coordinates], axis=-1)
+        vector = conditions(place, jnp.where(place.level > 0, context_sigma, 0))
+
+        def F(x: Float[Array, "batch patch patch 1"], c_noise: Float[Array, "batch"]):
+            return self.model.apply(params, jnp.concatenate([x, side], axis=-1), c_noise, vector)
+
+        return F
+
+    def denoiser(self, params: Params, guidance: float = 1.0) -> TileDenoiser:
+        """The compiled denoiser of tiles.
+
+        Args:
+            params: Usually `TrainState.ema`.
+            guidance: Of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), 1 + w
+                in their notation: 1 is the plain conditional model.
+        """
+        sigma_data = self.config.diffusion.sigma_data
+
+        def denoise(params, x, sigma, context, context_sigma, place):
+            mask, coordinates = mask_and_coordinates(place, x.shape[1])
+
+            def estimate(place: Place):
+                F = self.network(params, place, context, context_sigma, mask, coordinates)
+                return edm.denoise(F, x, sigma, sigma_data=sigma_data)
+
+            D = estimate(place)
+            if guidance != 1:
+                free = estimate(place._replace(label=jnp.full_like(place.label, NO_LABEL)))
+                D = free + guidance * (D - free)
+            return D * mask
+
+        return partial(jax.jit(denoise), params)
+
+    def generate(
+        self, params: Params, requests: Sequence[Request], *, seed: int, progress: bool = False
+    ) -> Iterator[UInt16[np.ndarray, "height width"]]:
+        """Makes the requested radiographs; see `sampler.sample`."""
+        config = self.config.sample
+        denoise = self.denoiser(params, config.guidance)
+        return sample(
+            denoise, requests, config, patch=self.dataset.patch, seed=seed, progress=progress
+        )
+
+    def images(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Some samples at a fixed seed, each class in turn, centred in squares."""
+        requests = draw_requests(self.dataset, per_label=4, seed=0)
+        radiographs = list(self.generate(state.ema, requests, seed=0))
+        side = max(max(pixels.shape) for pixels in radiographs)
+        grid = np.stack([place_in_square(pixels, side)[0] for pixels in radiographs])
+        return {"samples": grid[..., None] / np.float32(65535)}

@@ -1,0 +1,8 @@
+"""The one exception that a user's mistake raises."""
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence: what is wrong, where, and how to mend it.
+
+    Every command prints the sentence without a traceback and ends with exit code 2.
+    """

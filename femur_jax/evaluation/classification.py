@@ -1,0 +1,139 @@
+"""The classifier of fractures: AFF against NFF, from a letterboxed radiograph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, UInt16
+from ml_collections import ConfigDict
+
+from femur_jax.data.letterbox import letterbox, letterbox_mask
+from femur_jax.data.loader import Pool, random_letterboxes
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.models.functional import Params, functional
+from femur_jax.models.resnet import ResNet
+from femur_jax.parallel.rules import Rules
+from femur_jax.training.state import TrainState, update_ema
+
+
+class ClassifierTask:
+    """A residual network on radiographs of any size, shrunk into a square."""
+
+    name = "classifier"
+    rules: Rules = ()
+
+    def __init__(self, config: ConfigDict, datasets: Sequence[RadiographDataset]):
+        """Trains on the train splits of all `datasets`; see configs/classifier.py."""
+        self.config = config
+        self.datasets = datasets
+        self.model = functional(lambda rngs: ResNet(**config.model, in_channels=2, rngs=rngs))
+        learning_rate = optax.schedules.warmup_cosine_decay_schedule(
+            0.0, config.train.learning_rate, config.train.warmup_steps, config.train.steps
+        )
+        self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
+
+    def init(self, key: Key[Array, ""]) -> TrainState:
+        params = self.model.init(key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema=params,
+            optimizer=self.optimizer.init(params),
+        )
+
+    def samples(self) -> grain.MapDataset:
+        pool = Pool(self.datasets, label_shares=self.config.data.label_shares)
+        return random_letterboxes(pool, side=self.config.data.side, seed=self.config.seed)
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        # Either side of the body, and the exposure of any detector.
+        key_flip, key_grey = jax.random.split(key)
+        pixels, mask = standardised(batch["pixels"], batch["box"])
+        flip = jax.random.bernoulli(key_flip, shape=(len(pixels), 1, 1, 1))
+        gain, offset = 0.1 * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
+        images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
+        images = jnp.where(flip, images[:, :, ::-1], images)
+
+        def loss(params: Params):
+            logits, _ = self.model.apply(params, images)
+            return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
+
+        value, gradient = jax.value_and_grad(loss)(state.params)
+        update, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, update)
+        decay = jnp.minimum(self.config.train.ema_decay, (1 + state.step) / (10 + state.step))
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=update_ema(state.ema, params, decay),
+            optimizer=optimizer,
+        )
+        return state, {"loss": value}
+
+    def images(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Some training images, as the network gets them but for the augmentation."""
+        samples = self.samples()
+        grid = np.stack([samples[n]["pixels"] for n in range(8)])
+        return {"inputs": grid[..., None] / np.float32(65535)}
+
+
+def standardised(
+    pixels: UInt16[Array, "batch side side"], box: Int[Array, "batch 4"]
+) -> tuple[Float[Array, "batch side side 1"], Float[Array, "batch side side 1"]]:
+    """Grey values of zero mean and unit variance within each letterbox, and its mask."""
+    mask = letterbox_mask(box, pixels.shape[1])
+    grey = pixels.astype(jnp.float32)[..., None] / 65535
+    count = mask.sum((1, 2, 3), keepdims=True)
+    centred = (grey - (grey * mask).sum((1, 2, 3), keepdims=True) / count) * mask
+    deviation = jnp.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / count)
+    return centred / (deviation + 1e-6), mask
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of some radiographs.
+
+    Attributes:
+        logit: Of an atypical fracture.
+        features: The last layer's input.
+        positive: Whether the fracture is atypical.
+        patients: Pseudonyms.
+    """
+
+    logit: Float[np.ndarray, "n"]
+    features: Float[np.ndarray, "n dim"]
+    positive: Bool[np.ndarray, "n"]
+    patients: list[str]
+
+
+def predict(
+    task: ClassifierTask, params: Params, dataset: RadiographDataset, radiographs: Sequence[int]
+) -> Predictions:
+    """Runs a classifier over radiographs of a dataset, given by position."""
+
+    @jax.jit
+    def run(params: Params, pixels: Array, box: Array):
+        return task.model.apply(params, jnp.concatenate(standardised(pixels, box), axis=-1))
+
+    batch_size, outputs = task.config.train.batch_size, []
+    for first in range(0, len(radiographs), batch_size):
+        chosen = radiographs[first : first + batch_size]
+        padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
+        boxes = [letterbox(dataset, radiograph, task.config.data.side) for radiograph in padded]
+        pixels, box = (np.stack([b[name] for b in boxes]) for name in ("pixels", "box"))
+        outputs.append([np.asarray(o)[: len(chosen)] for o in run(params, pixels, box)])
+    logit, features = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    entries = [dataset.entries[n] for n in radiographs]
+    return Predictions(
+        logit=logit,
+        features=features,
+        positive=np.array([e.label == LABELS[1] for e in entries]),
+        patients=[e.patient for e in entries],
+    )

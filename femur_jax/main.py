@@ -1,0 +1,65 @@
+"""Runs one stage of one config.
+
+    python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
+
+The config's `stage` says what is done: train, sample, evaluate or study. Any field of it can be
+set on the command line: --config.train.steps=100.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from femur_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, a colon, and a variant of it.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is made, or gone on with.")
+
+
+def main(argv: list[str]) -> int:
+    """Hands the config to its stage; a user's mistake ends with one sentence and exit code 2."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"{argv[1]!r} is no option; see --help.")
+        if _CONFIG.value is None or not _WORKDIR.value:
+            raise UserError("Both --config=FILE:VARIANT and --workdir=FOLDER are needed.")
+        run(_CONFIG.value, Path(_WORKDIR.value))
+    except UserError as error:
+        print(f"femur_jax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config, workdir: Path) -> None:
+    """Runs the stage that `config.stage` names."""
+    from femur_jax import stages, study  # slow, and no part of --help or of a worker
+    from femur_jax import workdir as workdirs
+
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell much that helps nobody
+    runs = {
+        "train": stages.train,
+        "sample": stages.sample,
+        "evaluate": stages.evaluate,
+        "study": study.run,
+    }
+    if config.stage not in runs:
+        raise UserError(f"config.stage is {config.stage!r}; write one of {', '.join(runs)}.")
+    workdirs.keep_compiled(workdir)
+    runs[config.stage](config, workdir)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a wrong config or field ends with one sentence and exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # a config file may raise anything
+        print(f"femur_jax: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

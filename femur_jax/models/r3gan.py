@@ -1,0 +1,278 @@
+"""R3GAN's generator and discriminator (Huang et al. 2024, arXiv 2501.05441, section 3).
+
+Both are stacks of inverted residual bottlenecks at sizes 4, 8, ..., `size`, without normalisation;
+the discriminator mirrors the generator. Convolutions carry no bias; each activation has its own.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from femur_jax.errors import UserError
+
+_EXPANSION = 2  # of the channels inside a block
+_SLOPE = 0.2  # of the leaky ReLU below zero
+_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # keeps the variance through the leaky ReLU (He et al. 2015)
+
+
+def _scaled(gain: float) -> nnx.Initializer:
+    """Normal weights with standard deviation gain / sqrt(fan in)."""
+    return nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
+
+
+def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, gain: float = 1.0) -> nnx.Linear:
+    """A linear layer; on images it is the 1 x 1 convolution, as a matrix product."""
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=_scaled(gain), rngs=rngs)
+
+
+class BiasedActivation(nnx.Module):
+    """A bias for each channel, then leaky ReLU."""
+
+    def __init__(self, channels: int):
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        return jax.nn.leaky_relu(x + self.bias, _SLOPE)
+
+
+class ResidualBlock(nnx.Module):
+    """1 x 1 (widening), 3 x 3 (grouped), 1 x 1 (narrowing), added to the input.
+
+    Fix-up initialisation (Zhang et al. 2019, arXiv 1901.09321): the last layer starts at zero, so a
+    block starts as the identity; the other m - 1 = 2 are scaled by L^(-1 / (2m - 2)) for a network
+    of L = `depth` blocks, so that the first updates do not grow with depth.
+    """
+
+    def __init__(self, channels: int, group_width: int | None, depth: int, rngs: nnx.Rngs):
+        inner = _EXPANSION * channels
+        gain = _GAIN * depth ** (-1 / 4)
+        self.widen = _linear(channels, inner, rngs, gain)
+        self.activation1 = BiasedActivation(inner)
+        self.spatial = nnx.Conv(
+            inner,
+            inner,
+            (3, 3),
+            feature_group_count=inner // (group_width or inner),
+            use_bias=False,
+            kernel_init=_scaled(gain),
+            rngs=rngs,
+        )
+        self.activation2 = BiasedActivation(inner)
+        self.narrow = nnx.Linear(
+            inner, channels, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        y = self.activation1(self.widen(x))
+        y = self.activation2(self.spatial(y))
+        return x + self.narrow(y)
+
+
+def resample(
+    x: Float[Array, "batch h w channels"], size: int
+) -> Float[Array, "batch {size} {size} channels"]:
+    """Bilinear resampling by a factor of two, up or down.
+
+    Pixels are centred at half integers, which gives the low-pass [1, 3, 3, 1] in both directions.
+    """
+    return jax.image.resize(x, (x.shape[0], size, size, x.shape[3]), "linear")
+
+
+class Upsample(nnx.Module):
+    """Doubles the side; a 1 x 1 convolution before it where the number of channels changes."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.mix = _linear(inputs, outputs, rngs) if inputs != outputs else None
+
+    def __call__(
+        self, x: Float[Array, "batch h h inputs"]
+    ) -> Float[Array, "batch 2*h 2*h outputs"]:
+        x = x if self.mix is None else self.mix(x)
+        return resample(x, 2 * x.shape[1])
+
+
+class Downsample(nnx.Module):
+    """Halves the side; a 1 x 1 convolution after it where the number of channels changes."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.mix = _linear(inputs, outputs, rngs) if inputs != outputs else None
+
+    def __call__(
+        self, x: Float[Array, "batch h h inputs"]
+    ) -> Float[Array, "batch h//2 h//2 outputs"]:
+        x = resample(x, x.shape[1] // 2)
+        return x if self.mix is None else self.mix(x)
+
+
+class GenerativeBasis(nnx.Module):
+    """A learned 4 x 4 pattern for each channel, weighted by a linear map of the input."""
+
+    def __init__(self, inputs: int, channels: int, rngs: nnx.Rngs):
+        self.basis = nnx.Param(jax.random.normal(rngs.params(), (4, 4, channels)))
+        self.weight = _linear(inputs, channels, rngs)
+
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch 4 4 channels"]:
+        return self.basis * self.weight(x)[:, None, None, :]
+
+
+class DiscriminativeBasis(nnx.Module):
+    """The mirror: the inner product of each channel with its 4 x 4 pattern, then a linear map."""
+
+    def __init__(self, channels: int, outputs: int, rngs: nnx.Rngs):
+        self.basis = nnx.Param(jax.random.normal(rngs.params(), (4, 4, channels)) / 4)
+        self.weight = _linear(channels, outputs, rngs)
+
+    def __call__(self, x: Float[Array, "batch 4 4 channels"]) -> Float[Array, "batch outputs"]:
+        return self.weight(jnp.sum(x * self.basis, axis=(1, 2)))
+
+
+class Generator(nnx.Module):
+    """Makes square one-channel images from latents and conditions.
+
+    Args:
+        size: side of the images in pixels, 4 * 2^k.
+        channels: for each of the sizes 4, 8, ..., `size`; k + 1 numbers.
+        latent: dimension of the latent z.
+        condition: dimension of the condition vector.
+        embedding: dimension of the embedded condition that is joined to z.
+        blocks: residual blocks for each size.
+        group_width: channels in a group of the 3 x 3 convolutions, of twice as many channels as
+            their size has. The paper uses 16; None means one group, far faster on CPUs, where
+            gradients of grouped convolutions are slow.
+        rngs: streams for the initial parameters.
+
+    Raises:
+        UserError: the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Sequence[int],
+        latent: int,
+        condition: int,
+        *,
+        embedding: int = 64,
+        blocks: int = 2,
+        group_width: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        _check(size, channels, group_width)
+        residual = partial(_residual_blocks, blocks, group_width, blocks * len(channels), rngs)
+        self.embed = _linear(condition, embedding, rngs)
+        layers = [GenerativeBasis(latent + embedding, channels[0], rngs), *residual(channels[0])]
+        for inputs, outputs in pairwise(channels):
+            layers += [Upsample(inputs, outputs, rngs), *residual(outputs)]
+        layers += [_linear(channels[-1], 1, rngs)]
+        self.layers = nnx.List(layers)
+
+    def __call__(
+        self, z: Float[Array, "batch latent"], condition: Float[Array, "batch condition"]
+    ) -> Float[Array, "batch size size 1"]:
+        """Draws one image for each latent.
+
+        Args:
+            z: standard normal.
+            condition: class (one-hot) and numbers of order one that describe the image.
+
+        Returns:
+            Grey values on the scale of the training images; no squashing keeps them in it.
+        """
+        x = jnp.concatenate([z, self.embed(condition)], axis=-1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Discriminator(nnx.Module):
+    """Scores square images under a condition.
+
+    The features at 4 x 4 become a vector of dimension `embedding`; the logit is its inner product
+    with the embedded condition (Miyato & Koyama 2018, arXiv 1802.05637).
+
+    Args:
+        size: side of the images in pixels, 4 * 2^k.
+        channels: for each of the sizes 4, 8, ..., `size`, in the generator's order.
+        in_channels: channels of the images.
+        condition: dimension of the condition vector.
+        embedding: dimension of the embedded condition.
+        blocks: residual blocks for each size.
+        group_width: as in the generator.
+        rngs: streams for the initial parameters.
+
+    Raises:
+        UserError: the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Sequence[int],
+        in_channels: int,
+        condition: int,
+        *,
+        embedding: int = 64,
+        blocks: int = 2,
+        group_width: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        _check(size, channels, group_width)
+        residual = partial(_residual_blocks, blocks, group_width, blocks * len(channels), rngs)
+        layers = [_linear(in_channels, channels[-1], rngs)]
+        for inputs, outputs in pairwise(reversed(channels)):
+            layers += [*residual(inputs), Downsample(inputs, outputs, rngs)]
+        layers += [*residual(channels[0]), DiscriminativeBasis(channels[0], embedding, rngs)]
+        self.layers = nnx.List(layers)
+        # The inner product of `embedding` terms starts with unit variance.
+        self.embed = _linear(condition, embedding, rngs, gain=embedding**-0.5)
+
+    def __call__(
+        self,
+        image: Float[Array, "batch size size in_channels"],
+        condition: Float[Array, "batch condition"],
+    ) -> Float[Array, " batch"]:
+        """The logit of each image: higher is more like the real ones.
+
+        Args:
+            image: grey values.
+            condition: class (one-hot) and numbers of order one that describe the image; where it is
+                all zeros, so is the logit.
+        """
+        x = image
+        for layer in self.layers:
+            x = layer(x)
+        return jnp.sum(x * self.embed(condition), axis=-1)
+
+
+def _residual_blocks(
+    count: int, group_width: int | None, depth: int, rngs: nnx.Rngs, channels: int
+) -> list[ResidualBlock]:
+    return [ResidualBlock(channels, group_width, depth, rngs) for _ in range(count)]
+
+
+def _check(size: int, channels: Sequence[int], group_width: int | None) -> None:
+    """Raises UserError unless the sizes fit together."""
+    if size < 4 or size & (size - 1):
+        raise UserError(
+            f"GAN image size {size} is not 4 times a power of two; use 32, 64, 128, ..."
+        )
+    sizes = [2**k for k in range(2, size.bit_length())]
+    if len(channels) != len(sizes):
+        raise UserError(
+            f"GAN channels {tuple(channels)} are {len(channels)} numbers, but size {size} needs "
+            f"{len(sizes)}, one for each of the sizes {', '.join(map(str, sizes))}."
+        )
+    for width in channels:
+        if group_width is not None and _EXPANSION * width % group_width:
+            raise UserError(
+                f"GAN group_width {group_width} does not divide {_EXPANSION * width}, "
+                f"{_EXPANSION} times {width} channels; change one of them."
+            )

@@ -1,0 +1,132 @@
+"""Residual network for classification (He et al. 2015, arXiv 1512.03385)."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class ResNet(nnx.Module):
+    """A residual network with group normalisation and one logit.
+
+    ResNet-50 is `ResNet((3, 4, 6, 3), 64, in_channels, bottleneck=True)`. The stem (a 7 x 7
+    convolution and a 3 x 3 maximum, both of stride 2) and each stage after the first halve the
+    image, so that its features have 1/32 of its side with four stages.
+
+    Args:
+        stage_sizes: residual blocks in each stage.
+        width: channels of the stem and the first stage; each further stage has twice as many.
+        in_channels: channels of the images.
+        bottleneck: bottleneck blocks (ResNet-50 and deeper) rather than basic ones (ResNet-18, 34).
+        rngs: streams for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        stage_sizes: Sequence[int],
+        width: int,
+        in_channels: int,
+        bottleneck: bool,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.stem = ConvNorm(in_channels, width, 7, 2, rngs)
+        blocks, channels = [], width
+        for stage, block_count in enumerate(stage_sizes):
+            for block in range(block_count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(ResidualBlock(channels, width * 2**stage, stride, bottleneck, rngs))
+                channels = blocks[-1].outputs
+        self.blocks = nnx.List(blocks)
+        self.head = nnx.Linear(channels, 1, rngs=rngs)
+
+    def __call__(
+        self, image: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
+        """Classifies images of any size.
+
+        Args:
+            image: grey values of about zero mean and unit variance.
+
+        Returns:
+            The logit of the positive class and the features that it is linear in, which are the
+            last stage's averages over the image.
+        """
+        x = jax.nn.relu(self.stem(image))
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # type: ignore
+        for block in self.blocks:
+            x = block(x)
+        features = jnp.mean(x, axis=(1, 2))
+        return self.head(features)[:, 0], features
+
+
+class ResidualBlock(nnx.Module):
+    """The basic block (3 x 3, 3 x 3) or the bottleneck (1 x 1, 3 x 3, 1 x 1 to 4 times `width`).
+
+    The first 3 x 3 convolution carries the stride ("v1.5"), not the bottleneck's first 1 x 1. The
+    branch's last scale starts at zero, so that the block starts as its shortcut (Goyal et al. 2017,
+    arXiv 1706.02677, section 5.1).
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool, rngs: nnx.Rngs):
+        self.outputs = 4 * width if bottleneck else width
+        if bottleneck:
+            layers = [
+                ConvNorm(inputs, width, 1, 1, rngs),
+                ConvNorm(width, width, 3, stride, rngs),
+                ConvNorm(width, self.outputs, 1, 1, rngs, scale=0.0),
+            ]
+        else:
+            layers = [
+                ConvNorm(inputs, width, 3, stride, rngs),
+                ConvNorm(width, self.outputs, 3, 1, rngs, scale=0.0),
+            ]
+        self.layers = nnx.List(layers)
+        same = stride == 1 and inputs == self.outputs
+        self.shortcut = None if same else ConvNorm(inputs, self.outputs, 1, stride, rngs)
+
+    def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
+        *layers, last = self.layers
+        y = x
+        for layer in layers:
+            y = jax.nn.relu(layer(y))
+        return jax.nn.relu(last(y) + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias, then GroupNorm (Wu & He 2018, arXiv 1803.08494).
+
+    There are 32 groups, or the largest power of two that divides a smaller number of channels.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        rngs: nnx.Rngs,
+        scale: float = 1.0,
+    ):
+        self.conv = nnx.Conv(
+            inputs,
+            outputs,
+            (kernel, kernel),
+            strides=stride,
+            padding=kernel // 2,
+            use_bias=False,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
+        self.norm = nnx.GroupNorm(
+            outputs,
+            num_groups=math.gcd(32, outputs),
+            scale_init=nnx.initializers.constant(scale),
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
+        return self.norm(self.conv(x))

@@ -1,0 +1,51 @@
+"""The devices of a run as a grid with the axes data, fsdp and model."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from femur_jax.errors import UserError
+
+AXES = ("data", "fsdp", "model")
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """Arranges all devices.
+
+    Args:
+        config: Sizes of the axes data, fsdp and model; -1 for one of them takes what is left.
+
+    Raises:
+        UserError: The sizes do not multiply to the number of devices.
+    """
+    sizes = [config[axis] for axis in AXES]
+    devices = jax.device_count()
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = devices // -int(np.prod(sizes))
+    if any(size < 1 for size in sizes) or np.prod(sizes) != devices:
+        wanted = " x ".join(f"{axis} {config[axis]}" for axis in AXES)
+        raise UserError(
+            f"The mesh {wanted} does not fit {devices} devices; "
+            "change config.mesh so that its sizes multiply to that number."
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits the first axis of an array over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Refuses a batch that cannot be split evenly.
+
+    Raises:
+        UserError: The mesh does not divide it.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f"A batch of {batch_size} cannot be divided over {parts} devices "
+            "(config.mesh: data x fsdp); choose a multiple of that number."
+        )

@@ -1,0 +1,1 @@
+"""A simulator of femur radiographs: the stand-in for a hospital's private images."""

@@ -1,0 +1,221 @@
+"""What the runs of a study found, gathered for its report."""
+
+import datetime
+import json
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from femur_jax import stages
+from femur_jax import workdir as workdirs
+from femur_jax.data.cohort import SPLITS
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.evaluation import report
+from femur_jax.evaluation.classification import ClassifierTask, predict
+from femur_jax.evaluation.distances import frechet_distance, kernel_distance
+from femur_jax.evaluation.features import pixel_features
+from femur_jax.evaluation.memorization import audit
+from femur_jax.evaluation.statistics import Interval
+from femur_jax.training import loop
+from femur_jax.training.monitor import read_scalars
+
+SHOWN = {"real": "real", "diffusion": "diffusion", "gan": "GAN"}
+"""How the report calls a source of radiographs."""
+
+_SHOWN_PER_CLASS = 6
+_PAIRS = 4
+_PIXEL_SIDE = 32
+_LABEL_SETS = {"both": LABELS, **{label: (label,) for label in LABELS}}
+_LOSSES = {"diffusion": ("loss",), "gan": ("discriminator_loss", "generator_loss")}
+
+
+def gather(
+    *,
+    datasets: Mapping[str, RadiographDataset],
+    runs: Mapping[str, tuple[ConfigDict, Path]],
+    classifiers: Mapping[tuple[str, ...], tuple[ConfigDict, Path]],
+    finished: Mapping[str, float],
+    config: ConfigDict,
+) -> report.StudyResults:
+    """Reads a finished study.
+
+    Args:
+        datasets: By source: real, and each generator's.
+        runs: Config and workdir of each generator.
+        classifiers: Config and workdir by the sources that were trained on.
+        finished: Wall seconds by stage.
+        config: Of the study.
+    """
+    real = datasets["real"]
+    synthetic = {name: dataset for name, dataset in datasets.items() if name != "real"}
+    all_runs = dict(runs) | {"classifier: " + " + ".join(m): run for m, run in classifiers.items()}
+    sides = [max(entry.height, entry.width) for entry in real.entries]
+    return report.StudyResults(
+        title="Synthetic radiographs of femur fractures",
+        simulated=not config.radiographs,
+        resolution=(
+            f"radiographs with a long side of {min(sides)} to {max(sides)} pixels, "
+            f"patches of {real.patch}, GAN and classifier at {config.gan.model.size} "
+            f"and {config.classifier.data.side}"
+        ),
+        splits=_splits(real),
+        training_steps={name: run[0].train.steps for name, run in all_runs.items()},
+        wall_seconds=finished,
+        galleries=[
+            gallery for name, dataset in datasets.items() for gallery in _galleries(name, dataset)
+        ],
+        curves=[curve for name, (_, folder) in all_runs.items() for curve in _curves(name, folder)],
+        classifiers=[
+            _classifier_row(mixture, datasets, folder)
+            for mixture, (_, folder) in classifiers.items()
+        ],
+        feature_extractor="the last layer of the classifier trained on the real train split",
+        distances=_distances(real, synthetic, *classifiers[("real",)]),
+        neighbours=[n for name, d in synthetic.items() for n in _neighbours(real, name, d)],
+        sizes=[size for name, dataset in datasets.items() for size in _sizes(name, dataset)],
+        provenance={
+            "config": workdirs.config_hash(config),
+            "seed": str(config.seed),
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{platform.machine()}, Python {platform.python_version()}",
+            **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
+        },
+    )
+
+
+def _splits(real: RadiographDataset) -> list[report.SplitSize]:
+    radiographs = Counter((e.split, e.label) for e in real.entries)
+    people = Counter(
+        (split, label) for split, label, _ in {(e.split, e.label, e.patient) for e in real.entries}
+    )
+    return [
+        report.SplitSize(split, label, people[split, label], radiographs[split, label])
+        for split in SPLITS
+        for label in LABELS
+    ]
+
+
+def _of_labels(dataset: RadiographDataset, split: str, labels: Sequence[str]) -> list[int]:
+    return [n for n in dataset.split(split) if dataset.entries[n].label in labels]
+
+
+def _galleries(name: str, dataset: RadiographDataset) -> list[report.Gallery]:
+    return [
+        report.Gallery(
+            SHOWN[name],
+            label,
+            [dataset.read(n) for n in _of_labels(dataset, "train", [label])[:_SHOWN_PER_CLASS]],
+        )
+        for label in LABELS
+    ]
+
+
+def _curves(name: str, folder: Path) -> list[report.Curve]:
+    lines = read_scalars(folder)
+    return [
+        report.Curve(
+            f"{name}, {loss.replace('_', ' ')}" if loss != "loss" else name,
+            np.array([line["step"] for line in lines]),
+            np.array([line[loss] for line in lines], float),
+            "loss",
+        )
+        for loss in _LOSSES.get(name, ("loss",))
+    ]
+
+
+def _classifier_row(
+    mixture: Sequence[str], datasets: Mapping[str, RadiographDataset], folder: Path
+) -> report.ClassifierRow:
+    found = json.loads((folder / stages.EVALUATION).read_text())
+    return report.ClassifierRow(
+        trained_on=" + ".join(SHOWN[name] for name in mixture),
+        n_train=sum(len(datasets[name].split("train")) for name in mixture),
+        auc=Interval(**found["auc"]),
+        sensitivity=Interval(**found["sensitivity_at_95_specificity"]),
+        n_test_patients=found["patients"],
+    )
+
+
+def _distances(
+    real: RadiographDataset,
+    synthetic: Mapping[str, RadiographDataset],
+    config: ConfigDict,
+    folder: Path,
+) -> list[report.DistanceRow]:
+    """Distances to the real test split, which neither generators nor features have seen.
+
+    The floor is the validation split's: real radiographs of other patients, unseen as well.
+    """
+    task = stages.make_task(config)
+    assert isinstance(task, ClassifierTask)
+    params = loop.restore(task, config, folder).ema
+    compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
+    rows = []
+    for shown, labels in _LABEL_SETS.items():
+        reference = predict(task, params, real, _of_labels(real, "test", labels)).features
+        for name, (dataset, split) in compared.items():
+            features = predict(task, params, dataset, _of_labels(dataset, split, labels)).features
+            kid = kernel_distance(reference, features)
+            rows.append(
+                report.DistanceRow(
+                    source=SHOWN[name],
+                    label=shown,
+                    n_real=len(reference),
+                    n_compared=len(features),
+                    fid=frechet_distance(reference, features),
+                    kid=kid.value,
+                    kid_error=kid.standard_error,
+                    floor=name == "real",
+                )
+            )
+    return rows
+
+
+def _neighbours(
+    real: RadiographDataset, name: str, dataset: RadiographDataset
+) -> list[report.Neighbours]:
+    result = []
+    for label in LABELS:
+        train = _of_labels(real, "train", [label])
+        held_out = _of_labels(real, "validation", [label]) + _of_labels(real, "test", [label])
+        made = _of_labels(dataset, "train", [label])
+        found = audit(
+            pixel_features(dataset, made, _PIXEL_SIDE),
+            pixel_features(real, train, _PIXEL_SIDE),
+            pixel_features(real, held_out, _PIXEL_SIDE),
+        )
+        result.append(
+            report.Neighbours(
+                source=SHOWN[name],
+                label=label,
+                n=len(made),
+                pairs=[
+                    report.NeighbourPair(
+                        dataset.read(made[n]),
+                        real.read(train[found.nearest.index[n]]),
+                        float(found.nearest.distance[n]),
+                    )
+                    for n in np.argsort(found.nearest.distance)[:_PAIRS]
+                ],
+                threshold=found.threshold,
+                flagged_share=float(found.flagged.mean()),
+                chance_share=found.chance_share,
+                authentic_share=float(found.authentic.mean()),
+            )
+        )
+    return result
+
+
+def _sizes(name: str, dataset: RadiographDataset) -> list[report.ImageSizes]:
+    result = []
+    for label in LABELS:
+        entries = [dataset.entries[n] for n in _of_labels(dataset, "train", [label])]
+        sizes = np.array([(e.height, e.width) for e in entries], int)
+        result.append(report.ImageSizes(SHOWN[name], label, sizes[:, 0], sizes[:, 1]))
+    return result

@@ -1,0 +1,142 @@
+"""The stages of a single model's run: train, sample, evaluate.
+
+A stage reads what the one before it left in the workdir:
+
+    WORKDIR/config.json, checkpoints/, scalars.jsonl, events.out.tfevents...   train
+    WORKDIR/synthetic/                                                         sample
+    WORKDIR/evaluation.json                                                    evaluate
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from femur_jax import workdir as workdirs
+from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.requests import draw_requests
+from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+from femur_jax.diffusion.task import DiffusionTask
+from femur_jax.errors import UserError
+from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
+from femur_jax.evaluation.distances import frechet_distance, kernel_distance
+from femur_jax.evaluation.features import pixel_features
+from femur_jax.evaluation.memorization import audit
+from femur_jax.evaluation.statistics import patient_scores, roc_auc, sensitivity_at_specificity
+from femur_jax.files import write_atomically
+from femur_jax.gan.task import GanTask
+from femur_jax.training import loop
+
+SYNTHETIC = "synthetic"
+EVALUATION = "evaluation.json"
+_FEATURE_SIDE = 32
+
+
+def make_task(config: ConfigDict) -> DiffusionTask | GanTask | ClassifierTask:
+    """The model that `config.task` names, with its training data.
+
+    Raises:
+        UserError: No such model, or no dataset.
+    """
+    if config.task not in ("diffusion", "gan", "classifier"):
+        raise UserError(f"config.task is {config.task!r}; write diffusion, gan or classifier.")
+    if not config.dataset:
+        raise UserError("No dataset is named; add --config.dataset=FOLDER.")
+    if config.task == "classifier":
+        folders = config.train_datasets or (config.dataset,)
+        return ClassifierTask(config, [RadiographDataset(folder) for folder in folders])
+    family = DiffusionTask if config.task == "diffusion" else GanTask
+    return family(config, RadiographDataset(config.dataset))
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains the model to its last step, from its newest checkpoint where there is one."""
+    loop.train(make_task(config), config, workdir)
+
+
+def sample(config: ConfigDict, workdir: Path) -> None:
+    """Writes a dataset of synthetic radiographs into `workdir/synthetic`."""
+    task = make_task(config)
+    if isinstance(task, ClassifierTask):
+        raise UserError("A classifier makes no radiographs; sample from diffusion or gan.")
+    workdirs.claim(workdir, config, free=loop.FREE_FIELDS)
+    requests = draw_requests(
+        task.dataset, per_label=config.sample.per_label, seed=config.sample.seed
+    )
+    provenance = {
+        "kind": "synthetic",
+        "model": task.name,
+        "config": workdirs.config_hash(config),
+        "seed": config.sample.seed,
+        "guidance": config.sample.get("guidance", 1.0),
+    }
+    state = loop.restore(task, config, workdir)
+    provenance["checkpoint"] = int(state.step)
+    patch = task.dataset.patch
+    made = task.generate(state.ema, requests, seed=config.sample.seed, progress=True)
+    with DatasetWriter(workdir / SYNTHETIC, patch=patch, provenance=provenance) as writer:
+        for number, (request, pixels) in enumerate(zip(requests, made, strict=True)):
+            radiograph = Radiograph(
+                pixels=pixels,
+                label=request.label,
+                patient=f"synthetic-{number:06d}",
+                hospital="synthetic",
+                spacing_mm=request.spacing_mm * request.height / pixels.shape[0],
+                spacing_source="calibrated" if request.spacing_mm else "unknown",
+            )
+            writer.add(encode(radiograph, "train", patch))
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> None:
+    """Tests a classifier on real held-out patients, or compares synthetic radiographs with them.
+
+    The result goes to `workdir/evaluation.json` and, in short, to the terminal.
+    """
+    task = make_task(config)
+    workdirs.claim(workdir, config, free=loop.FREE_FIELDS)
+    real = RadiographDataset(config.dataset)
+    if isinstance(task, ClassifierTask):
+        predictions = held_out_predictions(config, workdir)
+        patients = patient_scores(predictions.logit, predictions.positive, predictions.patients)
+        result = {
+            "auc": dataclasses.asdict(roc_auc(patients)),
+            "sensitivity_at_95_specificity": dataclasses.asdict(
+                sensitivity_at_specificity(patients)
+            ),
+            "patients": len(patients.score),
+            "logit": predictions.logit.tolist(),
+            "positive": predictions.positive.tolist(),
+            "patient": predictions.patients,
+        }
+        print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
+    else:
+        synthetic = RadiographDataset(workdir / SYNTHETIC)
+        train, held_out = (
+            pixel_features(real, real.split(split), _FEATURE_SIDE) for split in ("train", "test")
+        )
+        made = pixel_features(synthetic, synthetic.split("train"), _FEATURE_SIDE)
+        kid = kernel_distance(held_out, made)
+        found = audit(made, train, held_out)
+        result = {
+            "features": f"pixels {_FEATURE_SIDE} x {_FEATURE_SIDE}",
+            "fid": frechet_distance(held_out, made),
+            "kid": dataclasses.asdict(kid),
+            "flagged_share": float(np.mean(found.flagged)),
+            "authentic_share": float(np.mean(found.authentic)),
+        }
+        print(
+            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}, "
+            f"flagged as near copies {result['flagged_share']:.1%}"
+        )
+    write_atomically(workdir / EVALUATION, json.dumps(result))
+
+
+def held_out_predictions(config: ConfigDict, workdir: Path) -> Predictions:
+    """What the trained classifier in a workdir says of the real test split."""
+    task = make_task(config)
+    assert isinstance(task, ClassifierTask)
+    state = loop.restore(task, config, workdir)
+    real = RadiographDataset(config.dataset)
+    return predict(task, state.ema, real, real.split("test"))

@@ -1,0 +1,70 @@
+"""Makes a radiograph dataset from a folder of DICOM or image files and a label table.
+
+Example:
+    python tools/preprocess.py --dicom=radiographs --labels=labels.csv --out=dataset
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from femur_jax.data.ingest import ingest
+from femur_jax.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dicom", type=Path, required=True, help="folder of DICOM files or PNG, TIFF, JPEG exports"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        help="CSV with path,patient_id,hospital,label and, where known, view,laterality",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the new dataset")
+    parser.add_argument(
+        "--key", type=Path, help="the pseudonyms' key, kept outside the dataset (default: OUT.key)"
+    )
+    parser.add_argument("--patch", type=int, default=256, help="side of a tile in pixels")
+    parser.add_argument(
+        "--fractions",
+        type=float,
+        nargs=2,
+        default=(0.15, 0.2),
+        metavar=("VALIDATION", "TEST"),
+        help="shares of the patients",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument(
+        "--max_rejected", type=float, default=0.0, help="share of files that may be unreadable"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    args = parser.parse_args()
+    try:
+        summary = ingest(
+            args.dicom,
+            args.labels,
+            args.out,
+            patch=args.patch,
+            key_file=args.key or args.out.with_name(args.out.name + ".key"),
+            fractions=args.fractions,
+            seed=args.seed,
+            max_rejected=args.max_rejected,
+            workers=args.workers,
+        )
+    except UserError as error:
+        print(f"preprocess: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{summary.inputs} files = {summary.accepted} accepted + {summary.rejected} rejected "
+        f"+ {summary.duplicates} duplicates"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
