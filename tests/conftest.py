@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Eight devices on one CPU; and no costly optimisation of functions that run for milliseconds.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    + " --xla_llvm_disable_expensive_passes=true"
 )
 
 from jaxtyping import install_import_hook
@@ -23,3 +26,71 @@ def real_radiographs() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real radiographs are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Bars across (NFF) or along (AFF) the radiograph, of many sizes, in patches of 16 pixels."""
+    import numpy as np
+
+    from femur_jax.data.radiograph import LABELS, Radiograph
+    from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("data") / "dataset"
+    with DatasetWriter(folder, patch=16, provenance={"kind": "test"}) as writer:
+        for split, count in (("train", 24), ("validation", 8), ("test", 12)):
+            for n in range(count):
+                height, width = (int(side) for side in rng.integers(14, 60, size=2))
+                label = LABELS[n % 2]
+                length = width if label == "AFF" else height
+                bar = (np.abs(np.arange(length) - length * rng.uniform(0.3, 0.7)) < 3) * 40000
+                shape = (1, -1) if label == "AFF" else (-1, 1)
+                pixels = bar.reshape(shape) + rng.integers(5000, 9000, size=(height, width))
+                radiograph = Radiograph(
+                    pixels.astype(np.uint16), label, f"{split}-{n // 2}-{label}", "hospital", 0.2,
+                    "detector",
+                )
+                writer.add(encode(radiograph, split, 16))
+    return RadiographDataset(folder)
+
+
+@pytest.fixture(scope="session")
+def diffusion_config(dataset):
+    """The smallest denoiser."""
+    from configs.patch_diffusion import get_config
+
+    config = get_config("tiny")
+    config.dataset = str(dataset.folder)
+    config.model.update(channels=8, multipliers=(1,), attention=(True,))
+    config.train.update(steps=6, batch_size=8, checkpoint_every=3, log_every=2, warmup_steps=1)
+    config.sample.update(per_label=1, steps=2, finer_steps=2, tile_batch=4)
+    return config
+
+
+@pytest.fixture(scope="session")
+def gan_config(dataset):
+    """The smallest GAN."""
+    from configs.gan import get_config
+
+    config = get_config("tiny")
+    config.dataset = str(dataset.folder)
+    config.model.update(size=16, channels=(8, 8, 8), latent=4)
+    config.train.update(steps=4, batch_size=8, checkpoint_every=2, log_every=2, burn_in_steps=2)
+    config.sample.update(per_label=3, batch_size=4)
+    return config
+
+
+@pytest.fixture(scope="session")
+def classifier_config(dataset):
+    """The smallest classifier."""
+    from configs.classifier import get_config
+
+    config = get_config("tiny")
+    config.dataset = str(dataset.folder)
+    config.data.side = 32
+    config.model.update(stage_sizes=(1, 1), width=8)
+    config.train.update(
+        steps=40, batch_size=16, checkpoint_every=20, log_every=10, ema_decay=0.9, warmup_steps=5
+    )
+    return config

@@ -50,7 +50,7 @@ def main() -> int:
             args.labels,
             args.out,
             patch=args.patch,
-            key_file=args.key or args.out.with_name(args.out.name + ".key"),
+            key_file=args.key or args.out.parent / f"{args.out.name}.key",
             fractions=args.fractions,
             seed=args.seed,
             max_rejected=args.max_rejected,

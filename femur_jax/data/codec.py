@@ -2,10 +2,16 @@
 
 Neighbouring pixels differ by little, so a tile is stored as horizontal differences, zigzag
 coded (0, -1, 1, -2, ... become 0, 1, 2, 3, ...), split into a plane of low and a plane of high
-bytes, and compressed by zstandard, whose frame checksum finds every flipped or missing byte.
+bytes, and compressed by zstandard. A tile is, little-endian:
+
+    4 bytes   "fjx1"
+    2 + 2     height, width
+    n         one zstandard frame of 2 x height x width bytes
+    4         CRC-32 of all before, which finds every flipped or missing byte
 """
 
 import struct
+import zlib
 
 import numpy as np
 import zstandard
@@ -26,8 +32,13 @@ def encode(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
     signed = delta.view(np.int16)
     zigzag = ((signed << 1) ^ (signed >> 15)).view(np.uint16)
     planes = (zigzag & 0xFF).astype(np.uint8).tobytes() + (zigzag >> 8).astype(np.uint8).tobytes()
-    compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_checksum=True)
-    return _HEADER.pack(_MAGIC, *pixels.shape) + compressor.compress(planes)
+    compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
+    body = _HEADER.pack(_MAGIC, *pixels.shape) + compressor.compress(planes)
+    return body + _checksum(body)
+
+
+def _checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4, "little")
 
 
 def decode(data: bytes) -> UInt16[np.ndarray, "height width"]:
@@ -36,15 +47,11 @@ def decode(data: bytes) -> UInt16[np.ndarray, "height width"]:
     Raises:
         CorruptTileError: The bytes were not written by `encode`, or were changed since.
     """
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise CorruptTileError("the bytes do not begin like a tile")
-    _, height, width = _HEADER.unpack_from(data)
-    try:
-        planes = zstandard.ZstdDecompressor().decompress(data[_HEADER.size :])
-    except zstandard.ZstdError as error:
-        raise CorruptTileError("the compressed pixels fail their checksum") from error
-    if len(planes) != 2 * height * width:
-        raise CorruptTileError("the compressed pixels have another size than the header says")
+    body, checksum = data[:-4], data[-4:]
+    if not body.startswith(_MAGIC) or checksum != _checksum(body):
+        raise CorruptTileError("the bytes are not a whole tile, or were changed")
+    _, height, width = _HEADER.unpack_from(body)
+    planes = zstandard.ZstdDecompressor().decompress(body[_HEADER.size :])
     low, high = np.frombuffer(planes, np.uint8).reshape(2, height, width).astype(np.uint16)
     zigzag = low | (high << 8)
     delta = (zigzag >> 1) ^ -(zigzag & 1)

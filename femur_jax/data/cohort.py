@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from femur_jax.data.radiograph import LABELS, LATERALITIES, VIEWS
 from femur_jax.errors import UserError
@@ -49,14 +50,13 @@ def read_labels(labels: Path, folder: Path) -> list[Entry]:
         )
     if not any(folder.iterdir()):
         raise UserError(f"The folder {folder} is empty; put the radiographs there.")
-    with labels.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(
-                f"{labels} has no column {missing[0]!r}; it needs {', '.join(_COLUMNS)}."
-            )
-        entries = [_entry(row, f"{labels}, line {reader.line_num}", folder) for row in reader]
+    try:
+        with labels.open(newline="", encoding="utf-8-sig") as file:
+            entries = _read_table(labels, file, folder)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{labels} is no CSV file in UTF-8; save it as such, separated by commas."
+        ) from error
     if not entries:
         raise UserError(f"{labels} lists no radiograph; add a line for each file.")
     seen: set[str] = set()
@@ -71,6 +71,17 @@ def read_labels(labels: Path, folder: Path) -> list[Entry]:
                 "keep one, or give the two femurs patient ids of their own."
             )
     return entries
+
+
+def _read_table(labels: Path, file: TextIO, folder: Path) -> list[Entry]:
+    reader = csv.DictReader(file)
+    missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{labels} has no column {missing[0]!r}; it needs {', '.join(_COLUMNS)}, "
+            "separated by commas."
+        )
+    return [_entry(row, f"{labels}, line {reader.line_num}", folder) for row in reader]
 
 
 def _entry(row: dict[str, str | None], where: str, folder: Path) -> Entry:
@@ -98,7 +109,11 @@ class Pseudonyms:
     """Replaces identifiers by keyed hashes, which nobody can undo or test without the key."""
 
     def __init__(self, key_file: Path):
-        """Reads the key, or makes one that only its owner can read."""
+        """Reads the key, or makes one that only its owner can read.
+
+        Raises:
+            UserError: The file is no key.
+        """
         try:
             descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -106,7 +121,7 @@ class Pseudonyms:
         else:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(32))
-        self._key = key_file.read_bytes()
+        self._key = key_file.read_bytes() if key_file.is_file() else b""
         if len(self._key) != 32:
             raise UserError(
                 f"{key_file} is no key of 32 bytes; restore it, or name a new file for another key."

@@ -11,6 +11,8 @@ from femur_jax.data.dicom import MAX_PIXELS
 from femur_jax.data.rejection import RejectedFileError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+_BITS = ("bits", "It is no single image of 8 or 16 bits.")
+_TOO_LARGE = ("too_large", "It has more than 40 megapixels.")
 
 
 def read_image_file(path: Path) -> UInt16[np.ndarray, "height width"]:
@@ -26,7 +28,9 @@ def read_image_file(path: Path) -> UInt16[np.ndarray, "height width"]:
         pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read(path)
     except RejectedFileError:
         raise
-    except UnidentifiedImageError:
+    except Image.DecompressionBombError:
+        raise RejectedFileError(*_TOO_LARGE) from None
+    except (UnidentifiedImageError, tifffile.TiffFileError):
         raise RejectedFileError("not_image", "It is no image file of its suffix.") from None
     except Exception:  # decoders raise what they like
         raise RejectedFileError("undecodable", "Its pixels cannot be decoded.") from None
@@ -36,7 +40,7 @@ def read_image_file(path: Path) -> UInt16[np.ndarray, "height width"]:
             raise RejectedFileError("not_grey", "It is not a grey-scale image.")
         pixels = grey
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
-        raise RejectedFileError("bits", "It is no single image of 8 or 16 bits.")
+        raise RejectedFileError(*_BITS)
     if pixels.min() == pixels.max():
         raise RejectedFileError("constant_image", "All pixels are equal.")
     return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
@@ -52,6 +56,8 @@ def _read_tiff(path: Path) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         _check_size(page.imagewidth * page.imagelength)
+        if page.bitspersample not in (8, 16):
+            raise RejectedFileError(*_BITS)
         pixels = page.asarray()
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = np.iinfo(pixels.dtype).max - pixels
@@ -60,4 +66,4 @@ def _read_tiff(path: Path) -> np.ndarray:
 
 def _check_size(pixels: int) -> None:
     if pixels > MAX_PIXELS:
-        raise RejectedFileError("too_large", "It has more than 40 megapixels.")
+        raise RejectedFileError(*_TOO_LARGE)

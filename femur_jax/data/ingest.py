@@ -5,9 +5,10 @@ import json
 import multiprocessing
 import os
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +80,18 @@ def ingest(
         workers: Processes that decode; by default one per core.
 
     Raises:
-        UserError: Bad input; nothing is written then.
+        UserError: Bad input, or the same picture of two patients, who might end up in different
+            splits. Then there is no dataset.
     """
+    workers = os.cpu_count() or 1 if workers is None else workers
+    if workers < 1:
+        raise UserError(f"The number of workers is {workers}; give 1 or more.")
+    if out in key_file.parents:
+        raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
     entries = cohort.read_labels(labels, folder)
     splits = cohort.split_patients(entries, fractions=fractions, seed=seed)
-    if out.exists():
-        raise UserError(f"{out} exists; remove it or name another folder.")
+    provenance = {"kind": "real", "seed": seed, "fractions": list(fractions)}
+    writer = DatasetWriter(out, patch=patch, provenance=provenance)
     key_file.parent.mkdir(parents=True, exist_ok=True)
     pseudonym = cohort.Pseudonyms(key_file)
     # Neither the order of the table nor that of the pseudonyms: it is the same under any key.
@@ -102,29 +109,51 @@ def ingest(
         )
         for e in entries
     ]
-    seen: set[str] = set()
+    first: dict[str, _Job] = {}  # of the files with the same pixels
     rejections: list[tuple[_Job, _Rejected]] = []
-    provenance = {"kind": "real", "seed": seed, "fractions": list(fractions)}
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with (
-        DatasetWriter(out, patch=patch, provenance=provenance) as writer,
-        ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool,
-    ):
-        results = pool.map(_process, jobs, chunksize=4)
-        for job, result in zip(jobs, tqdm(results, "ingest", len(jobs)), strict=True):
+    with writer, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        results = _in_order(pool, jobs, ahead=4 * workers)
+        for job, result in tqdm(results, "ingest", len(jobs), disable=None):
             if isinstance(result, _Rejected):
                 rejections.append((job, result))
-            elif result[0] not in seen:
-                seen.add(result[0])
-                writer.add(result[1])
+                continue
+            digest, encoded = result
+            original = first.setdefault(digest, job)
+            if original is job:
+                writer.add(encoded)
+            elif original.patient != job.patient:
+                raise UserError(
+                    f"{original.path} and {job.path} hold the same picture, but of two patients; "
+                    f"give both the same patient_id in {labels}, or delete a line."
+                )
         _check_rejections(rejections, len(jobs), max_rejected)
         writer.write_text("rejected.jsonl", _rejection_lines(rejections, pseudonym))
     return Summary(
         inputs=len(jobs),
-        accepted=len(seen),
+        accepted=len(first),
         rejected=len(rejections),
-        duplicates=len(jobs) - len(seen) - len(rejections),
+        duplicates=len(jobs) - len(first) - len(rejections),
     )
+
+
+def _in_order(
+    pool: Executor, jobs: Sequence[_Job], *, ahead: int
+) -> Iterator[tuple[_Job, tuple[str, Encoded] | _Rejected]]:
+    """Each job with its result; at most `ahead` of them are in memory."""
+    under_way = deque()
+    try:
+        for job in jobs:
+            if len(under_way) == ahead:
+                yield under_way[0][0], under_way.popleft()[1].result()
+            under_way.append((job, pool.submit(_process, job)))
+        while under_way:
+            yield under_way[0][0], under_way.popleft()[1].result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that reads files was killed, perhaps for want of memory; "
+            "use fewer --workers, or free memory."
+        ) from error
 
 
 def _process(job: _Job) -> tuple[str, Encoded] | _Rejected:
@@ -156,7 +185,7 @@ def _process(job: _Job) -> tuple[str, Encoded] | _Rejected:
 def _check_rejections(
     rejections: list[tuple[_Job, _Rejected]], inputs: int, max_rejected: float
 ) -> None:
-    if len(rejections) <= max_rejected * inputs:
+    if len(rejections) <= max_rejected * inputs and len(rejections) < inputs:
         return
     counts = Counter(rejected.code for _, rejected in rejections)
     job, rejected = rejections[0]

@@ -50,7 +50,9 @@ def letterbox_box(height: int, width: int, side: int) -> Int32[np.ndarray, "4"]:
     return np.array(((side - height) // 2, (side - width) // 2, height, width), np.int32)
 
 
-def letterbox_mask(box: Int[Array, "batch 4"], side: int) -> Float[Array, "batch side side 1"]:
+def letterbox_mask(
+    box: Int[Array | np.ndarray, "batch 4"], side: int
+) -> Float[Array, "batch side side 1"]:
     """1 inside each box (top, left, height, width), 0 around it."""
     index = jnp.arange(side)
     start, length = box[:, :2, None], box[:, 2:, None]

@@ -75,7 +75,8 @@ class Pool:
                     "add some, or set label_shares so that it is not drawn."
                 )
         weights = (shares / np.maximum(counts, 1))[labels]
-        self._cumulative = np.cumsum(weights / weights.sum())
+        cumulative = np.cumsum(weights)
+        self._cumulative = cumulative / cumulative[-1]
 
     def draw(self, rng: np.random.Generator) -> tuple[RadiographDataset, int]:
         """A dataset and a radiograph's position in it."""

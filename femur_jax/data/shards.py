@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -119,10 +119,12 @@ class DatasetWriter:
         """Begins a dataset; `provenance` is kept in the manifest as it is.
 
         Raises:
-            UserError: The folder exists.
+            UserError: The folder exists, or the patch cannot be used.
         """
         if folder.exists():
             raise UserError(f"{folder} exists; remove it or name another folder.")
+        if patch % 2 or not 2 <= patch <= 65534:
+            raise UserError(f"The patch is {patch}; give an even number from 2 to 65534.")
         self._folder = folder
         self._partial = folder.with_name(folder.name + ".partial")
         self._patch = patch
@@ -130,7 +132,7 @@ class DatasetWriter:
         self._entries: list[Entry] = []
         self._shards: dict[tuple[int, str], list[_Shard]] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DatasetWriter":
         shutil.rmtree(self._partial, ignore_errors=True)  # left by a run that was killed
         self._partial.mkdir(parents=True)
         return self
@@ -295,7 +297,6 @@ class RadiographDataset:
         self.patch: int = manifest["patch"]
         self.provenance: dict[str, Any] = manifest["provenance"]
         self.entries = [Entry(**entry) for entry in manifest["radiographs"]]
-        self._files: dict[str, dict[str, int]] = manifest["files"]
         self._sources: dict[tuple[int, str], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:

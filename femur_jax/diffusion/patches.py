@@ -4,9 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer
 
 from femur_jax.data.radiograph import LABELS
+
+AnyArray = Array | np.ndarray
+"""On a device or the host."""
 
 NO_LABEL = len(LABELS)
 """The label of a denoiser that is told none, for classifier-free guidance."""
@@ -21,17 +25,17 @@ CONDITIONS = len(LABELS) + 7
 class Place(NamedTuple):
     """Where a batch of patches lies; see `loader.Patch`."""
 
-    origin: Int[Array, "batch 2"]
-    level_size: Int[Array, "batch 2"]
-    size: Int[Array, "batch 2"]
-    level: Int[Array, "batch"]
-    label: Int[Array, "batch"]
-    spacing_mm: Float[Array, "batch"]
+    origin: Int[AnyArray, "batch 2"]
+    level_size: Int[AnyArray, "batch 2"]
+    size: Int[AnyArray, "batch 2"]
+    level: Int[AnyArray, "batch"]
+    label: Int[AnyArray, "batch"]
+    spacing_mm: Float[AnyArray, "batch"]
 
 
-def to_unit(pixels: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+def to_unit(pixels: Integer[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
     """Grey values 0..65535 to -1..1."""
-    return pixels.astype(jnp.float32) / 32767.5 - 1
+    return jnp.asarray(pixels, jnp.float32) / 32767.5 - 1
 
 
 def mask_and_coordinates(
@@ -54,7 +58,7 @@ def mask_and_coordinates(
 
 
 def conditions(
-    place: Place, context_sigma: Float[Array, "batch"]
+    place: Place, context_sigma: Float[AnyArray, "batch"]
 ) -> Float[Array, "batch conditions"]:
     """Class, level, size, spacing and the context's noise, each of the order of 1.
 

@@ -10,7 +10,7 @@ depend on how tiles are batched.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt16
@@ -24,6 +24,7 @@ from femur_jax.data.requests import Request
 from femur_jax.diffusion.patches import Place
 
 
+@runtime_checkable
 class TileDenoiser(Protocol):
     """Estimates clean tiles; compiled for one batch size."""
 
@@ -60,13 +61,13 @@ def heun(
         x: Drawn at sigmas[0].
         sigmas: Falling, the last one 0.
     """
-    for sigma, sigma_next in pairwise(sigmas):
-        slope = (x - denoise(x, float(sigma))) / sigma
+    for sigma, sigma_next in pairwise(sigmas.tolist()):
+        slope = (x - denoise(x, sigma)) / sigma
         x_next = x + (sigma_next - sigma) * slope
         if sigma_next > 0:
-            slope_next = (x_next - denoise(x_next, float(sigma_next))) / sigma_next
+            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
             x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
-        x = x_next.astype(x.dtype)
+        x = x_next
     return x
 
 

@@ -82,7 +82,7 @@ class DiffusionTask:
         params = optax.apply_updates(state.params, update)
         # The average begins short and grows to its half-life, so that early samples are useful.
         decay = jnp.minimum(self.config.train.ema_decay, (1 + state.step) / (10 + state.step))
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         state = TrainState(
             step=state.step + 1,
             params=params,

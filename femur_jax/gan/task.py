@@ -169,7 +169,7 @@ class GanTask:
 
 
 def conditions(
-    label: Int[Array, "batch"], box: Int[Array, "batch 4"], side: int
+    label: Int[Array | np.ndarray, "batch"], box: Int[Array | np.ndarray, "batch 4"], side: int
 ) -> Float[Array, "batch conditions"]:
     """Class, and height and width relative to the square."""
     sizes = jnp.asarray(box)[:, 2:].astype(jnp.float32) / side

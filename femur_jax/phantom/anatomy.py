@@ -6,25 +6,23 @@ distance is negative inside. Distances are exact for spheres and capsules and fi
 rest, which is enough where only the surface matters. Dimensions are those of adult femurs.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 Scalars = Float[Array, "*points"]
 Points = tuple[Scalars, Scalars, Scalars]  # x, y, z apart: the compiler vectorises over points
-Number = float | Array
+Number = int | float | Array
 Vector = tuple[Number, Number, Number]
 
+TINY = 1e-6  # keeps first-order distances finite, and right, at a body's centre
 SHELL = 1.3
 """Thickness of the cortex at both ends of the bone, mm."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Femur:
+class Femur(NamedTuple):
     """Measurements of one femur and the thigh around it; lengths in mm, angles in rad.
 
     Attributes:
@@ -84,7 +82,7 @@ def draw_femur(rng: np.random.Generator, label: str) -> Femur:
     atypical = label == "AFF"
     size = float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15))
 
-    def normal(mean: float, deviation: float) -> float:
+    def normal(mean: int | float, deviation: int | float) -> float:
         return float(mean + deviation * np.clip(rng.normal(), -2.0, 2.0))
 
     return Femur(
@@ -132,7 +130,7 @@ def ellipsoid(p: Points, centre: Vector, radii: Vector) -> Scalars:
     q = [(x - c) / r for x, c, r in zip(p, centre, radii, strict=True)]
     f = length(*q)
     gradient = length(*(x / r for x, r in zip(q, radii, strict=True)))
-    return f * (f - 1.0) / jnp.maximum(gradient, 1e-6)
+    return (f - 1.0) * (f + TINY) / (gradient + TINY / radii[0])
 
 
 def capsule(p: Points, start: Vector, end: Vector, radius: Number) -> Scalars:
@@ -148,7 +146,7 @@ def elliptic_tube(x: Scalars, y: Scalars, radius_x: Number, radius_y: Number) ->
     """First-order distance to a tube along z with half-axes `radius_x`, `radius_y` mm."""
     u, v = x / radius_x, y / radius_y
     f = length(u, v)
-    return f * (f - 1.0) / jnp.maximum(length(u / radius_x, v / radius_y), 1e-6)
+    return (f - 1.0) * (f + TINY) / (length(u / radius_x, v / radius_y) + TINY / radius_x)
 
 
 def head_centre(femur: Femur) -> Vector:
@@ -161,7 +159,7 @@ def head_centre(femur: Femur) -> Vector:
     )
 
 
-def axis_at(femur: Femur, z: Scalars) -> tuple[Scalars, Scalars]:
+def axis_at(femur: Femur, z: Scalars | float) -> tuple[Scalars, Scalars]:
     """x and y of the shaft's axis in mm: a bow to the side and one to the front."""
     half = 0.42 * femur.length
     height = jnp.clip((z - 0.45 * femur.length) / half, -1.1, 1.1)
@@ -216,7 +214,8 @@ def neighbour_distance(femur: Femur, p: Points) -> Scalars:
     centre = head_centre(femur)
     hip = (x - centre[0], y - centre[1], z - centre[2])
     cup = jnp.abs(length(*hip) - femur.head_radius - 9.0) - 4.5
-    acetabulum = jnp.maximum(cup, 4.0 + 0.72 * hip[0] - 0.15 * hip[1] - 0.68 * hip[2])
+    rim = 2.0 + 0.72 * hip[0] - 0.15 * hip[1] - 0.68 * hip[2]
+    acetabulum = -smooth_union(-cup, -rim, 16.0)  # a rounded intersection
     ilium = ellipsoid(hip, (-26.0, -4.0, 74.0), (30.0, 13.0, 52.0))
     ischium = ellipsoid(hip, (-40.0, -22.0, -40.0), (15.0, 15.0, 34.0))
     pubis = capsule(hip, (-36.0, 5.0, 8.0), (-95.0, 26.0, -18.0), 8.0)

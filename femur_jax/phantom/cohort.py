@@ -188,7 +188,7 @@ def frame(
     z = fracture.height + (
         np.clip(middle - fracture.height, -reach, reach) if covered > 340 else offset
     )
-    x, y = (float(v) for v in axis_at(femur, np.float32(z)))
+    x, y = (float(v) for v in axis_at(femur, float(z)))
     target = np.array([x, y, z]) + np.array([*rng.normal(0, 0.03, 2), 0.0]) * covered * aspect
     camera = aim(
         target,

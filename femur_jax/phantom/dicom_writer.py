@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt16
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     JPEG2000Lossless,
@@ -149,7 +150,7 @@ def write_radiograph(
     ds.save_as(path, enforce_file_format=True)
 
 
-def _uid(identity: Identity, what: str) -> str:
+def _uid(identity: Identity, what: str) -> UID:
     return generate_uid(entropy_srcs=[identity.uid_root, what])
 
 
@@ -229,7 +230,7 @@ def set_pixels(ds: Dataset, stored: UInt16[np.ndarray, "height width"], hospital
     ds.SamplesPerPixel = 1
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, hospital.bits, hospital.bits - 1
     ds.PixelRepresentation = 0
-    ds.file_meta.TransferSyntaxUID = hospital.transfer_syntax
+    ds.file_meta.TransferSyntaxUID = UID(hospital.transfer_syntax)
     if hospital.transfer_syntax == JPEGLosslessSV1:
         # First-order prediction: selection value 1.
         frame = imagecodecs.jpeg8_encode(
@@ -251,5 +252,5 @@ def set_pixels(ds: Dataset, stored: UInt16[np.ndarray, "height width"], hospital
     else:
         ds.add_new("PixelData", "OW", stored.astype("<u2").tobytes())
         return
-    ds.add_new("PixelData", "OB", encapsulate([frame]))
+    ds.add_new("PixelData", "OB", encapsulate([bytes(frame)]))
     ds["PixelData"].is_undefined_length = True

@@ -8,7 +8,7 @@ shaft fractures 32-A (spiral, oblique, transverse), -B (wedge), -C (comminuted) 
 compendium, J Orthop Trauma 2018;32:S33-S44.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,7 @@ from femur_jax.phantom.anatomy import (
 FRAGMENTS = 4
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Fracture:
+class Fracture(NamedTuple):
     """One fracture; lengths in mm, angles in rad unless named otherwise.
 
     Attributes:

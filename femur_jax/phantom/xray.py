@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
-from scipy import fft, ndimage
+from scipy import ndimage
 
-from femur_jax.phantom.anatomy import Femur, Points, Scalars
+from femur_jax.phantom.anatomy import Femur, Number, Points, Scalars
 from femur_jax.phantom.fracture import Fracture, bone_content, soft_content
 
 ENERGY_KEV = 50.0
@@ -32,7 +32,7 @@ RAYS = 8192
 SAMPLES = 64
 """Rays of a chunk, and depths along each ray."""
 
-Occupancy = Callable[[Points, float | Array], tuple[Scalars, ...]]
+Occupancy = Callable[[Points, Number], tuple[Scalars, ...]]
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def path_lengths(
         near: Distance from the source where integration starts.
         far: Where it ends.
     """
-    step = np.float32((far - near) / SAMPLES)
-    shares = occupancy(_samples(source, directions, np.float32(near), step), step)
+    step = (far - near) / SAMPLES
+    shares = occupancy(_samples(source, directions, near, step), step)
     return _integrate(shares, step)
 
 
@@ -125,15 +125,19 @@ def path_lengths(
 def _samples(
     source: Float[Array, "3"],
     directions: Float[Array, "3 rays"],
-    near: Float[Array, ""],
-    step: Float[Array, ""],
+    near: Number,
+    step: Number,
 ) -> Points:
+    """Midpoints of all depth intervals, shape [SAMPLES, rays] each."""
     t = near + (jnp.arange(SAMPLES)[:, None] + 0.5) * step
-    return tuple(source[i] + t * directions[i] for i in range(3))
+    x, y, z = (source[i] + t * directions[i] for i in range(3))
+    return x, y, z
 
 
 @jax.jit
-def _integrate(shares: tuple[Scalars, ...], step: Float[Array, ""]) -> tuple[Scalars, ...]:
+def _integrate(
+    shares: tuple[Float[Array, "samples rays"], ...], step: Number
+) -> tuple[Float[Array, "rays"], ...]:
     return tuple(step * share.sum(0) for share in shares)
 
 
@@ -160,6 +164,8 @@ def project(
         spacing: Side of a detector pixel.
         supersample: Rays per pixel along each side; their lengths are averaged.
     """
+    # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
+    femur, fracture = jax.tree.map(np.float32, (femur, fracture))
     rows, columns = height * supersample, width * supersample
     pitch = spacing / supersample
     down = ((np.arange(rows) - 0.5 * (rows - 1)) * pitch).astype(np.float32)
@@ -179,8 +185,8 @@ def project(
             partial(bone_content, femur, fracture), source, rays.T, *camera.depth
         )
         fat, fascia = path_lengths(partial(soft_content, femur), source, rays.T, *skin)
-        materials = mineral, marrow + fat, jnp.maximum(fascia - whole, 0.0)
-        lengths[start:stop] = np.stack(materials, -1)[: stop - start]
+        muscle = np.maximum(fascia - whole, 0.0)
+        lengths[start:stop] = np.stack([mineral, marrow + fat, muscle], -1)[: stop - start]
     blocks = lengths.reshape(height, supersample, width, supersample, 3)
     return blocks.mean((1, 3))
 
@@ -195,8 +201,8 @@ def power_law_noise(
     fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
     frequency = np.hypot(fy, fx)
     frequency[0, 0] = np.inf
-    spectrum = fft.rfft2(rng.standard_normal(shape, np.float32), workers=-1)
-    noise = fft.irfft2(spectrum * frequency ** (-0.5 * exponent), s=shape, workers=-1)
+    spectrum = np.fft.rfft2(rng.standard_normal(shape, np.float32))
+    noise = np.fft.irfft2(spectrum * frequency ** (-0.5 * exponent), s=shape)
     return (noise / noise.std()).astype(np.float32)
 
 

@@ -1,11 +1,12 @@
 """The training loop of every model."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
@@ -24,6 +25,7 @@ FREE_FIELDS = ("stage", "mesh", "sample")
 Metrics = dict[str, Float[Array, ""]]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a model family gives to the loop."""
 
@@ -92,6 +94,7 @@ def train(task: Task, config: ConfigDict, folder: Path) -> TrainState:
         return task.step(state, batch, jax.random.fold_in(key, state.step))
 
     update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+    key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
     monitor = Monitor(folder, name=f"train {task.name}", start=start, steps=steps)
     pending: list[Metrics] = []
     try:

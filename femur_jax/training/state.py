@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Array, Int32, PyTree
+from jaxtyping import Array, PyTree
 
 
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """Plain arrays; with the config, all that a restart needs.
+    """Plain arrays (or their shapes or shardings); with the config, all that a restart needs.
 
     The position in the data and the random keys follow from `step` and the seed.
     """
 
-    step: Int32[Array, ""]
+    step: Any
+    """Updates done, an int32 scalar."""
     params: PyTree
     ema: PyTree
     """Moving average of the parameters (of the generator alone in a GAN); models sample with it."""

@@ -1,0 +1,171 @@
+"""The denoiser's training step in eager PyTorch on CPU: the peer of DiffusionTask.step.
+
+    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER
+
+FOLDER holds what femur_jax works with as well: config.json (a config of patch_diffusion.py),
+batch.npz (one batch of `loader.Patch`), weights.npz (by path) and inputs.npz (of the network).
+First answers the network's output for these weights and inputs, and its gradient with respect to
+the noisy patch, in outputs.npz; then, for each number n read from standard input, takes n training
+steps. Each answer is a line of JSON on standard output.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from unet_torch import UNet, load_flax_weights
+
+LABELS = 2
+CHANNELS = 5
+CONDITIONS = LABELS + 7
+CALIBRATION_STEPS = 3
+
+
+class Trainer:
+    """A network in training."""
+
+    def __init__(self, network: UNet, config: dict[str, Any], memory_format: torch.memory_format):
+        self.network = network.to(memory_format=memory_format)
+        self.memory_format = memory_format
+        self.config = config
+        self.params = [p for p in network.parameters() if p.requires_grad]
+        self.ema = [p.detach().clone() for p in self.params]
+        self.optimizer = torch.optim.Adam(
+            self.params, lr=config["train"]["learning_rate"], betas=(0.9, 0.99), fused=True
+        )
+
+    def step(self, batch: dict[str, Tensor]) -> None:
+        """Forward, backward, clipping, Adam and the moving average."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses(batch).mean().backward()
+        nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, self.params, 1 - self.config["train"]["ema_decay"])
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of each patch (Karras et al. 2022, arXiv 2206.00364, equation 2)."""
+        c = self.config["diffusion"]
+        mask, coordinates = mask_and_coordinates(batch)
+        y = to_unit(batch["pixels"]) * mask
+        low, high = np.log(c["context_sigma"])
+        context_sigma = torch.empty(len(y)).uniform_(low, high).exp()
+        context = to_unit(batch["context"])
+        context = context + context_sigma[:, None, None, None] * torch.randn_like(context)
+        finer = batch["level"] > 0
+        context = torch.where(finer[:, None, None, None], context, 0) * mask
+        kept = torch.rand(len(y)) >= c["label_dropout"]
+        vector = conditions(batch, kept, torch.where(finer, context_sigma, 0))
+
+        sigma_data = c["sigma_data"]
+        sigma = (c["P_mean"] + c["P_std"] * torch.randn(len(y))).exp()
+        s = sigma[:, None, None, None]
+        x = y + s * torch.randn_like(y)
+        total = s**2 + sigma_data**2
+        channels = torch.cat([x * total.rsqrt(), context, mask, coordinates], dim=1)
+        channels = channels.contiguous(memory_format=self.memory_format)
+        F = self.network(channels, sigma.log() / 4, vector)
+        D = sigma_data**2 / total * x + s * sigma_data * total.rsqrt() * F
+        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+        return weight * (mask * (D - y) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Grey values 0..65535, (batch, patch, patch), to -1..1, (batch, 1, patch, patch)."""
+    return pixels[:, None].float() / 32767.5 - 1
+
+
+def mask_and_coordinates(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of shapes (batch, 1, patch, patch) and (batch, 2, patch, patch)."""
+    patch = batch["pixels"].shape[1]
+    size = batch["level_size"][:, :, None]
+    index = batch["origin"][:, :, None] + torch.arange(patch)  # batch (y, x) patch
+    inside = (index < size).float()
+    position = (index + 0.5 - size / 2) / (size / 2).amax(dim=1, keepdim=True)
+    mask = inside[:, 0, :, None] * inside[:, 1, None, :]
+    y, x = position[:, 0, :, None].expand_as(mask), position[:, 1, None, :].expand_as(mask)
+    return mask[:, None], torch.stack([y, x], dim=1)
+
+
+def conditions(batch: dict[str, Tensor], kept: Tensor, context_sigma: Tensor) -> Tensor:
+    """The conditioning vector; the label counts where `kept`."""
+    known = (batch["spacing_mm"] > 0).float()
+    spacing = torch.where(batch["spacing_mm"] > 0, batch["spacing_mm"], 1.0)
+    size = batch["size"].float().log2() - 8
+    numbers = [
+        batch["level"] / 2.0,
+        (batch["level"] == 0).float(),
+        size[:, 0],
+        size[:, 1],
+        known * spacing.log(),
+        known,
+        context_sigma.clamp(min=1e-3).log() / 4,
+    ]
+    label = functional.one_hot(batch["label"], LABELS) * kept[:, None]
+    return torch.cat([label.float(), torch.stack(numbers, dim=1)], dim=1)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Arrays as tensors; integers become int64, which PyTorch indexes with."""
+    with np.load(path) as arrays:
+        return {
+            name: torch.from_numpy(
+                value.astype(np.int64) if np.issubdtype(value.dtype, np.integer) else value
+            )
+            for name, value in arrays.items()
+        }
+
+
+def answer_for_weights(network: UNet, folder: Path) -> None:
+    """Writes the network's output F and the gradient of sum(cotangent F)."""
+    inputs = read(folder / "inputs.npz")
+    x = inputs["x"].requires_grad_()
+    F = network(x, inputs["c_noise"], inputs["conditions"])
+    (F * inputs["cotangent"]).sum().backward()
+    assert x.grad is not None
+    np.savez(folder / "outputs.npz", F=F.detach().numpy(), gradient=x.grad.numpy())
+
+
+def seconds(trainer: Trainer, batch: dict[str, Tensor], steps: int) -> float:
+    """Wall time of some steps."""
+    begin = time.perf_counter()
+    for _ in range(steps):
+        trainer.step(batch)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = json.loads((folder / "config.json").read_text())
+    batch = read(folder / "batch.npz")
+    trainers = {}
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **config["model"])
+        with np.load(folder / "weights.npz") as weights:
+            load_flax_weights(network, weights)
+        answer_for_weights(network, folder)
+        trainer = Trainer(network, config, memory_format)
+        seconds(trainer, batch, 1)
+        trainers[seconds(trainer, batch, CALIBRATION_STEPS)] = trainer
+    trainer = trainers[min(trainers)]
+    about = {
+        "torch": torch.__version__,
+        "memory_format": str(trainer.memory_format).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+    }
+    print(json.dumps(about), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(seconds(trainer, batch, int(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

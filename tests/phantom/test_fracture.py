@@ -1,0 +1,116 @@
+"""Geometry of atypical and normal fractures."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from femur_jax.phantom.anatomy import axis_at, draw_femur
+from femur_jax.phantom.fracture import (
+    beak_height,
+    bone_content,
+    draw_fracture,
+    fragment_distance,
+    owning_fragment,
+)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    rng = np.random.default_rng(1)
+    result = {}
+    for label in ("AFF", "NFF"):
+        femurs = [draw_femur(rng, label) for _ in range(400)]
+        result[label] = [(femur, draw_fracture(rng, femur, label)) for femur in femurs]
+    return result
+
+
+def test_atypical_fractures_meet_the_criteria(cases):
+    angles = np.array([fracture.angle_deg for _, fracture in cases["AFF"]])
+    assert angles.min() >= 0.3 and angles.max() <= 18.0
+    assert np.median(angles) == pytest.approx(4.8, abs=0.8)
+    below = np.array([float(femur.lesser_trochanter) - f.height for femur, f in cases["AFF"]])
+    assert np.mean(below < 80) == pytest.approx(25 / 129, abs=0.06)
+    for femur, fracture in cases["AFF"]:
+        assert 0.2 * femur.length < fracture.height < femur.lesser_trochanter
+        assert fracture.beak > 0
+        assert not fracture.wedge_length.any()
+        assert np.degrees(np.arctan(abs(fracture.slope[0]))) == pytest.approx(fracture.angle_deg)
+
+
+def test_incomplete_fractures_are_not_displaced_and_leave_the_medial_cortex(cases):
+    incomplete = [(femur, f) for femur, f in cases["AFF"] if f.reach > -100]
+    assert 0.2 < len(incomplete) / len(cases["AFF"]) < 0.4
+    femur, fracture = incomplete[0]
+    np.testing.assert_array_equal(fracture.translation[1], 0)
+    np.testing.assert_array_equal(fracture.rotation[1], np.eye(3, dtype=np.float32))
+    x, y = (float(v) for v in axis_at(femur, fracture.height))
+
+    def least_mineral(side):
+        z = np.linspace(-8, 8, 161, dtype=np.float32) + fracture.height
+        edge = side * (femur.shaft_radius - 2.5)
+        p = (jnp.full_like(z, x + edge), jnp.full_like(z, y), jnp.asarray(z))
+        return float(bone_content(femur, fracture, p, 0.2)[0].min())
+
+    assert least_mineral(1.0) == pytest.approx(0, abs=0.01)
+    assert least_mineral(-1.0) == pytest.approx(1, abs=0.01)
+
+
+def test_normal_fractures_are_steep_and_have_no_beak(cases):
+    angles = np.array([fracture.angle_deg for _, fracture in cases["NFF"]])
+    assert np.mean(angles > 30) > 0.85
+    wedges = np.array([np.sum(fracture.wedge_length > 0) for _, fracture in cases["NFF"]])
+    assert all(np.mean(wedges == n) > 0.08 for n in (0, 1, 2))
+    for femur, fracture in cases["NFF"]:
+        assert fracture.beak == 0
+        rise = np.hypot(*fracture.slope) + abs(fracture.pitch) / (2 * np.pi * femur.shaft_radius)
+        assert np.degrees(np.arctan(rise)) == pytest.approx(fracture.angle_deg, abs=1e-3)
+
+
+def test_motions_are_rigid(cases):
+    for _, fracture in cases["NFF"][:50]:
+        for rotation in np.asarray(fracture.rotation, np.float64):
+            np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+            assert np.linalg.det(rotation) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_fragments_move_as_their_rigid_motion_says(cases):
+    """A condyle's content is found where rotation and translation carry it."""
+    femur, fracture = next(c for c in cases["NFF"] if np.abs(c[1].translation[1]).max() > 5)
+    whole = fracture._replace(
+        rotation=np.stack([np.eye(3, dtype=np.float32)] * 4),
+        translation=np.zeros((4, 3), np.float32),
+    )
+    rng = np.random.default_rng(0)
+    p = rng.uniform([-35, -30, 10], [35, 20, 60], (200, 3))
+    centre = np.array([0, 0, fracture.height])
+    moved = (p - centre) @ np.asarray(fracture.rotation[1], float).T + centre
+    moved = moved + fracture.translation[1]
+
+    def mineral(f, q):
+        return np.asarray(bone_content(femur, f, tuple(jnp.asarray(q.T, jnp.float32)), 2.0)[0])
+
+    np.testing.assert_allclose(mineral(fracture, moved), mineral(whole, p), atol=2e-3)
+    owner = owning_fragment(femur, fracture, tuple(jnp.asarray(moved.T, jnp.float32)))
+    assert (np.asarray(owner) == 1).all()
+
+
+def test_transverse_fracture_leaves_the_stated_gap(cases):
+    femur, fracture = next(c for c in cases["AFF"] if c[1].reach < -100)
+    fracture = fracture._replace(slope=np.zeros(2), medial_slope=0.0, spike=0.0, roughness=0.0)
+    z = jnp.linspace(-5, 5, 2001)
+    local = (jnp.zeros_like(z), jnp.zeros_like(z), z)
+    solid = jnp.minimum(*(fragment_distance(femur, fracture, k, local) for k in (0, 1))) < 0
+    cosine = np.cos(np.deg2rad(fracture.angle_deg))
+    assert float((~solid).mean() * 10) == pytest.approx(fracture.gap / cosine, abs=0.02)
+
+
+def test_the_beak_is_lateral_and_peaks_at_the_fracture(cases):
+    femur, fracture = cases["AFF"][0]
+    x, y = (float(v) for v in axis_at(femur, fracture.height))
+    r = femur.shaft_radius
+    top = fracture.height + r * fracture.slope[0]
+    where = [(x + r, y, top), (x - r, y, fracture.height), (x + r, y, top + fracture.beak_width)]
+    p = tuple(jnp.asarray(where, jnp.float32).T)
+    np.testing.assert_allclose(
+        beak_height(femur, fracture, p), [fracture.beak, 0, 0], atol=0.08 * fracture.beak
+    )
