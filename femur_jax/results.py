@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from femur_jax import stages
 from femur_jax import workdir as workdirs
+from femur_jax.config import Config
 from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
@@ -38,10 +38,10 @@ _LOSSES = {"diffusion": ("loss",), "gan": ("discriminator_loss", "generator_loss
 def gather(
     *,
     datasets: Mapping[str, RadiographDataset],
-    runs: Mapping[str, tuple[ConfigDict, Path]],
-    classifiers: Mapping[tuple[str, ...], tuple[ConfigDict, Path]],
+    runs: Mapping[str, tuple[Config, Path]],
+    classifiers: Mapping[tuple[str, ...], tuple[Config, Path]],
     finished: Mapping[str, float],
-    config: ConfigDict,
+    config: Config,
 ) -> report.StudyResults:
     """Reads a finished study.
 
@@ -145,7 +145,7 @@ def _classifier_row(
 def _distances(
     real: RadiographDataset,
     synthetic: Mapping[str, RadiographDataset],
-    config: ConfigDict,
+    config: Config,
     folder: Path,
 ) -> list[report.DistanceRow]:
     """Distances to the real test split, which neither generators nor features have seen.

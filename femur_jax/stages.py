@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from femur_jax import workdir as workdirs
+from femur_jax.config import Config
 from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.requests import draw_requests
 from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
@@ -34,7 +34,7 @@ EVALUATION = "evaluation.json"
 _FEATURE_SIDE = 32
 
 
-def make_task(config: ConfigDict) -> DiffusionTask | GanTask | ClassifierTask:
+def make_task(config: Config) -> DiffusionTask | GanTask | ClassifierTask:
     """The model that `config.task` names, with its training data.
 
     Raises:
@@ -51,12 +51,12 @@ def make_task(config: ConfigDict) -> DiffusionTask | GanTask | ClassifierTask:
     return family(config, RadiographDataset(config.dataset))
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: Config, workdir: Path) -> None:
     """Trains the model to its last step, from its newest checkpoint where there is one."""
     loop.train(make_task(config), config, workdir)
 
 
-def sample(config: ConfigDict, workdir: Path) -> None:
+def sample(config: Config, workdir: Path) -> None:
     """Writes a dataset of synthetic radiographs into `workdir/synthetic`."""
     task = make_task(config)
     if isinstance(task, ClassifierTask):
@@ -89,7 +89,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
             writer.add(encode(radiograph, "train", patch))
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> None:
+def evaluate(config: Config, workdir: Path) -> None:
     """Tests a classifier on real held-out patients, or compares synthetic radiographs with them.
 
     The result goes to `workdir/evaluation.json` and, in short, to the terminal.
@@ -133,7 +133,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     write_atomically(workdir / EVALUATION, json.dumps(result))
 
 
-def held_out_predictions(config: ConfigDict, workdir: Path) -> Predictions:
+def held_out_predictions(config: Config, workdir: Path) -> Predictions:
     """What the trained classifier in a workdir says of the real test split."""
     task = make_task(config)
     assert isinstance(task, ClassifierTask)

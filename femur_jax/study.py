@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from femur_jax import results, stages
 from femur_jax import workdir as workdirs
+from femur_jax.config import Config
 from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation import report
@@ -31,7 +30,7 @@ MIXTURES = (("real",), ("diffusion",), ("gan",), ("real", "diffusion"), ("real",
 """What classifiers are trained on; all are tested on real held-out patients."""
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: Config, workdir: Path) -> None:
     """Does what is not yet done, and ends with the table of AUCs and the report's path.
 
     Raises:
@@ -52,7 +51,7 @@ class Study:
         finished: Wall seconds of the stages that are done.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
         self.config, self.workdir = config, workdir
         self._log = workdir / "finished.json"
         self.finished: dict[str, float] = {}
@@ -107,7 +106,7 @@ class Study:
         )
         print(summary)
 
-    def sample(self, config: ConfigDict, folder: Path) -> None:
+    def sample(self, config: Config, folder: Path) -> None:
         if not (folder / stages.SYNTHETIC).exists():
             stages.sample(config, folder)
 
@@ -132,13 +131,13 @@ class Study:
         """The folder of the real or a synthetic dataset."""
         return self.workdir / ("real" if source == "real" else f"{source}/{stages.SYNTHETIC}")
 
-    def generator(self, name: str) -> ConfigDict:
+    def generator(self, name: str) -> Config:
         """The config of a generator's run."""
         config = self.config[name].copy_and_resolve_references()
         config.update(dataset=str(self.dataset("real")), seed=self.config.seed)
         return config
 
-    def classifier(self, mixture: Sequence[str]) -> ConfigDict:
+    def classifier(self, mixture: Sequence[str]) -> Config:
         """The config of a classifier's run."""
         config = self.config.classifier.copy_and_resolve_references()
         config.update(

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
+from femur_jax.config import Config
 from femur_jax.errors import UserError
 from femur_jax.files import write_atomically
 
 _CONFIG = "config.json"
 
 
-def claim(workdir: Path, config: ConfigDict, *, free: Sequence[str] = ()) -> None:
+def claim(workdir: Path, config: Config, *, free: Sequence[str] = ()) -> None:
     """Makes the folder a config's own, or checks that it is.
 
     Args:
@@ -40,7 +40,7 @@ def claim(workdir: Path, config: ConfigDict, *, free: Sequence[str] = ()) -> Non
     write_atomically(file, text)
 
 
-def config_hash(config: ConfigDict) -> str:
+def config_hash(config: Config) -> str:
     """Names a config in twelve hexadecimal digits."""
     return hashlib.sha256(_canonical(config, ()).encode()).hexdigest()[:12]
 
@@ -51,7 +51,7 @@ def keep_compiled(workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
 
 
-def _canonical(config: ConfigDict, free: Sequence[str]) -> str:
+def _canonical(config: Config, free: Sequence[str]) -> str:
     fields = {name: value for name, value in config.to_dict().items() if name not in free}
     return json.dumps(fields, indent=1, sort_keys=True)
 

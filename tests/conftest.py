@@ -1,4 +1,4 @@
-"""Shared by all tests: run-time shape checks, eight fake devices, real radiographs where they lie."""
+"""Shared by all tests: shapes checked at run time, eight fake devices, tiny data and configs."""
 
 import os
 from pathlib import Path
@@ -11,12 +11,12 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_llvm_disable_expensive_passes=true"
 )
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 hook = install_import_hook("femur_jax", "beartype.beartype")
 hook.__enter__()  # stays on for the whole run: shapes in signatures are checked at each call
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,11 @@ def dataset(tmp_path_factory):
                 shape = (1, -1) if label == "AFF" else (-1, 1)
                 pixels = bar.reshape(shape) + rng.integers(5000, 9000, size=(height, width))
                 radiograph = Radiograph(
-                    pixels.astype(np.uint16), label, f"{split}-{n // 2}-{label}", "hospital", 0.2,
+                    pixels.astype(np.uint16),
+                    label,
+                    f"{split}-{n // 2}-{label}",
+                    "hospital",
+                    0.2,
                     "detector",
                 )
                 writer.add(encode(radiograph, split, 16))
@@ -63,7 +67,7 @@ def diffusion_config(dataset):
     config = get_config("tiny")
     config.dataset = str(dataset.folder)
     config.model.update(channels=8, multipliers=(1,), attention=(True,))
-    config.train.update(steps=6, batch_size=8, checkpoint_every=3, log_every=2, warmup_steps=1)
+    config.train.update(steps=6, batch_size=8, checkpoint_every=2, log_every=2, warmup_steps=1)
     config.sample.update(per_label=1, steps=2, finer_steps=2, tile_batch=4)
     return config
 

@@ -140,14 +140,14 @@ def split_patients(
 
     Args:
         entries: The label table.
-        fractions: Shares of validation and test; the rest is for training.
+        fractions: Shares of validation and test, 0 for none; the rest is for training.
         seed: Another seed gives another split.
 
     Returns:
         The split of each patient id.
 
     Raises:
-        UserError: A split would hold fewer than 2 patients of a class.
+        UserError: A split that is wanted would hold fewer than 2 patients of a class.
     """
     split = {}
     for label in LABELS:
@@ -155,10 +155,11 @@ def split_patients(
         order = sorted(patients, key=lambda p: seeded_hash(seed, p))
         counts = [round(fraction * len(order)) for fraction in fractions]
         counts.insert(0, len(order) - sum(counts))
-        for name, count in zip(SPLITS, counts, strict=True):
-            if count < 2:
+        wanted = (1 - sum(fractions), *fractions)
+        for name, share, count in zip(SPLITS, wanted, counts, strict=True):
+            if count < 0 or (share != 0 and count < 2):
                 raise UserError(
-                    f"{len(order)} patients with label {label} leave {max(count, 0)} for the "
+                    f"{len(patients)} patients with label {label} leave {max(count, 0)} for the "
                     f"{name} split, which needs 2; add patients or change the split's fractions."
                 )
             for patient in order[:count]:

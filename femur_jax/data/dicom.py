@@ -18,7 +18,7 @@ from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 from scipy.special import expit
 
 from femur_jax.data.rejection import RejectedFileError
@@ -159,11 +159,7 @@ def _presentation(
         bits = sequence[0].LUTDescriptor[2]
         shown = np.clip(_look_up(values, sequence[0], dataset) / ((1 << bits) - 1), 0, 1)
     elif _first(dataset.get("WindowWidth")) is not None:
-        center, width = _first(dataset.get("WindowCenter")), _first(dataset.WindowWidth)
-        function = dataset.get("VOILUTFunction") or "LINEAR"
-        valid = center is not None and width >= _LEAST_WIDTH.get(function, np.inf)
-        _require(valid, "window", "Its window lacks a center, has no width or a strange function.")
-        shown = window(values, float(center), float(width), function)
+        shown = _apply_window(values, dataset)
     else:
         low, high = values.min(), values.max()
         shown = (values - low) / ((high - low) or 1)
@@ -190,6 +186,17 @@ def _look_up(
     table = np.asarray(table, np.float32)[:entries]
     index = np.clip(np.round(values) - first, 0, len(table) - 1)
     return table[index.astype(np.int32)]
+
+
+def _apply_window(
+    values: Float32[np.ndarray, "height width"], dataset: Dataset
+) -> Float32[np.ndarray, "height width"]:
+    """Applies the first window of a header."""
+    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    function = dataset.get("VOILUTFunction") or "LINEAR"
+    if center is None or width is None or not width >= _LEAST_WIDTH.get(function, np.inf):
+        raise RejectedFileError("window", "Its window is incomplete or of no known kind.")
+    return window(values, float(center), float(width), function)
 
 
 def window(

@@ -38,8 +38,9 @@ def place_in_square(
     image: UInt16[np.ndarray, "height width"], side: int
 ) -> tuple[UInt16[np.ndarray, "side side"], Int32[np.ndarray, "4"]]:
     """An image of at most side x side pixels in the middle of zeros, and its box."""
-    box = letterbox_box(*image.shape, side)
-    top, left, height, width = box
+    height, width = image.shape
+    box = letterbox_box(height, width, side)
+    top, left = box[:2]
     pixels = np.zeros((side, side), np.uint16)
     pixels[top : top + height, left : left + width] = image
     return pixels, box

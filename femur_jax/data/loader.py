@@ -100,10 +100,10 @@ def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> 
         weights = np.array([level_weights[min(n, last)] for n in range(len(sizes))])
         level = int(rng.choice(len(sizes), p=weights / weights.sum()))
         # Even, so that the coarser crop begins at a pixel; the last place may overhang by one.
-        origin = tuple(
+        row, column = (
             2 * int(rng.integers(last_origin(n, dataset.patch) // 2 + 1)) for n in sizes[level]
         )
-        return cut_patch(dataset, radiograph, level, origin)
+        return cut_patch(dataset, radiograph, level, (row, column))
 
     return grain.MapDataset.range(_ENDLESS).seed(seed).random_map(sample)
 

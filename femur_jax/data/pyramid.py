@@ -48,7 +48,8 @@ def fitted_size(height: int, width: int, long_side: int) -> tuple[int, int]:
 
 def shrink(pixels: UInt16[np.ndarray, "height width"], long_side: int) -> UInt16[np.ndarray, "_ _"]:
     """Resizes so that the longer side is at most `long_side`; smaller images stay as they are."""
-    height, width = fitted_size(*pixels.shape, long_side)
+    height, width = pixels.shape
+    height, width = fitted_size(height, width, long_side)
     if (height, width) == pixels.shape:
         return pixels
     image = Image.fromarray(pixels.astype(np.float32))

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 from jaxtyping import UInt16
 
 from femur_jax.data import codec
@@ -218,7 +219,7 @@ class DatasetWriter:
                 shard.path.rename(folder / name)
             if shards:
                 template = tfds.core.ShardedFileTemplate(
-                    data_dir=folder,
+                    data_dir=epath.Path(folder),
                     dataset_name=_NAME,
                     split=split,
                     filetype_suffix="array_record",
@@ -281,23 +282,29 @@ class RadiographDataset:
                 f"{self.folder} holds no radiograph dataset ({_MANIFEST} is missing); "
                 "make one with tools/preprocess.py."
             )
-        manifest = json.loads(manifest_file.read_text())
-        if manifest["schema"] != SCHEMA:
+        try:
+            manifest = json.loads(manifest_file.read_text())
+            if manifest["schema"] != SCHEMA:
+                raise UserError(
+                    f"{self.folder} has schema {manifest['schema']}, and this version reads "
+                    f"{SCHEMA}; make the dataset again."
+                )
+            sizes = {name: expected["bytes"] for name, expected in manifest["files"].items()}
+            self.patch: int = manifest["patch"]
+            self.provenance: dict[str, Any] = manifest["provenance"]
+            self.entries = [Entry(**entry) for entry in manifest["radiographs"]]
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self.folder} has schema {manifest['schema']}, and this version reads {SCHEMA}; "
-                "make the dataset again."
-            )
-        for name, expected in manifest["files"].items():
+                f"{manifest_file} is damaged; restore it, or make the dataset again."
+            ) from error
+        for name, size in sizes.items():
             # A shard that was cut short would open as empty, without an error.
             path = self.folder / name
-            if not path.is_file() or path.stat().st_size != expected["bytes"]:
+            if not path.is_file() or path.stat().st_size != size:
                 raise UserError(
                     f"{path} is missing or damaged; restore it, or make the dataset again."
                 )
-        self.patch: int = manifest["patch"]
-        self.provenance: dict[str, Any] = manifest["provenance"]
-        self.entries = [Entry(**entry) for entry in manifest["radiographs"]]
-        self._sources: dict[tuple[int, str], Any] = {}
+        self._sources: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_sources": {}}  # open files do not travel to worker processes
@@ -352,21 +359,21 @@ class RadiographDataset:
     ) -> UInt16[np.ndarray, "height width"]:
         split, first = self._first_record[level][radiograph]
         across = math.ceil(self.level_sizes(radiograph)[level][1] / self.patch)
-        source = self._source(level, split)
         try:
-            return codec.decode(source[first + row * across + column]["tile"])
-        except (codec.CorruptTileError, ValueError, IndexError) as error:
+            records = self._records(level)[split]
+            return codec.decode(records[first + row * across + column]["tile"])
+        except Exception as error:  # TFDS, protobuf and ArrayRecord raise what they like
             raise UserError(
-                f"A record of the {split} split in {self.folder / f'level_{level}'} is damaged; "
-                "restore the folder, or make the dataset again."
+                f"The {split} split in {self.folder / f'level_{level}'} cannot be read or is "
+                "damaged; restore the folder, or make the dataset again."
             ) from error
 
-    def _source(self, level: int, split: str):
-        """The records of a level's split, as TFDS reads them."""
-        if (level, split) not in self._sources:
+    def _records(self, level: int) -> Any:
+        """The sequences of records of a level's splits, as TFDS reads them."""
+        if level not in self._sources:
             builder = tfds.builder_from_directory(self.folder / f"level_{level}")
-            self._sources[level, split] = builder.as_data_source(split=split)
-        return self._sources[level, split]
+            self._sources[level] = builder.as_data_source()
+        return self._sources[level]
 
     @cached_property
     def _first_record(self) -> list[dict[int, tuple[str, int]]]:

@@ -47,7 +47,7 @@ def mask_and_coordinates(
     aspect ratio: relative to the radiograph's centre, -1..1 along its longer side.
     """
     index = place.origin[:, None, :] + jnp.arange(patch)[None, :, None]  # batch patch (y, x)
-    inside = (index < place.level_size[:, None, :]).astype(jnp.float32)
+    inside = jnp.asarray(index < place.level_size[:, None, :], jnp.float32)
     half = place.level_size[:, None, :] / 2
     position = (index + 0.5 - half) / half.max(axis=-1, keepdims=True)
     mask = inside[:, :, None, 0] * inside[:, None, :, 1]

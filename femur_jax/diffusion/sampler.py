@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt16
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from femur_jax.config import Config
 from femur_jax.data.loader import last_origin
 from femur_jax.data.pyramid import double, level_sizes
 from femur_jax.data.radiograph import LABELS
@@ -74,7 +74,7 @@ def heun(
 def sample(
     denoise: TileDenoiser,
     requests: Sequence[Request],
-    config: ConfigDict,
+    config: Config,
     *,
     patch: int,
     seed: int,
@@ -104,7 +104,7 @@ def sample(
 
 
 def _sample_level(
-    denoise: TileDenoiser, canvases: list["Canvas"], level: int, config: ConfigDict, bar: tqdm
+    denoise: TileDenoiser, canvases: list["Canvas"], level: int, config: Config, bar: tqdm
 ) -> None:
     """Brings all canvases from the level before to this one."""
     steps, sigma_max = config.finer_steps, config.finer_sigma_max
@@ -208,9 +208,9 @@ class Canvas:
             origin=np.array(origin, np.int32),
             level_size=np.array(self.sizes[self._level], np.int32),
             size=np.array((request.height, request.width), np.int32),
-            level=np.int32(self._level),
-            label=np.int32(LABELS.index(request.label)),
-            spacing_mm=np.float32(request.spacing_mm),
+            level=np.array(self._level, np.int32),
+            label=np.array(LABELS.index(request.label), np.int32),
+            spacing_mm=np.array(request.spacing_mm, np.float32),
         )
 
     def pixels(self) -> UInt16[np.ndarray, "height width"]:
@@ -241,7 +241,7 @@ def _stack_places(places: list[Place]) -> Place:
     return Place(*(np.stack(field) for field in zip(*places, strict=True)))
 
 
-def _evaluations(canvas: Canvas, config: ConfigDict) -> int:
+def _evaluations(canvas: Canvas, config: Config) -> int:
     """Tiles that the network will see for a canvas."""
     total = 0
     for level, size in enumerate(canvas.sizes):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, UInt16
-from ml_collections import ConfigDict
 
+from femur_jax.config import Config
 from femur_jax.data.letterbox import place_in_square
 from femur_jax.data.loader import Pool, random_patches
 from femur_jax.data.requests import Request, draw_requests
@@ -38,7 +38,7 @@ class DiffusionTask:
     name = "diffusion"
     rules: Rules = ()
 
-    def __init__(self, config: ConfigDict, dataset: RadiographDataset):
+    def __init__(self, config: Config, dataset: RadiographDataset):
         """See configs/patch_diffusion.py for the fields of `config`."""
         self.config = config
         self.dataset = dataset

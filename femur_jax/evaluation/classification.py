@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt16
-from ml_collections import ConfigDict
 
+from femur_jax.config import Config
 from femur_jax.data.letterbox import letterbox, letterbox_mask
 from femur_jax.data.loader import Pool, random_letterboxes
 from femur_jax.data.radiograph import LABELS
@@ -27,7 +27,7 @@ class ClassifierTask:
     name = "classifier"
     rules: Rules = ()
 
-    def __init__(self, config: ConfigDict, datasets: Sequence[RadiographDataset]):
+    def __init__(self, config: Config, datasets: Sequence[RadiographDataset]):
         """Trains on the train splits of all `datasets`; see configs/classifier.py."""
         self.config = config
         self.datasets = datasets
@@ -79,8 +79,7 @@ class ClassifierTask:
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some training images, as the network gets them but for the augmentation."""
-        samples = self.samples()
-        grid = np.stack([samples[n]["pixels"] for n in range(8)])
+        grid = np.stack([sample["pixels"] for sample in self.samples()[:8]])
         return {"inputs": grid[..., None] / np.float32(65535)}
 
 

@@ -1,6 +1,7 @@
 """Training the R3GAN baseline on letterboxed radiographs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt16
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from femur_jax.config import Config
 from femur_jax.data.letterbox import letterbox_box, letterbox_mask, place_in_square
 from femur_jax.data.loader import Pool, random_letterboxes
 from femur_jax.data.pyramid import fitted_size
@@ -37,7 +38,7 @@ class GanTask:
     name = "gan"
     rules: Rules = ()
 
-    def __init__(self, config: ConfigDict, dataset: RadiographDataset):
+    def __init__(self, config: Config, dataset: RadiographDataset):
         """See configs/gan.py for the fields of `config`."""
         self.config = config
         self.dataset = dataset
@@ -54,7 +55,8 @@ class GanTask:
         )
 
         def schedule(name: str):
-            return lambda step: burn_in(step, *config.train[name], config.train.burn_in_steps)
+            start, end = config.train[name]
+            return lambda step: burn_in(step, start, end, config.train.burn_in_steps)
 
         self.gamma = schedule("gamma")
         self.optimizer = optax.inject_hyperparams(optax.adam)(
@@ -118,8 +120,8 @@ class GanTask:
         )
         return state, metrics_d | metrics_g
 
-    def _update(self, state: TrainState, name: str, loss):
-        """One step of Adam on one of the two networks."""
+    def _update(self, state: TrainState, name: str, loss: Callable) -> Any:
+        """One step of Adam on one of the two networks: its parameters, Adam's state, metrics."""
         gradient, metrics = jax.grad(loss, has_aux=True)(state.params[name])
         update, optimizer = self.optimizer.update(
             gradient, state.optimizer[name], state.params[name]

@@ -27,7 +27,7 @@ class Checkpoints:
         """Begins to save; the next call and `close` wait for it."""
         self._manager.save(step, args=ocp.args.StandardSave(state))
 
-    def restore(self, abstract_state: Any) -> TrainState:
+    def restore(self, abstract_state: Any) -> Any:
         """The newest checkpoint, with the shapes, types and shardings of `abstract_state`."""
         return self._manager.restore(
             self._manager.latest_step(), args=ocp.args.StandardRestore(abstract_state)

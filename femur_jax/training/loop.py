@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
-from ml_collections import ConfigDict
 
+from femur_jax.config import Config
 from femur_jax.data.loader import batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
@@ -51,7 +51,7 @@ class Task(Protocol):
         ...
 
 
-def train(task: Task, config: ConfigDict, folder: Path) -> TrainState:
+def train(task: Task, config: Config, folder: Path) -> TrainState:
     """Trains to the last step, from the newest checkpoint where there is one.
 
     Args:
@@ -116,7 +116,7 @@ def train(task: Task, config: ConfigDict, folder: Path) -> TrainState:
     return state
 
 
-def restore(task: Task, config: ConfigDict, folder: Path) -> TrainState:
+def restore(task: Task, config: Config, folder: Path) -> TrainState:
     """The newest state of a run, on this process's mesh.
 
     Raises:

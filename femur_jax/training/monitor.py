@@ -78,6 +78,7 @@ def read_scalars(folder: Path) -> list[dict[str, Any]]:
 def _event_writer(folder: Path):
     """CLU's TensorBoard writer, which needs TensorFlow (several seconds to import)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself otherwise
     try:
         from clu import metric_writers
     except ImportError:

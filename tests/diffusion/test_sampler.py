@@ -23,9 +23,7 @@ def gaussian_denoiser(mean):
 
 def test_karras_sigmas_follow_equation_5():
     sigmas = sampler.karras_sigmas(80.0, 0.002, 5)
-    expected = [
-        (80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(5)
-    ]
+    expected = [(80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(5)]
     np.testing.assert_allclose(sigmas, [*expected, 0])
 
 

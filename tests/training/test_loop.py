@@ -35,7 +35,7 @@ def test_a_run_that_was_killed_ends_like_an_undisturbed_one(
 ):
     folder, undisturbed = run
     shutil.copytree(folder, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")  # what a kill after step 3 leaves
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")  # what a kill after step 4 leaves
     task = DiffusionTask(diffusion_config, dataset)
     state = loop.train(task, diffusion_config, tmp_path / "run")
     assert int(state.step) == 6
@@ -60,8 +60,15 @@ def test_scalars_and_images_are_in_the_event_file(run):
     lines = read_scalars(folder)
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert {"loss", "samples"} <= {tag.split("/")[0] for tag in events.Tags()["tensors"]}
-    logged = [float(np.frombuffer(e.tensor_proto.tensor_content or np.float32(
-        e.tensor_proto.float_val[0]).tobytes(), np.float32)[0]) for e in events.Tensors("loss")]
+    logged = [
+        float(
+            np.frombuffer(
+                e.tensor_proto.tensor_content or np.float32(e.tensor_proto.float_val[0]).tobytes(),
+                np.float32,
+            )[0]
+        )
+        for e in events.Tensors("loss")
+    ]
     np.testing.assert_allclose(logged, [line["loss"] for line in lines], rtol=1e-6)
 
 
@@ -83,7 +90,9 @@ def test_eight_devices_give_the_loss_of_one(dataset, diffusion_config, sizes):
         return found, state
 
     one = jax.make_mesh(
-        (1, 1, 1), ("data", "fsdp", "model"), devices=jax.devices()[:1],
+        (1, 1, 1),
+        ("data", "fsdp", "model"),
+        devices=jax.devices()[:1],
         axis_types=(jax.sharding.AxisType.Auto,) * 3,
     )
     config = diffusion_config.mesh.copy_and_resolve_references()

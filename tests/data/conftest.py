@@ -1,0 +1,107 @@
+"""DICOM files made to order."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from pydicom import dcmwrite, uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders.native import _encode_segment as encode_run_lengths
+
+
+def _run_lengths(pixels: np.ndarray) -> bytes:
+    """PS3.5 annex G: one segment for each byte of a pixel, the highest first."""
+    planes = pixels.astype(pixels.dtype.newbyteorder(">")).view(np.uint8)
+    planes = planes.reshape(*pixels.shape, -1)
+    segments = [bytes(encode_run_lengths(planes[..., n])) for n in range(planes.shape[-1])]
+    offsets = [64 + sum(map(len, segments[:n])) for n in range(len(segments))]
+    header = np.array([len(segments), *offsets, *[0] * (15 - len(segments))], "<u4")
+    return header.tobytes() + b"".join(segments)
+
+
+def _compress(pixels: np.ndarray, syntax: uid.UID, bits: int) -> bytes:
+    if syntax == uid.RLELossless:
+        return _run_lengths(pixels)
+    # Codestreams carry the bits of signed values.
+    raw = pixels.view(f"u{pixels.itemsize}") & np.array((1 << bits) - 1, f"u{pixels.itemsize}")
+    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
+        predictor = 1 if syntax == uid.JPEGLosslessSV1 else 6
+        code = imagecodecs.jpeg8_encode(raw, lossless=True, predictor=predictor, bitspersample=bits)
+    elif syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
+        code = imagecodecs.jpeg8_encode(raw, level=98, bitspersample=bits)
+    elif syntax == uid.JPEGLSLossless:
+        code = imagecodecs.jpegls_encode(raw)
+    elif syntax == uid.JPEGLSNearLossless:
+        code = imagecodecs.jpegls_encode(raw, level=2)
+    else:
+        lossless = syntax == uid.JPEG2000Lossless
+        code = imagecodecs.jpeg2k_encode(
+            raw,
+            codecformat="j2k",
+            reversible=lossless,
+            level=0 if lossless else 60,
+            bitspersample=bits,
+            resolutions=3,
+        )
+    return bytes(code)
+
+
+def write_dicom(
+    path: Path,
+    stored: np.ndarray,
+    *,
+    syntax: uid.UID = uid.ExplicitVRLittleEndian,
+    bits: int = 12,
+    frame: bytes | None = None,
+    change: Callable[[Dataset], None] = lambda dataset: None,
+    **elements,
+) -> Path:
+    """Writes stored values of 8 or 16 bits, signed or not.
+
+    Args:
+        path: Of the new file.
+        stored: Stored values.
+        syntax: Transfer syntax.
+        bits: BitsStored.
+        frame: The codestream, if not that of `stored`.
+        change: What to do to the dataset before it is written.
+        elements: Further elements; None leaves one out.
+    """
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    dataset.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * stored.itemsize, bits, bits - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    if syntax.is_encapsulated:
+        frame = _compress(stored, syntax, bits) if frame is None else frame
+        dataset.add_new("PixelData", "OB", encapsulate([frame]))
+        dataset["PixelData"].is_undefined_length = True
+    else:
+        order = "<" if syntax.is_little_endian else ">"
+        raw = stored.astype(stored.dtype.newbyteorder(order)).tobytes() if frame is None else frame
+        dataset.add_new(
+            "PixelData", "OW" if stored.itemsize == 2 else "OB", raw + b"\0" * (len(raw) % 2)
+        )
+    for name, value in elements.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    change(dataset)
+    dcmwrite(path, dataset, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def dicom_file():
+    """The function `write_dicom`."""
+    return write_dicom

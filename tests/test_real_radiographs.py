@@ -1,0 +1,52 @@
+"""From real chest radiographs to a sampled image: pixels that nobody in this project made."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from femur_jax import stages
+from femur_jax.data.ingest import ingest
+from femur_jax.data.requests import Request
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.training import loop
+from femur_jax.training.monitor import read_scalars
+
+
+@pytest.fixture(scope="module")
+def chest(real_radiographs, tmp_path_factory):
+    """All files of four patients; which of them have which label is made up."""
+    folder = tmp_path_factory.mktemp("chest")
+    with (real_radiographs / "manifest.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["file"].startswith("chest/")]
+    patients = sorted({row["patient"] for row in rows})[:4]
+    with (folder / "labels.csv").open("w") as file:
+        file.write("path,patient_id,hospital,label\n")
+        for row in rows:
+            if row["patient"] in patients:
+                label = ("AFF", "NFF")[patients.index(row["patient"]) % 2]
+                file.write(f"{row['file']},{row['patient']},MHH,{label}\n")
+    ingest(
+        real_radiographs,
+        folder / "labels.csv",
+        folder / "dataset",
+        patch=16,
+        key_file=folder / "key",
+        fractions=(0, 0),
+    )
+    return RadiographDataset(folder / "dataset")
+
+
+def test_a_few_steps_of_diffusion_and_a_sample(chest, diffusion_config, tmp_path):
+    assert chest.level_sizes(0)[-1] == (2000, 2000) and len(chest.level_sizes(0)) == 8
+    config = diffusion_config.copy_and_resolve_references()
+    config.dataset = str(chest.folder)
+    config.train.update(steps=30, log_every=10, checkpoint_every=30, learning_rate=3e-3)
+    stages.train(config, tmp_path / "run")
+    losses = [line["loss"] for line in read_scalars(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    task = stages.make_task(config)
+    state = loop.restore(task, config, tmp_path / "run")
+    [pixels] = task.generate(state.ema, [Request(63, 50, 0.0, "AFF")], seed=0)
+    assert pixels.shape == (63, 50)
+    assert np.std(pixels / 65535) > 0.02
