@@ -32,7 +32,7 @@ def chest(real_radiographs, tmp_path_factory):
         folder / "dataset",
         patch=16,
         key_file=folder / "key",
-        fractions=(0, 0),
+        fractions=(0.0, 0.0),
     )
     return RadiographDataset(folder / "dataset")
 

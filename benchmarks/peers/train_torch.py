@@ -10,6 +10,7 @@ steps. Each answer is a line of JSON on standard output.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -141,8 +142,8 @@ def seconds(trainer: Trainer, batch: dict[str, Tensor], steps: int) -> float:
 
 
 def main() -> None:
-    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(threads)
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     config = json.loads((folder / "config.json").read_text())
     batch = read(folder / "batch.npz")

@@ -56,7 +56,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, x: Tensor, c_noise: Tensor, conditions: Tensor) -> Tensor:
-        """Shapes: x (batch, in_channels, patch, patch), c_noise (batch,), the result one channel."""
+        """Takes x of shape (batch, in_channels, patch, patch); gives one channel."""
         embedding = torch.cat([self.noise(c_noise), conditions], dim=1)
         for layer in self.embed:
             embedding = functional.silu(layer(embedding))
@@ -120,7 +120,6 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
         places = self.norm(x).flatten(2).transpose(1, 2)  # batch place channel
         q, k, v = (part[:, None] for part in self.qkv(places).chunk(3, dim=2))
         y = self.out(functional.scaled_dot_product_attention(q, k, v)[:, 0])

@@ -70,7 +70,7 @@ def read_dicom(path: Path) -> tuple[UInt16[np.ndarray, "height width"], float, s
     _check_header(dataset)
     spacing, source = _spacing(dataset)
     grey = np.round(_presentation(_decode(dataset), dataset) * 65535).astype(np.uint16)
-    _require(grey.min() < grey.max(), "constant_image", "All pixels are equal.")
+    _require(bool(np.ptp(grey)), "constant_image", "All pixels are equal.")
     return grey, spacing, source
 
 
@@ -117,9 +117,8 @@ def _decode(dataset: Dataset) -> Shaped[np.ndarray, "height width"]:
         "Header and pixel data differ in size.",
     )
     low, high = _stored_range(dataset)
-    _require(
-        low <= pixels.min() and pixels.max() <= high, "bits", "Pixel values exceed BitsStored."
-    )
+    within = low <= int(pixels.min()) and int(pixels.max()) <= high
+    _require(within, "bits", "Pixel values exceed BitsStored.")
     return pixels
 
 

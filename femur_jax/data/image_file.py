@@ -11,6 +11,7 @@ from femur_jax.data.dicom import MAX_PIXELS
 from femur_jax.data.rejection import RejectedFileError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+_PLAIN_MODES = {"P": "RGB", "LA": "L"}  # without palette and transparency
 _BITS = ("bits", "It is no single image of 8 or 16 bits.")
 _TOO_LARGE = ("too_large", "It has more than 40 megapixels.")
 
@@ -49,11 +50,13 @@ def read_image_file(path: Path) -> UInt16[np.ndarray, "height width"]:
 def _read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         _check_size(image.width * image.height)
-        return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+        return np.asarray(image.convert(_PLAIN_MODES.get(image.mode, image.mode)))
 
 
 def _read_tiff(path: Path) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
+        if len(file.pages) > 1:
+            raise RejectedFileError("frames", "It has more pages than one.")
         page = file.pages.first
         _check_size(page.imagewidth * page.imagelength)
         if page.bitspersample not in (8, 16):

@@ -91,7 +91,16 @@ def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> 
         level_weights: How often each level is drawn, coarsest first, among those that the
             radiograph at hand has; the last holds for all finer ones.
         seed: Of the draws.
+
+    Raises:
+        UserError: A radiograph has no level that may be drawn.
     """
+    fewest = min(len(dataset.level_sizes(n)) for dataset, n in pool.radiographs)
+    if not any(level_weights[:fewest]):
+        raise UserError(
+            f"level_weights are 0 for the first {fewest} levels, and some radiographs have no "
+            "more; set one of them above 0."
+        )
 
     def sample(_: int, rng: np.random.Generator) -> Patch:
         dataset, radiograph = pool.draw(rng)

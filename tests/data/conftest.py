@@ -9,22 +9,23 @@ import pytest
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels.encoders.native import _encode_segment as encode_run_lengths
-
-
-def _run_lengths(pixels: np.ndarray) -> bytes:
-    """PS3.5 annex G: one segment for each byte of a pixel, the highest first."""
-    planes = pixels.astype(pixels.dtype.newbyteorder(">")).view(np.uint8)
-    planes = planes.reshape(*pixels.shape, -1)
-    segments = [bytes(encode_run_lengths(planes[..., n])) for n in range(planes.shape[-1])]
-    offsets = [64 + sum(map(len, segments[:n])) for n in range(len(segments))]
-    header = np.array([len(segments), *offsets, *[0] * (15 - len(segments))], "<u4")
-    return header.tobytes() + b"".join(segments)
+from pydicom.pixels.encoders import RLELosslessEncoder
 
 
 def _compress(pixels: np.ndarray, syntax: uid.UID, bits: int) -> bytes:
     if syntax == uid.RLELossless:
-        return _run_lengths(pixels)
+        return RLELosslessEncoder.encode(
+            pixels.tobytes(),
+            rows=pixels.shape[0],
+            columns=pixels.shape[1],
+            samples_per_pixel=1,
+            bits_allocated=8 * pixels.itemsize,
+            bits_stored=bits,
+            pixel_representation=int(pixels.dtype.kind == "i"),
+            number_of_frames=1,
+            photometric_interpretation="MONOCHROME2",
+            encoding_plugin="pydicom",
+        )
     # Codestreams carry the bits of signed values.
     raw = pixels.view(f"u{pixels.itemsize}") & np.array((1 << bits) - 1, f"u{pixels.itemsize}")
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):

@@ -71,7 +71,7 @@ def test_other_encodings_are_named(folder):
 def test_missing_places_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"no label table .*nolabels\.csv"):
         read_labels(tmp_path / "nolabels.csv", folder)
-    with pytest.raises(UserError, match="no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
         read_labels(tmp_path / "labels.csv", tmp_path / "nowhere")
     empty, labels = tmp_path / "empty", tmp_path / "labels.csv"
     empty.mkdir()

@@ -1,0 +1,208 @@
+"""Training the denoiser against the same network in PyTorch."""
+
+import json
+import runpy
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks.environment import peer_python
+from benchmarks.machine import cpu
+from benchmarks.measurements import Found
+from benchmarks.records import ratio_of_rounds
+from femur_jax.data.loader import batches
+from femur_jax.data.radiograph import LABELS, Radiograph
+from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+from femur_jax.diffusion.patches import CHANNELS, CONDITIONS
+from femur_jax.diffusion.task import DiffusionTask
+from femur_jax.models.functional import Params
+
+_ROOT = Path(__file__).parents[1]
+_PATCH = 32
+_ROUNDS = 12
+_STEPS = 5  # in a round, after one that does not count
+_TOLERANCE = 1e-4  # of the largest value
+
+
+def over_torch() -> Found:
+    """Speed of DiffusionTask.step over that of benchmarks/peers/train_torch.py, on CPU.
+
+    Raises:
+        RuntimeError: The two networks are not the same.
+    """
+    config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
+    with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
+        folder = Path(name)
+        task = DiffusionTask(config, _noise_dataset(folder / "dataset"))
+        own = _JaxTrainer(task)
+        # Away from the first parameters: zeros in last layers hide what is before them.
+        keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(own.state.params)))
+        keys = jax.tree.unflatten(jax.tree.structure(own.state.params), list(keys))
+        params = jax.tree.map(
+            lambda p, key: p + 0.1 * jax.random.normal(key, p.shape), own.state.params, keys
+        )
+        expected = _write_exchange(folder, config, task, params, own.batch)
+        with _TorchTrainer(folder) as peer:
+            difference = _largest_difference(expected, folder)
+            parameters = sum(p.size for p in jax.tree.leaves(params))
+            if difference > _TOLERANCE or parameters != peer.about["parameters"]:
+                raise RuntimeError(
+                    f"the networks differ: by {difference:.1e} of the largest value, "
+                    f"{parameters} parameters against {peer.about['parameters']} in PyTorch"
+                )
+            rounds = []
+            for _ in range(_ROUNDS):
+                own.seconds(1)
+                own_seconds = own.seconds(_STEPS)
+                peer.seconds(1)
+                rounds.append((own_seconds, peer.seconds(_STEPS)))
+    own_seconds, peer_seconds = zip(*rounds, strict=True)
+    ratio, spread = ratio_of_rounds(peer_seconds, own_seconds)
+    patches = _STEPS * config.train.batch_size
+    return Found(
+        value=ratio,
+        spread=spread,
+        device=cpu(),
+        versions={"torch": peer.about["torch"]},
+        details={
+            "patches/s": patches / median(own_seconds),
+            "patches/s in PyTorch": patches / median(peer_seconds),
+            "ms per step": 1000 * median(own_seconds) / _STEPS,
+            "ms per step in PyTorch": 1000 * median(peer_seconds) / _STEPS,
+            "rounds": f"{_ROUNDS} of {_STEPS} steps",
+            "parameters": parameters,
+            "largest difference of output and gradient, relative": difference,
+            "PyTorch's threads": peer.about["threads"],
+            "PyTorch's memory format": peer.about["memory_format"],
+        },
+    )
+
+
+class _JaxTrainer:
+    """The training step as the training loop compiles it, on one batch."""
+
+    def __init__(self, task: DiffusionTask):
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+        size = task.config.train.batch_size
+        self.batch = next(batches(task.samples(), batch_size=size, start=0, sharding=sharding))
+        self._key = jax.random.key(0)
+        self.state = jax.jit(task.init)(self._key)
+
+        def update(state, batch, key):
+            return task.step(state, batch, jax.random.fold_in(key, state.step))
+
+        self._update = jax.jit(update, donate_argnums=0)
+
+    def seconds(self, steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self.state, _ = self._update(self.state, self.batch, self._key)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - begin
+
+
+class _TorchTrainer:
+    """The process of benchmarks/peers/train_torch.py; idle between rounds."""
+
+    def __init__(self, folder: Path):
+        script = _ROOT / "benchmarks" / "peers" / "train_torch.py"
+        self._process = subprocess.Popen(
+            [str(peer_python()), str(script), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about: dict[str, Any] = self._answer()
+
+    def seconds(self, steps: int) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("PyTorch's process has ended; its traceback is above")
+        return json.loads(line)
+
+    def __enter__(self) -> "_TorchTrainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _noise_dataset(folder: Path) -> RadiographDataset:
+    """Radiographs of two levels; what they show does not matter to speed."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(folder, patch=_PATCH, provenance={"kind": "noise"}) as writer:
+        for n in range(8):
+            pixels = rng.integers(0, 2**16, (2 * _PATCH, 2 * _PATCH - 2 * n), np.uint16)
+            radiograph = Radiograph(
+                pixels, LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5, "detector"
+            )
+            writer.add(encode(radiograph, "train", _PATCH))
+    return RadiographDataset(folder)
+
+
+def _write_exchange(
+    folder: Path,
+    config: ConfigDict,
+    task: DiffusionTask,
+    params: Params,
+    batch: dict[str, jax.Array],
+) -> dict[str, np.ndarray]:
+    """Writes what the peer reads; see there.
+
+    Returns:
+        The answers that it should give, channels second.
+    """
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    _save(folder / "batch.npz", batch)
+    weights = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): value
+        for path, value in jax.tree.leaves_with_path(params)
+    }
+    _save(folder / "weights.npz", weights)
+    rng = np.random.default_rng(0)
+    shapes = {
+        "x": (4, _PATCH, _PATCH, CHANNELS),
+        "c_noise": (4,),
+        "conditions": (4, CONDITIONS),
+        "cotangent": (4, _PATCH, _PATCH, 1),
+    }
+    inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    _save(folder / "inputs.npz", {n: _channels_second(array) for n, array in inputs.items()})
+    F, pull_back = jax.vjp(
+        lambda x: task.model.apply(params, x, inputs["c_noise"], inputs["conditions"]), inputs["x"]
+    )
+    (gradient,) = pull_back(inputs["cotangent"])
+    return {"F": _channels_second(F), "gradient": _channels_second(gradient)}
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    np.savez(path, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items()})
+
+
+def _channels_second(array: Any) -> np.ndarray:
+    return np.moveaxis(array, -1, 1) if np.ndim(array) == 4 else np.asarray(array)
+
+
+def _largest_difference(expected: dict[str, np.ndarray], folder: Path) -> float:
+    """Between the peer's answers and the expected ones, relative to the largest value of each."""
+    with np.load(folder / "outputs.npz") as found:
+        return max(
+            float(np.abs(found[name] - value).max() / np.abs(value).max())
+            for name, value in expected.items()
+        )
