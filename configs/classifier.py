@@ -36,10 +36,10 @@ def get_config(variant: str = "base") -> ConfigDict:
     )
     if variant == "tiny":
         config.data.side = 64
-        config.model.update(stage_sizes=(1, 1, 1, 1), width=16, bottleneck=False)
+        config.model.update(stage_sizes=(1, 1, 1), width=16, bottleneck=False)
         config.train.update(
-            steps=300,
-            learning_rate=2e-3,
+            steps=500,
+            learning_rate=3e-3,
             warmup_steps=30,
             ema_decay=0.98,
             log_every=10,

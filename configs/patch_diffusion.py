@@ -65,6 +65,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         }
     )
     if variant == "tiny":
+        config.data.level_weights = (2.0, 1.0)
         config.model.update(
             channels=32, multipliers=(1, 2, 2), blocks=1, attention=(False, False, True)
         )

@@ -23,14 +23,15 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.labels = ""  # its labels.csv
     config.phantom = ConfigDict(
         {
-            "patients": 160,
-            "hospitals": 8,
+            "patients": 320,
+            "hospitals": 4,
             "aff_fraction": 0.4,
             "long_side": (64, 128),  # shortest and longest, in pixels
-            "views_per_patient": (1, 3),
+            "views_per_patient": (1, 2),
+            "coarsest_mm": 1.2,  # of a pixel: the smallest images show 8 cm of the femur
         }
     )
-    config.ingest = ConfigDict({"patch": 256, "fractions": (0.15, 0.25), "max_rejected": 0.05})
+    config.ingest = ConfigDict({"patch": 256, "fractions": (0.12, 0.22), "max_rejected": 0.05})
     config.diffusion = patch_diffusion.get_config(size)
     config.gan = gan.get_config(size)
     config.classifier = classifier.get_config(size)
@@ -38,7 +39,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.ingest.update(patch=32, max_rejected=0.0)
     if variant == "smoke":
         config.ingest.update(patch=32, max_rejected=0.0)
-        config.phantom.update(patients=40)
+        config.phantom.update(patients=48)
         for part, steps in ((config.diffusion, 30), (config.gan, 20), (config.classifier, 30)):
             part.train.update(steps=steps, checkpoint_every=10, log_every=5)
         config.diffusion.sample.update(per_label=4)

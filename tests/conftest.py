@@ -11,7 +11,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_llvm_disable_expensive_passes=true"
 )
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 hook = install_import_hook("femur_jax", "beartype.beartype")
 hook.__enter__()  # stays on for the whole run: shapes in signatures are checked at each call

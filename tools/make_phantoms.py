@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from femur_jax.errors import UserError
-from femur_jax.phantom.cohort import write_cohort
+from femur_jax.phantom.cohort import COARSEST_MM, write_cohort
 
 
 def main() -> int:
@@ -32,6 +32,9 @@ def main() -> int:
         metavar=("MIN", "MAX"),
         help="radiographs of a patient",
     )
+    parser.add_argument(
+        "--coarsest-mm", type=float, default=COARSEST_MM, help="largest pixel, at the bone"
+    )
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal files")
     args = parser.parse_args()
     try:
@@ -42,6 +45,7 @@ def main() -> int:
             aff_fraction=args.aff,
             long_side=tuple(args.long_side),
             views_per_patient=tuple(args.views),
+            coarsest_mm=args.coarsest_mm,
             seed=args.seed,
         )
     except UserError as error:

@@ -78,6 +78,7 @@ def sample(
     *,
     patch: int,
     seed: int,
+    levels: int | None = None,
     progress: bool = False,
 ) -> Iterator[UInt16[np.ndarray, "height width"]]:
     """Makes radiographs, in the order of the requests.
@@ -90,9 +91,10 @@ def sample(
             tiles denoised at once; `group`, radiographs made together.
         patch: Side of a patch.
         seed: The same one gives the same radiographs.
+        levels: Ends after so many levels, with smaller radiographs than requested.
         progress: Shows a bar.
     """
-    canvases = [Canvas(request, patch, seed, n) for n, request in enumerate(requests)]
+    canvases = [Canvas(request, patch, seed, n, levels) for n, request in enumerate(requests)]
     groups = [canvases[n : n + config.group] for n in range(0, len(canvases), config.group)]
     total = sum(_evaluations(canvas, config) for canvas in canvases)
     with tqdm(desc="sample", total=total, unit="tile", disable=not progress) as bar:
@@ -155,8 +157,8 @@ class Canvas:
         estimate: The blended estimate that `add` builds up.
     """
 
-    def __init__(self, request: Request, patch: int, seed: int, number: int):
-        self.sizes = level_sizes(request.height, request.width, patch)
+    def __init__(self, request: Request, patch: int, seed: int, number: int, levels: int | None):
+        self.sizes = level_sizes(request.height, request.width, patch)[:levels]
         self.patch = patch
         self._request, self._key = request, (seed, number)
         self._level = 0

@@ -164,19 +164,31 @@ class DiffusionTask:
         return partial(jax.jit(denoise), params)
 
     def generate(
-        self, params: Params, requests: Sequence[Request], *, seed: int, progress: bool = False
+        self,
+        params: Params,
+        requests: Sequence[Request],
+        *,
+        seed: int,
+        levels: int | None = None,
+        progress: bool = False,
     ) -> Iterator[UInt16[np.ndarray, "height width"]]:
         """Makes the requested radiographs; see `sampler.sample`."""
         config = self.config.sample
         denoise = self.denoiser(params, config.guidance)
         return sample(
-            denoise, requests, config, patch=self.dataset.patch, seed=seed, progress=progress
+            denoise,
+            requests,
+            config,
+            patch=self.dataset.patch,
+            seed=seed,
+            levels=levels,
+            progress=progress,
         )
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Some samples at a fixed seed, each class in turn, centred in squares."""
+        """Samples of the two coarsest levels at a fixed seed, each class in turn, in squares."""
         requests = draw_requests(self.dataset, per_label=4, seed=0)
-        radiographs = list(self.generate(state.ema, requests, seed=0))
+        radiographs = list(self.generate(state.ema, requests, seed=0, levels=2))
         side = max(max(pixels.shape) for pixels in radiographs)
         grid = np.stack([place_in_square(pixels, side)[0] for pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}

@@ -17,7 +17,7 @@ from femur_jax.phantom.xray import Camera, add_texture, aim, detect, project, tr
 
 COLUMNS = ("path", "patient_id", "hospital", "label", "view", "laterality")
 
-COARSEST = 2.5
+COARSEST_MM = 2.5
 """Largest pixel in mm at the bone; small images show less of the leg rather than coarser pixels."""
 
 
@@ -29,6 +29,7 @@ def write_cohort(
     aff_fraction: float,
     long_side: tuple[int, int],
     views_per_patient: tuple[int, int],
+    coarsest_mm: float = COARSEST_MM,
     seed: int,
     progress: bool = True,
 ) -> Path:
@@ -46,6 +47,7 @@ def write_cohort(
         long_side: Least and greatest length of an image's longer side in pixels. With a factor 2
             between them and at least 4 hospitals, areas of images differ by more than 4.
         views_per_patient: Least and greatest number of radiographs of a patient.
+        coarsest_mm: Most that a pixel may cover of the bone: small images show less of it.
         seed: Equal seeds give equal pixels and headers.
         progress: Shows a bar with the time left on stderr.
 
@@ -66,7 +68,9 @@ def write_cohort(
         for number in tqdm(range(patients), "patients", unit="patient", disable=not progress):
             label = "AFF" if labels[number] else "NFF"
             hospital = habits[homes[number]]
-            rows += write_patient(unfinished, seed, number, label, hospital, views_per_patient)
+            rows += write_patient(
+                unfinished, seed, number, label, hospital, views_per_patient, coarsest_mm
+            )
         with (unfinished / "labels.csv").open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         unfinished.replace(folder)
@@ -126,6 +130,7 @@ def write_patient(
     label: str,
     hospital: Hospital,
     views_per_patient: tuple[int, int],
+    coarsest_mm: float = COARSEST_MM,
 ) -> list[tuple[str, ...]]:
     """Writes a patient's radiographs, AP and lateral in turn.
 
@@ -142,7 +147,9 @@ def write_patient(
     rows = []
     for view_number in range(int(rng.integers(views_per_patient[0], views_per_patient[1] + 1))):
         view = ("AP", "lateral")[view_number % 2]
-        camera, shape, spacing = frame(rng, femur, fracture, hospital, view, laterality)
+        camera, shape, spacing = frame(
+            rng, femur, fracture, hospital, view, laterality, coarsest_mm
+        )
         image = radiograph(rng, femur, fracture, hospital, camera, shape, spacing, laterality)
         name = f"{hospital.name}/{patient}_{view_number + 1}.dcm"
         write_radiograph(
@@ -167,6 +174,7 @@ def frame(
     hospital: Hospital,
     view: str,
     laterality: str,
+    coarsest_mm: float = COARSEST_MM,
 ) -> tuple[Camera, tuple[int, int], float]:
     """Chooses what an image shows: the whole femur, half of it, or the fracture's surroundings.
 
@@ -180,7 +188,7 @@ def frame(
     covered = rng.choice(
         [femur.length + 60.0, rng.uniform(250, 330), rng.uniform(170, 250)], p=[0.2, 0.35, 0.45]
     )
-    covered = min(covered, COARSEST * hospital.long_side)
+    covered = min(covered, coarsest_mm * hospital.long_side)
     offset = rng.uniform(-0.35, 0.35) * covered
     middle = 0.5 * femur.length
     # The whole femur is centred as far as the fracture's place allows.

@@ -111,6 +111,11 @@ def test_result_depends_on_the_seed_only_and_not_on_batches():
     assert (changed != whole[0]).any()
 
 
+def test_ends_at_the_level_that_is_asked_for():
+    made = list(sampler.sample(tile_gaussian, REQUESTS, CONFIG, patch=16, seed=0, levels=2))
+    assert [pixels.shape for pixels in made] == [(20, 13), (16, 16), (11, 32), (9, 13)]
+
+
 def test_finer_levels_see_the_coarser_one():
     contexts = []
 
