@@ -10,6 +10,7 @@ WORKDIR/
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,8 +21,10 @@ from femur_jax import workdir as workdirs
 from femur_jax.config import Config
 from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
 from femur_jax.evaluation import report
 from femur_jax.files import write_atomically
+from femur_jax.parallel.mesh import check_batch_size, make_mesh
 from femur_jax.phantom.cohort import write_cohort
 
 GENERATORS = ("diffusion", "gan")
@@ -34,12 +37,21 @@ def run(config: Config, workdir: Path) -> None:
     """Does what is not yet done, and ends with the table of AUCs and the report's path.
 
     Raises:
-        UserError: From any stage; or the workdir belongs to another config.
+        UserError: From any stage; or the workdir belongs to another config. A new workdir goes
+            again where not even the first stage could finish.
     """
+    for part in (config.diffusion, config.gan, config.classifier):
+        check_batch_size(part.train.batch_size, make_mesh(part.mesh))
+    is_new = not workdir.exists()
     workdirs.claim(workdir, config)
     study = Study(config, workdir)
-    for name, stage in study.stages().items():
-        study.once(name, stage)
+    try:
+        for name, stage in study.stages().items():
+            study.once(name, stage)
+    except UserError:
+        if is_new and not study.finished:
+            shutil.rmtree(workdir)
+        raise
     print((workdir / "report.txt").read_text())
     print(f"Report: {workdir / 'report.html'}")
 
