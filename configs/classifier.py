@@ -38,7 +38,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.data.side = 64
         config.model.update(stage_sizes=(1, 1, 1), width=16, bottleneck=False)
         config.train.update(
-            steps=500,
+            steps=400,
             learning_rate=3e-3,
             warmup_steps=30,
             ema_decay=0.98,

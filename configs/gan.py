@@ -45,11 +45,11 @@ def get_config(variant: str = "base") -> ConfigDict:
     if variant == "tiny":
         config.model.update(size=64, channels=(64, 64, 32, 16, 8), blocks=1, latent=32)
         config.train.update(
-            steps=400,
+            steps=300,
             batch_size=16,
             learning_rate=(1e-3, 3e-4),
             gamma=(2.0, 0.2),
-            burn_in_steps=300,
+            burn_in_steps=200,
             ema_decay=0.98,
             log_every=10,
             checkpoint_every=100,

@@ -70,7 +70,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             channels=32, multipliers=(1, 2, 2), blocks=1, attention=(False, False, True)
         )
         config.train.update(
-            steps=900,
+            steps=600,
             batch_size=32,
             learning_rate=1e-3,
             warmup_steps=50,

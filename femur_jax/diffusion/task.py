@@ -29,7 +29,7 @@ from femur_jax.diffusion.sampler import TileDenoiser, sample
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
-from femur_jax.training.state import TrainState, update_ema
+from femur_jax.training.state import TrainState, advance, begin
 
 
 class DiffusionTask:
@@ -57,13 +57,7 @@ class DiffusionTask:
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warm_up, b2=0.99))
 
     def init(self, key: Key[Array, ""]) -> TrainState:
-        params = self.model.init(key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema=params,
-            optimizer=self.optimizer.init(params),
-        )
+        return begin(self.model.init(key), self.optimizer)
 
     def samples(self) -> grain.MapDataset:
         pool = Pool([self.dataset], label_shares=self.config.data.label_shares)
@@ -78,18 +72,9 @@ class DiffusionTask:
             return self.losses(params, batch, key).mean()
 
         loss, gradient = jax.value_and_grad(mean_loss)(state.params)
-        update, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, update)
-        # The average begins short and grows to its half-life, so that early samples are useful.
-        decay = jnp.minimum(self.config.train.ema_decay, (1 + state.step) / (10 + state.step))
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-        state = TrainState(
-            step=state.step + 1,
-            params=params,
-            ema=update_ema(state.ema, params, decay),
-            optimizer=optimizer,
-        )
-        return state, metrics
+        decay = self.config.train.ema_decay
+        return advance(state, gradient, self.optimizer, ema_decay=decay), metrics
 
     def losses(
         self, params: Params, batch: dict[str, Array], key: Key[Array, ""]

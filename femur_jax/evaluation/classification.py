@@ -18,7 +18,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.resnet import ResNet
 from femur_jax.parallel.rules import Rules
-from femur_jax.training.state import TrainState, update_ema
+from femur_jax.training.state import TrainState, advance, begin
 
 
 class ClassifierTask:
@@ -38,13 +38,7 @@ class ClassifierTask:
         self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
-        params = self.model.init(key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema=params,
-            optimizer=self.optimizer.init(params),
-        )
+        return begin(self.model.init(key), self.optimizer)
 
     def samples(self) -> grain.MapDataset:
         pool = Pool(self.datasets, label_shares=self.config.data.label_shares)
@@ -66,16 +60,8 @@ class ClassifierTask:
             return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
 
         value, gradient = jax.value_and_grad(loss)(state.params)
-        update, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, update)
-        decay = jnp.minimum(self.config.train.ema_decay, (1 + state.step) / (10 + state.step))
-        state = TrainState(
-            step=state.step + 1,
-            params=params,
-            ema=update_ema(state.ema, params, decay),
-            optimizer=optimizer,
-        )
-        return state, {"loss": value}
+        decay = self.config.train.ema_decay
+        return advance(state, gradient, self.optimizer, ema_decay=decay), {"loss": value}
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some training images, as the network gets them but for the augmentation."""

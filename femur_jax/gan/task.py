@@ -111,11 +111,10 @@ class GanTask:
             return generator_loss(discriminate(discriminator), real, fake(generator, keys[1]))
 
         generator, optimizer_g, metrics_g = self._update(state, "generator", loss_g)
-        decay = jnp.minimum(self.config.train.ema_decay, (1 + state.step) / (10 + state.step))
         state = TrainState(
             step=state.step + 1,
             params={"generator": generator, "discriminator": discriminator},
-            ema=update_ema(state.ema, generator, decay),
+            ema=update_ema(state.ema, generator, state.step, self.config.train.ema_decay),
             optimizer={"generator": optimizer_g, "discriminator": optimizer_d},
         )
         return state, metrics_d | metrics_g

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 
@@ -23,6 +25,36 @@ class TrainState:
     optimizer: Any
 
 
-def update_ema(ema: PyTree, params: PyTree, decay: Array | float) -> PyTree:
-    """One step of an exponential moving average: decay * ema + (1 - decay) * params."""
-    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+def begin(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step of a model that is one network."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, ema=params, optimizer=optimizer.init(params)
+    )
+
+
+def advance(
+    state: TrainState,
+    gradient: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+) -> TrainState:
+    """The state after one update of a model that is one network."""
+    update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, update)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        ema=update_ema(state.ema, params, state.step, ema_decay),
+        optimizer=optimizer_state,
+    )
+
+
+def update_ema(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
+    """One step of an exponential moving average: d * ema + (1 - d) * params.
+
+    d is `decay`, but at most (1 + step) / (10 + step), so that the average of a young run does
+    not hold on to its first parameters.
+    """
+    d = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)

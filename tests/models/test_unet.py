@@ -80,3 +80,20 @@ def test_sees_the_whole_patch(unet, trained):
 
     gradient = jax.jit(jax.grad(corner))(x)
     assert (np.abs(gradient[0]).max(axis=-1) > 0).all()
+
+
+def test_group_norm_is_that_of_flax():
+    from flax import nnx
+
+    from femur_jax.models.unet import GroupNorm
+
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(3 + 2 * rng.standard_normal((2, 5, 6, 16)), jnp.float32)
+    scale, bias, *modulation = jnp.asarray(rng.standard_normal((4, 16)), jnp.float32)
+    own, peer = GroupNorm(16), nnx.GroupNorm(16, num_groups=2, rngs=nnx.Rngs(0))
+    for norm in (own, peer):
+        norm.scale[...], norm.bias[...] = scale, bias
+    np.testing.assert_allclose(own(x), peer(x), rtol=1e-4, atol=1e-4)
+    modulation = [jnp.stack([m, 2 * m]) for m in modulation]
+    expected = peer(x) * (1 + modulation[0][:, None, None]) + modulation[1][:, None, None]
+    np.testing.assert_allclose(own(x, modulation), expected, rtol=1e-4, atol=1e-4)
