@@ -94,7 +94,8 @@ class _JaxTrainer:
         size = task.config.train.batch_size
         self.batch = next(batches(task.samples(), batch_size=size, start=0, sharding=sharding))
         self._key = jax.random.key(0)
-        self.state = jax.jit(task.init)(self._key)
+        # Placed as the loop does: an uncommitted state would compile the step twice.
+        self.state = jax.jit(task.init, out_shardings=sharding)(self._key)
 
         def update(state, batch, key):
             return task.step(state, batch, jax.random.fold_in(key, state.step))

@@ -78,7 +78,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             log_every=10,
             checkpoint_every=150,
         )
-        config.sample.update(per_label=32, steps=12, finer_steps=4)
+        config.sample.update(per_label=32, steps=12, finer_sigma_max=1.0, finer_steps=4)
     elif variant != "base":
         raise ValueError(
             f"configs/patch_diffusion.py has the variants tiny and base, not {variant!r}"
