@@ -55,10 +55,17 @@ def run(config, workdir: Path) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a wrong config or field ends with one sentence and exit code 2."""
     try:
-        return flags.FLAGS(argv)
+        remaining = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.get("stage")  # a file that cannot be loaded is told only now
     except Exception as error:  # a config file may raise anything
-        print(f"femur_jax: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error.args[0] if len(error.args) == 1 else error)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        # The cause of an error within the file stands last, after its traceback.
+        told = lines[-1:] if isinstance(error, OSError) or "Traceback" in text else lines
+        print(f"femur_jax: {' '.join(told)}", file=sys.stderr)
         sys.exit(2)
+    return remaining
 
 
 if __name__ == "__main__":
