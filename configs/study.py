@@ -42,6 +42,8 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.phantom.update(patients=48)
         for part, steps in ((config.diffusion, 30), (config.gan, 20), (config.classifier, 30)):
             part.train.update(steps=steps, checkpoint_every=10, log_every=5)
+        config.diffusion.train.update(warmup_steps=5)
+        config.classifier.train.update(warmup_steps=5)
         config.diffusion.sample.update(per_label=4)
         config.gan.sample.update(per_label=4)
     return config

@@ -29,6 +29,7 @@ from femur_jax.diffusion.sampler import TileDenoiser, sample
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
+from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, advance, begin
 
 
@@ -47,14 +48,10 @@ class DiffusionTask:
                 in_channels=CHANNELS, conditions=CONDITIONS, **config.model, rngs=rngs
             )
         )
-        warm_up = optax.schedules.warmup_cosine_decay_schedule(
-            0.0,
-            config.train.learning_rate,
-            config.train.warmup_steps,
-            config.train.steps,
-            end_value=0.1 * config.train.learning_rate,
+        learning_rate = warm_up_and_decay(config.train, last=0.1)
+        self.optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(learning_rate, b2=0.99)
         )
-        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warm_up, b2=0.99))
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         return begin(self.model.init(key), self.optimizer)

@@ -18,6 +18,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.resnet import ResNet
 from femur_jax.parallel.rules import Rules
+from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, advance, begin
 
 
@@ -32,9 +33,7 @@ class ClassifierTask:
         self.config = config
         self.datasets = datasets
         self.model = functional(lambda rngs: ResNet(**config.model, in_channels=2, rngs=rngs))
-        learning_rate = optax.schedules.warmup_cosine_decay_schedule(
-            0.0, config.train.learning_rate, config.train.warmup_steps, config.train.steps
-        )
+        learning_rate = warm_up_and_decay(config.train, last=0.0)
         self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
