@@ -18,7 +18,7 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation import report
 from femur_jax.evaluation.classification import ClassifierTask, predict
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance
+from femur_jax.evaluation.distances import MIN_SAMPLES, frechet_distance, kernel_distance
 from femur_jax.evaluation.features import pixel_features
 from femur_jax.evaluation.memorization import audit
 from femur_jax.evaluation.statistics import Interval
@@ -151,6 +151,7 @@ def _distances(
     """Distances to the real test split, which neither generators nor features have seen.
 
     The floor is the validation split's: real radiographs of other patients, unseen as well.
+    Sets of fewer than four radiographs have no row: they must not cost a whole study its report.
     """
     task = stages.make_task(config)
     assert isinstance(task, ClassifierTask)
@@ -161,6 +162,8 @@ def _distances(
         reference = predict(task, params, real, _of_labels(real, "test", labels)).features
         for name, (dataset, split) in compared.items():
             features = predict(task, params, dataset, _of_labels(dataset, split, labels)).features
+            if min(len(reference), len(features)) < MIN_SAMPLES:
+                continue
             kid = kernel_distance(reference, features)
             rows.append(
                 report.DistanceRow(

@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from femur_jax.errors import UserError
 
+MIN_SAMPLES = 4
+"""The smallest set that a kernel distance with a standard error can be computed of."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -59,8 +62,8 @@ def kernel_distance(
     Raises:
         UserError: A set has fewer than four samples, or features that are not finite.
     """
-    real = _checked(real, "real", minimum=4)
-    synthetic = _checked(synthetic, "synthetic", minimum=4)
+    real = _checked(real, "real", minimum=MIN_SAMPLES)
+    synthetic = _checked(synthetic, "synthetic", minimum=MIN_SAMPLES)
     rng = np.random.default_rng(seed)
     k = min(subsets, len(real) // 2, len(synthetic) // 2)
     parts_r = np.array_split(rng.permutation(real), k)
