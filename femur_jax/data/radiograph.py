@@ -1,6 +1,7 @@
 """A radiograph as every stage knows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt16
@@ -11,6 +12,43 @@ LABELS = ("NFF", "AFF")
 VIEWS = ("unknown", "AP", "lateral")
 LATERALITIES = ("unknown", "L", "R")
 SPACING_SOURCES = ("unknown", "detector", "calibrated")
+SEXES = ("unknown", "F", "M")
+INTENTS = ("unknown", "presentation", "processing")
+GREATEST_AGE = 90
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: first row and column, number of rows and columns."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is kept of how a file was made: an allow-list, with no word of the header's own.
+
+    Attributes:
+        syntax: Name of the transfer syntax, or of the image format.
+        bits: Stored bits of a pixel.
+        photometric: MONOCHROME1 or MONOCHROME2.
+        voi: What made the grey values: 'lut', 'window', or 'range' of the pixels themselves.
+        intent: One of INTENTS (Presentation Intent Type).
+        vendor: A maker's name from `dicom.VENDORS`, a keyed pseudonym for any other, or unknown.
+        sex: One of SEXES.
+        age: In years, GREATEST_AGE for that and above, 0 where unknown.
+    """
+
+    syntax: str = "unknown"
+    bits: int = 16
+    photometric: str = "MONOCHROME2"
+    voi: str = "range"
+    intent: str = "unknown"
+    vendor: str = "unknown"
+    sex: str = "unknown"
+    age: int = 0
 
 
 @dataclass(frozen=True)
@@ -18,7 +56,9 @@ class Radiograph:
     """One radiograph with what may be known of it; nothing else of a file is kept.
 
     Attributes:
-        pixels: Grey values for presentation over the full range 0..65535, bone bright.
+        pixels: Grey values for presentation over the full range 0..65535, bone bright; with all
+            that was recorded, also outside the collimated field.
+        name: Distinguishes it from the other radiographs of its dataset; a pseudonym.
         label: One of LABELS.
         patient: Pseudonym; radiographs of one patient share it.
         hospital: Pseudonym.
@@ -27,9 +67,12 @@ class Radiograph:
             at the detector (uncorrected for magnification, DICOM PS3.3 10.7), or unknown.
         view: One of VIEWS.
         laterality: One of LATERALITIES.
+        crop: The part of `pixels` that shows the patient, everything by default.
+        source: How the file was made.
     """
 
     pixels: UInt16[np.ndarray, "height width"]
+    name: str
     label: str
     patient: str
     hospital: str
@@ -37,3 +80,5 @@ class Radiograph:
     spacing_source: str = "unknown"
     view: str = "unknown"
     laterality: str = "unknown"
+    crop: Box | None = None
+    source: Source = field(default_factory=Source)

@@ -1,0 +1,75 @@
+"""Which part of a radiograph shows the patient.
+
+Beyond the collimator's edge nothing was exposed, so with bone bright it is bright, often the
+brightest of all: a band along a side of the picture that says nothing of the patient and much of
+the machine. Bands are looked for along the four sides only; a collimator that was turned against
+the detector is left as it is.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt16
+
+from femur_jax.data.pyramid import halve
+from femur_jax.data.radiograph import Box
+
+_SIDE = 512
+"""Longest side of the picture in which edges are looked for, pixels."""
+_REACH = 0.35
+"""Greatest share of a side that a band may take."""
+_STEP = 0.04
+"""Least rise across an edge, of the range of grey values."""
+_STRAIGHT = 0.75
+"""Least share of an edge's length over which it rises."""
+_BRIGHT = 0.6
+"""Least share of a band that is as bright as the brightest pixels, but for 15% of the range."""
+
+
+def crop_box(
+    grey: UInt16[np.ndarray, "height width"],
+    hidden: Bool[np.ndarray, "height width"] | None = None,
+) -> Box:
+    """Finds the part inside padding, shutters and the collimator's bright bands.
+
+    Args:
+        grey: Grey values, bone bright.
+        hidden: Padding and what shutters hide.
+
+    Returns:
+        The part to be used, all if there are no bands; it loses up to three pixels of the
+        smaller picture in which bands are looked for.
+    """
+    height, width = grey.shape
+    box = _within(hidden) if hidden is not None else Box(0, 0, height, width)
+    small = grey[box.top : box.top + box.height, box.left : box.left + box.width]
+    scale = 1
+    while max(small.shape) > _SIDE:
+        small, scale = halve(small), 2 * scale
+    picture = small.astype(np.float32) / 65535
+    bands = [_band(np.rot90(picture, turns)) for turns in range(4)]
+    # Two pixels more: the edge itself is blurred.
+    left, top, right, bottom = ((band + 2) * scale if band else 0 for band in bands)
+    return Box(box.top + top, box.left + left, box.height - top - bottom, box.width - left - right)
+
+
+def _within(hidden: Bool[np.ndarray, "height width"]) -> Box:
+    """The least box around what is not hidden."""
+    rows, columns = np.flatnonzero(~hidden.all(1)), np.flatnonzero(~hidden.all(0))
+    top, left = int(rows[0]), int(columns[0])
+    return Box(top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
+
+
+def _band(picture: Float[np.ndarray, "height width"]) -> int:
+    """Width of the bright band along the left side, 0 for none."""
+    last = int(_REACH * picture.shape[1])
+    if last < 2:
+        return 0
+    low, high = np.percentile(picture, [1, 99.5])
+    if high <= low:
+        return 0
+    outside = picture[:, : last + 2]
+    rise = outside[:, :-2] - outside[:, 2:]  # across column x + 1, outwards
+    straight = (rise > _STEP * (high - low)).mean(0)
+    bright = np.cumsum((outside > high - 0.15 * (high - low)).mean(0)) / np.arange(1, last + 3)
+    # The edge lies at x + 1; columns 0 .. x are the band.
+    found = np.flatnonzero((straight >= _STRAIGHT) & (bright[: len(straight)] >= _BRIGHT))
+    return int(found[-1]) + 1 if len(found) else 0
