@@ -31,14 +31,14 @@ def get_config(variant: str = "base") -> ConfigDict:
             "coarsest_mm": 1.2,  # of a pixel: the smallest images show 8 cm of the femur
         }
     )
-    config.ingest = ConfigDict({"patch": 256, "fractions": (0.12, 0.22), "max_rejected": 0.05})
+    config.ingest = ConfigDict({"patch": 256, "fractions": (0.12, 0.22), "max_quarantined": 0.05})
     config.diffusion = patch_diffusion.get_config(size)
     config.gan = gan.get_config(size)
     config.classifier = classifier.get_config(size)
     if variant == "demo":
-        config.ingest.update(patch=32, max_rejected=0.0)
+        config.ingest.update(patch=32, max_quarantined=0.0)
     if variant == "smoke":
-        config.ingest.update(patch=32, max_rejected=0.0)
+        config.ingest.update(patch=32, max_quarantined=0.0)
         config.phantom.update(patients=48)
         for part, steps in ((config.diffusion, 30), (config.gan, 20), (config.classifier, 30)):
             part.train.update(steps=steps, checkpoint_every=10, log_every=5)

@@ -16,8 +16,9 @@ import numpy as np
 from femur_jax import workdir as workdirs
 from femur_jax.config import Config
 from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.records import encode
 from femur_jax.data.requests import draw_requests
-from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
@@ -80,13 +81,14 @@ def sample(config: Config, workdir: Path) -> None:
         for number, (request, pixels) in enumerate(zip(requests, made, strict=True)):
             radiograph = Radiograph(
                 pixels=pixels,
+                name=f"synthetic-{number:06d}",
                 label=request.label,
                 patient=f"synthetic-{number:06d}",
                 hospital="synthetic",
                 spacing_mm=request.spacing_mm * request.height / pixels.shape[0],
                 spacing_source="calibrated" if request.spacing_mm else "unknown",
             )
-            writer.add(encode(radiograph, "train", patch))
+            writer.add(encode(radiograph, patch), "train")
 
 
 def evaluate(config: Config, workdir: Path) -> None:
@@ -139,4 +141,4 @@ def held_out_predictions(config: Config, workdir: Path) -> Predictions:
     assert isinstance(task, ClassifierTask)
     state = loop.restore(task, config, workdir)
     real = RadiographDataset(config.dataset)
-    return predict(task, state.ema, real, real.split("test"))
+    return predict(task, state.ema, real, real.split("test", config.data.draw.by))

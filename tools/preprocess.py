@@ -40,7 +40,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument(
-        "--max_rejected", type=float, default=0.0, help="share of files that may be unreadable"
+        "--max_quarantined", type=float, default=0.0, help="share of files that may be unusable"
     )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     args = parser.parse_args()
@@ -53,14 +53,14 @@ def main() -> int:
             key_file=args.key or args.out.parent / f"{args.out.name}.key",
             fractions=args.fractions,
             seed=args.seed,
-            max_rejected=args.max_rejected,
+            max_quarantined=args.max_quarantined,
             workers=args.workers,
         )
     except UserError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 2
     print(
-        f"{summary.inputs} files = {summary.accepted} accepted + {summary.rejected} rejected "
+        f"{summary.inputs} files = {summary.accepted} accepted + {summary.quarantined} quarantined "
         f"+ {summary.duplicates} duplicates"
     )
     return 0

@@ -5,7 +5,8 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +23,7 @@ _OPTIONAL = {"view": VIEWS, "laterality": LATERALITIES}
 class Entry:
     """One line of the label table: a file and what the hospital says of it."""
 
+    line: int
     path: str
     patient_id: str
     hospital: str
@@ -40,7 +42,8 @@ def read_labels(labels: Path, folder: Path) -> list[Entry]:
 
     Raises:
         UserError: A missing folder, file or column, an unknown label, view or laterality, a
-            file named twice, or a patient with both labels.
+            file named twice, or a patient with both labels. The text names lines, never what
+            is in them.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give the folder of radiographs.")
@@ -59,16 +62,20 @@ def read_labels(labels: Path, folder: Path) -> list[Entry]:
         ) from error
     if not entries:
         raise UserError(f"{labels} lists no radiograph; add a line for each file.")
-    seen: set[str] = set()
-    classes: dict[str, str] = {}
+    files: dict[str, Entry] = {}
+    patients: dict[str, Entry] = {}
     for entry in entries:
-        if entry.path in seen:
-            raise UserError(f"{labels} names {entry.path} twice; keep one of the lines.")
-        seen.add(entry.path)
-        if classes.setdefault(entry.patient_id, entry.label) != entry.label:
+        other = files.setdefault(entry.path, entry)
+        if other is not entry:
             raise UserError(
-                f"{labels} gives patient {entry.patient_id} both labels, AFF and NFF; "
-                "keep one, or give the two femurs patient ids of their own."
+                f"{labels} names one file twice, in lines {other.line} and {entry.line}; "
+                "keep one of them."
+            )
+        other = patients.setdefault(entry.patient_id, entry)
+        if other.label != entry.label:
+            raise UserError(
+                f"{labels} gives one patient both labels, in lines {other.line} and {entry.line}; "
+                "keep one label, or give the two femurs patient ids of their own."
             )
     return entries
 
@@ -81,28 +88,26 @@ def _read_table(labels: Path, file: TextIO, folder: Path) -> list[Entry]:
             f"{labels} has no column {missing[0]!r}; it needs {', '.join(_COLUMNS)}, "
             "separated by commas."
         )
-    return [_entry(row, f"{labels}, line {reader.line_num}", folder) for row in reader]
+    return [_entry(row, labels, reader.line_num, folder) for row in reader]
 
 
-def _entry(row: dict[str, str | None], where: str, folder: Path) -> Entry:
+def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) -> Entry:
+    where = f"{labels}, line {line}"
     value = {key: (row.get(key) or "").strip() for key in (*_COLUMNS, *_OPTIONAL)}
     for column in _COLUMNS:
         if not value[column]:
             raise UserError(f"{where}: {column} is empty; fill it in or delete the line.")
     if value["label"] not in LABELS:
-        raise UserError(f"{where}: the label is {value['label']!r}; write AFF or NFF.")
+        raise UserError(f"{where}: the label is neither AFF nor NFF; write one of them.")
     for column, allowed in _OPTIONAL.items():
         value[column] = value[column] or "unknown"
         if value[column] not in allowed:
             raise UserError(
-                f"{where}: {column} is {value[column]!r}; write {', '.join(allowed[1:])} "
-                "or leave it empty."
+                f"{where}: {column} is not known; write {', '.join(allowed[1:])} or leave it empty."
             )
     if not (folder / value["path"]).is_file():
-        raise UserError(
-            f"{where}: there is no file {value['path']} in {folder}; correct or delete the line."
-        )
-    return Entry(**value)
+        raise UserError(f"{where}: its file is not in {folder}; correct or delete the line.")
+    return Entry(line=line, **value)
 
 
 class Pseudonyms:
@@ -134,37 +139,86 @@ class Pseudonyms:
 
 
 def split_patients(
-    entries: Sequence[Entry], *, fractions: Sequence[float], seed: int
+    labels: Mapping[str, str],
+    *,
+    fractions: Sequence[float],
+    seed: int,
+    connected: Iterable[Collection[str]] = (),
 ) -> dict[str, str]:
     """Assigns every patient to a split, stratified by label.
 
     Args:
-        entries: The label table.
+        labels: Label of each patient.
         fractions: Shares of validation and test, 0 for none; the rest is for training.
         seed: Another seed gives another split.
+        connected: Disjoint sets of patients who share a picture; each goes into one split, as
+            one patient with an atypical fracture if there is one among them.
 
     Returns:
-        The split of each patient id.
+        The split of each patient.
 
     Raises:
         UserError: A split that is wanted would hold fewer than 2 patients of a class.
     """
+    groups = {patient: [patient] for patient in labels}
+    for patients in connected:
+        first, *others = sorted(patients)
+        groups[first] += others
+        for other in others:
+            del groups[other]
     split = {}
     for label in LABELS:
-        patients = {e.patient_id for e in entries if e.label == label}
-        order = sorted(patients, key=lambda p: seeded_hash(seed, p))
+        own = [
+            first
+            for first, group in groups.items()
+            if label == max((labels[p] for p in group), key=LABELS.index)
+        ]
+        order = sorted(own, key=lambda p: seeded_hash(seed, p))
         counts = [round(fraction * len(order)) for fraction in fractions]
         counts.insert(0, len(order) - sum(counts))
         wanted = (1 - sum(fractions), *fractions)
         for name, share, count in zip(SPLITS, wanted, counts, strict=True):
             if count < 0 or (share != 0 and count < 2):
                 raise UserError(
-                    f"{len(patients)} patients with label {label} leave {max(count, 0)} for the "
+                    f"{len(own)} patients with label {label} leave {max(count, 0)} for the "
                     f"{name} split, which needs 2; add patients or change the split's fractions."
                 )
-            for patient in order[:count]:
-                split[patient] = name
+            for first in order[:count]:
+                split |= dict.fromkeys(groups[first], name)
             order = order[count:]
+    return split
+
+
+def split_hospitals(
+    patients: Mapping[str, Mapping[str, str]], *, fractions: Sequence[float], seed: int
+) -> dict[str, str]:
+    """Assigns whole hospitals to splits.
+
+    Hospitals are taken in a seeded order, first for the test split and then for validation,
+    until each holds its share of the patients and 2 of each class.
+
+    Args:
+        patients: For each hospital, its patients and their labels.
+        fractions: Shares of validation and test, 0 for none; the rest is for training.
+        seed: Another seed gives another split.
+
+    Returns:
+        The split of each hospital; empty where a split would lack a class.
+    """
+    total = sum(map(len, patients.values()))
+    order = sorted(patients, key=lambda hospital: seeded_hash(seed, hospital))
+    split = {}
+    for name, fraction in (("test", fractions[1]), ("validation", fractions[0]), ("train", 1.0)):
+        held: Counter[str] = Counter()
+        enough = fraction == 0
+        while order and not (enough and name != "train"):
+            hospital = order.pop()
+            split[hospital] = name
+            held.update(patients[hospital].values())
+            several = all(held[label] >= 2 for label in LABELS)
+            enough = several and held.total() >= fraction * total
+        if fraction and not all(held[label] >= 2 for label in LABELS):
+            return {}
     return split
 
 

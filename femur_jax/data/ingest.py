@@ -1,52 +1,71 @@
-"""From a hospital's folder of radiographs and a label table to a dataset."""
+"""From a hospital's folder of radiographs and a label table to a dataset.
 
-import hashlib
+Worker processes read the files and leave what they read in a spool beside the dataset. When all
+is read, files that show the same picture are found, patients are split, and the dataset is
+written in an order that depends on neither the number of workers nor on interruptions: a run
+that was killed goes on from its spool and ends with the same bytes.
+"""
+
+import dataclasses
+import fcntl
 import json
-import multiprocessing
 import os
-import warnings
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from femur_jax.data import cohort
+from femur_jax.data import cohort, duplicates, spool
 from femur_jax.data.dicom import read_dicom
 from femur_jax.data.image_file import SUFFIXES, read_image_file
 from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.rejection import RejectedFileError
-from femur_jax.data.shards import DatasetWriter, Encoded, encode
+from femur_jax.data.records import encode
+from femur_jax.data.rejection import REASONS, RejectedFileError
+from femur_jax.data.shards import SCHEMA, DatasetWriter
+from femur_jax.data.workers import each
 from femur_jax.errors import UserError
+
+QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
+_SUMMARY = "ingest.json"
+_SIMILAR_BITS = 3
+"""Pictures of two patients that differ in so many of 64 bits are shown to a person."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What reading one file may take in a worker process.
+
+    Attributes:
+        memory: Bytes beyond what the process has at its start.
+        seconds: Time.
+    """
+
+    memory: int = 3 << 29
+    seconds: float = 120.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the files; inputs = accepted + rejected + duplicates."""
+    """What became of the files: inputs = accepted + quarantined + duplicates."""
 
     inputs: int
     accepted: int
-    rejected: int
+    quarantined: int
     duplicates: int
 
 
 @dataclass(frozen=True)
 class _Job:
+    """One file to read; `spool` names everything that the result depends on."""
+
     path: Path
     entry: cohort.Entry
-    split: str
-    patient: str
-    hospital: str
+    pseudonym: cohort.Pseudonyms
     patch: int
-
-
-@dataclass(frozen=True)
-class _Rejected:
-    code: str
-    hint: str
+    spool: Path
 
 
 def ingest(
@@ -58,154 +77,241 @@ def ingest(
     key_file: Path,
     fractions: Sequence[float] = (0.15, 0.2),
     seed: int = 0,
-    max_rejected: float = 0.0,
+    max_quarantined: float = 0.0,
     workers: int | None = None,
+    limits: Limits = Limits(),
 ) -> Summary:
     """Makes a radiograph dataset.
 
-    Nothing of a file is kept but grey values, spacing and what the label table says; names
-    become keyed pseudonyms. Files that cannot be read are listed in `rejected.jsonl` in the
-    dataset by pseudonym, code and hint. The result depends on the inputs, the key and the
-    arguments, not on the number of workers.
+    Nothing of a file is kept but what `Radiograph` and `Source` list; names become keyed
+    pseudonyms. Beside the manifest lie three tables, as JSON lines, of files by pseudonym and
+    by line of the label table: those that could not be used (docs/quarantine.md), those that
+    repeat another, and pairs of patients whose pictures look alike. The result depends on the
+    inputs, the key and the arguments, not on the number of workers or on interruptions.
 
     Args:
         folder: Radiographs: DICOM, or PNG, TIFF and JPEG exports.
         labels: The label table; see `cohort.read_labels`.
-        out: The dataset, which must not exist.
+        out: The dataset, which must not exist. While it is made, `out`.spool takes as much
+            space again.
         patch: Side of a tile in pixels.
         key_file: The pseudonyms' key, made where it does not exist. Keep it out of the dataset.
         fractions: Shares of patients for validation and test.
-        seed: Of the split.
-        max_rejected: The share of files that may be unreadable.
-        workers: Processes that decode; by default one per core.
+        seed: Of the splits.
+        max_quarantined: The share of files that may be unusable.
+        workers: Processes that read; by default one per core.
+        limits: Of each file.
 
     Raises:
-        UserError: Bad input, or the same picture of two patients, who might end up in different
-            splits. Then there is no dataset.
+        UserError: Bad input, or too many unusable files. Then there is no dataset; what was read
+            is kept for the next run.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
         raise UserError(f"The number of workers is {workers}; give 1 or more.")
     if out in key_file.parents:
         raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
+    spooled = out.with_name(f"{out.name}.spool")
+    if out.exists() and spooled.exists():  # killed after the dataset was complete
+        shutil.rmtree(spooled)
+        return Summary(**json.loads((out / _SUMMARY).read_text()))
     entries = cohort.read_labels(labels, folder)
-    splits = cohort.split_patients(entries, fractions=fractions, seed=seed)
+    entries.sort(key=lambda e: cohort.seeded_hash(seed, e.path))
+    patients = {e.patient_id: e.label for e in entries}
+    cohort.split_patients(patients, fractions=fractions, seed=seed)  # before the long work
     provenance = {"kind": "real", "seed": seed, "fractions": list(fractions)}
     writer = DatasetWriter(out, patch=patch, provenance=provenance)
     key_file.parent.mkdir(parents=True, exist_ok=True)
     pseudonym = cohort.Pseudonyms(key_file)
-    # Neither the order of the table nor that of the pseudonyms: it is the same under any key.
-    entries.sort(
-        key=lambda e: (cohort.SPLITS.index(splits[e.patient_id]), cohort.seeded_hash(seed, e.path))
-    )
-    jobs = [
-        _Job(
-            path=folder / e.path,
-            entry=e,
-            split=splits[e.patient_id],
-            patient=pseudonym("patient", e.patient_id),
-            hospital=pseudonym("hospital", e.hospital),
-            patch=patch,
+    spooled.mkdir(parents=True, exist_ok=True)
+    with (spooled / "lock").open("w") as lock:
+        _lock(lock, out)
+        jobs = [_job(folder / e.path, e, pseudonym, patch, spooled) for e in entries]
+        results = _read_all(jobs, workers, limits)
+        read = {n: result for n, result in enumerate(results) if isinstance(result, spool.Facts)}
+        positions = list(read)
+        found = duplicates.find(
+            [read[n] for n in positions], [entries[n].patient_id for n in positions]
         )
-        for e in entries
-    ]
-    first: dict[str, _Job] = {}  # of the files with the same pixels
-    rejections: list[tuple[_Job, _Rejected]] = []
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with writer, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        results = _in_order(pool, jobs, ahead=4 * workers)
-        for job, result in tqdm(results, "ingest", len(jobs), disable=None):
-            if isinstance(result, _Rejected):
-                rejections.append((job, result))
-                continue
-            digest, encoded = result
-            original = first.setdefault(digest, job)
-            if original is job:
-                writer.add(encoded)
-            elif original.patient != job.patient:
-                raise UserError(
-                    f"{original.path} and {job.path} hold the same picture, but of two patients; "
-                    f"give both the same patient_id in {labels}, or delete a line."
-                )
-        _check_rejections(rejections, len(jobs), max_rejected)
-        writer.write_text("rejected.jsonl", _rejection_lines(rejections, pseudonym))
-    return Summary(
-        inputs=len(jobs),
-        accepted=len(first),
-        rejected=len(rejections),
-        duplicates=len(jobs) - len(first) - len(rejections),
-    )
+        codes = {n: code for n, code in enumerate(results) if isinstance(code, str)}
+        codes |= {positions[n]: "label_conflict" for n in found.conflicts}
+        _check_share(codes, entries, labels, max_quarantined, spooled)
+        left_out = {positions[d.position] for d in found.duplicates} | codes.keys()
+        kept = [n for n in positions if n not in left_out]
+        splits = cohort.split_patients(
+            patients, fractions=fractions, seed=seed, connected=found.connected
+        )
+        hospital_splits = _hospital_splits(entries, found.connected, fractions, seed)
+        kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
+        summary = Summary(len(jobs), len(kept), len(codes), len(found.duplicates))
+        accounted = summary.accepted + summary.quarantined + summary.duplicates
+        if accounted != summary.inputs:
+            raise RuntimeError(f"{summary.inputs} files went in, {accounted} are accounted for")
+        with writer:
+            for n in tqdm(kept, "write", disable=None):
+                patient = entries[n].patient_id
+                encoded = spool.read_encoded(jobs[n].spool, read[n])
+                writer.add(encoded, splits[patient], hospital_splits.get(patient, ""))
+            name = {n: pseudonym("file", entry.path) for n, entry in enumerate(entries)}
+            writer.write_text(QUARANTINE, _quarantine_lines(codes, entries, name))
+            writer.write_text(
+                DUPLICATES, _duplicate_lines(found.duplicates, positions, entries, name)
+            )
+            writer.write_text(SIMILAR, _similar_lines(kept, read, name))
+            writer.write_text(_SUMMARY, json.dumps(dataclasses.asdict(summary)))
+    shutil.rmtree(spooled)
+    return summary
 
 
-def _in_order(
-    pool: Executor, jobs: Sequence[_Job], *, ahead: int
-) -> Iterator[tuple[_Job, tuple[str, Encoded] | _Rejected]]:
-    """Each job with its result; at most `ahead` of them are in memory."""
-    under_way = deque()
+def _lock(file, out: Path) -> None:
     try:
-        for job in jobs:
-            if len(under_way) == ahead:
-                yield under_way[0][0], under_way.popleft()[1].result()
-            under_way.append((job, pool.submit(_process, job)))
-        while under_way:
-            yield under_way[0][0], under_way.popleft()[1].result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A process that reads files was killed, perhaps for want of memory; "
-            "use fewer --workers, or free memory."
-        ) from error
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"Another process is making {out}; wait for it, or end it.") from None
 
 
-def _process(job: _Job) -> tuple[str, Encoded] | _Rejected:
-    """Decodes one file, in a worker process: its pixels' hash and its tiles."""
-    warnings.simplefilter("ignore")  # pydicom's quote header values
+def _job(
+    path: Path, entry: cohort.Entry, pseudonym: cohort.Pseudonyms, patch: int, folder: Path
+) -> _Job:
+    status = path.stat()
+    row = dataclasses.asdict(entry)
+    state = [SCHEMA, patch, row, status.st_size, status.st_mtime_ns]
+    return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
+
+
+def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.Facts | str]:
+    """For each job what its file holds, or the code of why it cannot be used."""
+    results: list[spool.Facts | str | None] = [spool.read_facts(job.spool) for job in jobs]
+    left = [n for n, result in enumerate(results) if result is None]
+    done = each(
+        _read,
+        [jobs[n] for n in left],
+        workers=workers,
+        memory=limits.memory,
+        seconds=limits.seconds,
+    )
+    bar = tqdm(done, "read", len(jobs), initial=len(jobs) - len(left), disable=None, unit="file")
+    for n, result in zip(left, bar, strict=True):
+        results[n] = result
+    return [result for result in results if result is not None]
+
+
+def _read(job: _Job) -> spool.Facts | str:
+    """Reads one file and spools it, in a worker process."""
     try:
         if job.path.suffix.lower() in SUFFIXES:
-            pixels, spacing, source = read_image_file(job.path), 0.0, "unknown"
+            picture = read_image_file(job.path)
         else:
-            pixels, spacing, source = read_dicom(job.path)
-    except RejectedFileError as error:
-        return _Rejected(error.code, error.hint)
-    except Exception:  # whatever else a malformed file provokes, it costs this file only
-        return _Rejected("unreadable", "It cannot be read.")
-    radiograph = Radiograph(
-        pixels=pixels,
-        label=job.entry.label,
-        patient=job.patient,
-        hospital=job.hospital,
-        spacing_mm=spacing,
-        spacing_source=source,
-        view=job.entry.view,
-        laterality=job.entry.laterality,
-    )
-    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    return digest, encode(radiograph, job.split, job.patch)
-
-
-def _check_rejections(
-    rejections: list[tuple[_Job, _Rejected]], inputs: int, max_rejected: float
-) -> None:
-    if len(rejections) <= max_rejected * inputs and len(rejections) < inputs:
-        return
-    counts = Counter(rejected.code for _, rejected in rejections)
-    job, rejected = rejections[0]
-    raise UserError(
-        f"{len(rejections)} of {inputs} files cannot be used "
-        f"({', '.join(f'{code}: {n}' for code, n in counts.most_common())}), "
-        f"the first is {job.path}: {rejected.hint} "
-        f"Mend or delete them and their lines, or allow a share with --max_rejected."
-    )
-
-
-def _rejection_lines(rejections: list[tuple[_Job, _Rejected]], pseudonym: cohort.Pseudonyms) -> str:
-    return "".join(
-        json.dumps(
-            {
-                "file": pseudonym("file", job.entry.path),
-                "code": rejected.code,
-                "hint": rejected.hint,
-            }
+            picture = read_dicom(job.path, job.pseudonym)
+        entry = job.entry
+        radiograph = Radiograph(
+            pixels=picture.pixels,
+            crop=picture.crop,
+            name=job.pseudonym("file", entry.path),
+            label=entry.label,
+            patient=job.pseudonym("patient", entry.patient_id),
+            hospital=job.pseudonym("hospital", entry.hospital),
+            spacing_mm=picture.spacing_mm,
+            spacing_source=picture.spacing_source,
+            view=entry.view,
+            laterality=entry.laterality,
+            source=picture.source,
         )
-        + "\n"
-        for job, rejected in rejections
+        encoded = encode(radiograph, job.patch)
+    except RejectedFileError as error:
+        return error.code
+    except MemoryError:
+        return "memory"
+    except BaseException:  # decoders in other languages raise what they like
+        return "crashed"
+    look = duplicates.perceptual_hash(picture.pixels)
+    facts = spool.Facts(encoded.entry, picture.instance, picture.made_from, look)
+    spool.write(job.spool, facts, encoded)
+    return facts
+
+
+def _hospital_splits(
+    entries: Sequence[cohort.Entry],
+    connected: Sequence[set[str]],
+    fractions: Sequence[float],
+    seed: int,
+) -> dict[str, str]:
+    """The split of each patient when hospitals are held out; without those seen in several."""
+    patients: dict[str, dict[str, str]] = {}
+    for e in entries:
+        patients.setdefault(e.hospital, {})[e.patient_id] = e.label
+    split = cohort.split_hospitals(patients, fractions=fractions, seed=seed)
+    seen: dict[str, set[str]] = {e.patient_id: set() for e in entries}
+    for e in entries:
+        seen[e.patient_id].add(split.get(e.hospital, ""))
+    for people in connected:
+        joint = set().union(*(seen[patient] for patient in people))
+        seen |= dict.fromkeys(people, joint)
+    return {patient: min(names) for patient, names in seen.items() if len(names) == 1}
+
+
+def _check_share(
+    codes: Mapping[int, str],
+    entries: Sequence[cohort.Entry],
+    labels: Path,
+    max_quarantined: float,
+    spooled: Path,
+) -> None:
+    if len(codes) <= max_quarantined * len(entries) and len(codes) < len(entries):
+        return
+    counts = Counter(codes.values())
+    first = min(codes, key=lambda n: entries[n].line)
+    raise UserError(
+        f"{len(codes)} of {len(entries)} files cannot be used "
+        f"({', '.join(f'{code}: {n}' for code, n in counts.most_common())}), "
+        f"the first is that of {labels}, line {entries[first].line}: "
+        f"{REASONS[codes[first]].hint} Mend or delete them and their lines, or allow a share with "
+        f"--max_quarantined. What was read is kept in {spooled} for the next run."
     )
+
+
+def _quarantine_lines(
+    codes: Mapping[int, str], entries: Sequence[cohort.Entry], name: Mapping[int, str]
+) -> str:
+    return _json_lines(
+        {
+            "file": name[n],
+            "line": entries[n].line,
+            "stage": REASONS[codes[n]].stage,
+            "code": codes[n],
+            "hint": REASONS[codes[n]].hint,
+        }
+        for n in sorted(codes)
+    )
+
+
+def _duplicate_lines(
+    found: Sequence[duplicates.Duplicate],
+    positions: Sequence[int],
+    entries: Sequence[cohort.Entry],
+    name: Mapping[int, str],
+) -> str:
+    return _json_lines(
+        {
+            "file": name[positions[d.position]],
+            "line": entries[positions[d.position]].line,
+            "original": name[positions[d.original]],
+            "reason": d.reason,
+        }
+        for d in sorted(found, key=lambda d: d.position)
+    )
+
+
+def _similar_lines(
+    kept: Sequence[int], read: Mapping[int, spool.Facts], name: Mapping[int, str]
+) -> str:
+    pairs = duplicates.similar_pairs([read[n].perceptual_hash for n in kept], most=_SIMILAR_BITS)
+    return _json_lines(
+        {"files": [name[kept[a]], name[kept[b]]], "bits": bits}
+        for a, b, bits in pairs
+        if read[kept[a]].entry.patient != read[kept[b]].entry.patient
+    )
+
+
+def _json_lines(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -25,9 +25,13 @@ def halve(
 ) -> UInt16[np.ndarray, "half_height half_width"]:
     """Averages blocks of 2 x 2 pixels; an odd last row or column is averaged by itself."""
     height, width = pixels.shape
-    even = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge").astype(np.uint32)
-    rows = even[0::2] + even[1::2]
-    return ((rows[:, 0::2] + rows[:, 1::2] + 2) // 4).astype(np.uint16)
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge")
+    rows = np.add(pixels[0::2], pixels[1::2], dtype=np.uint32)
+    sums = rows[:, 0::2] + rows[:, 1::2]
+    sums += 2
+    sums >>= 2
+    return sums.astype(np.uint16)
 
 
 def pyramid(
@@ -40,16 +44,17 @@ def pyramid(
     return levels
 
 
-def fitted_size(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """Height and width of an image that `shrink` makes."""
-    scale = min(1.0, long_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def fitted_size(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image of a size once `shrink` has fitted it into a shape."""
+    scale = min(1.0, shape[0] / size[0], shape[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def shrink(pixels: UInt16[np.ndarray, "height width"], long_side: int) -> UInt16[np.ndarray, "_ _"]:
-    """Resizes so that the longer side is at most `long_side`; smaller images stay as they are."""
-    height, width = pixels.shape
-    height, width = fitted_size(height, width, long_side)
+def shrink(
+    pixels: UInt16[np.ndarray, "height width"], shape: tuple[int, int]
+) -> UInt16[np.ndarray, "_ _"]:
+    """Resizes an image so that it fits into a shape; one that does already stays as it is."""
+    height, width = fitted_size(pixels.shape, shape)
     if (height, width) == pixels.shape:
         return pixels
     image = Image.fromarray(pixels.astype(np.float32))

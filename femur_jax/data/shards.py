@@ -1,11 +1,13 @@
 """The radiograph dataset: a folder of ArrayRecord shards at several resolutions.
 
     DATASET/
-      dataset.json                      manifest: what is inside, and how many bytes and records
+      dataset.json                      manifest: the radiographs, and the records of each file
+      SHA256SUMS                        checksums of all files
       level_0/                          a TFDS dataset of the coarsest resolution
         dataset_info.json, features.json
         radiographs-train.array_record-00000-of-00001
       level_1/ ...
+      margins/                          what lies outside of the radiographs' crops
 
 A level's radiographs are cut into tiles of at most patch x patch pixels that do not overlap,
 row by row, one record each, so that any patch x patch window touches at most four records.
@@ -16,7 +18,6 @@ import dataclasses
 import json
 import math
 import shutil
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -24,93 +25,29 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from jaxtyping import UInt16
 
-from femur_jax.data import codec
+from femur_jax.data import checksums
 from femur_jax.data.cohort import SPLITS
-from femur_jax.data.pyramid import level_sizes, pyramid
-from femur_jax.data.radiograph import (
-    LABELS,
-    LATERALITIES,
-    SPACING_SOURCES,
-    VIEWS,
-    Radiograph,
-)
+from femur_jax.data.pyramid import level_sizes
+from femur_jax.data.records import FEATURES, Encoded, Entry, margin_boxes, tile_of
 from femur_jax.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 _MANIFEST = "dataset.json"
 _NAME = "radiographs"
 _SHARD_BYTES = 1 << 30
-
-FEATURES = tfds.features.FeaturesDict(
-    {
-        "tile": tfds.features.Tensor(shape=(), dtype=np.object_),  # codec.encode's bytes
-        "row": np.int32,  # of the tile's first pixel within the level
-        "column": np.int32,
-        "height": np.int32,  # of the radiograph at this level
-        "width": np.int32,
-        "radiograph": np.int32,  # position in the manifest
-        "patient": tfds.features.Text(),
-        "hospital": tfds.features.Text(),
-        "label": tfds.features.ClassLabel(names=LABELS),
-        "view": tfds.features.ClassLabel(names=VIEWS),
-        "laterality": tfds.features.ClassLabel(names=LATERALITIES),
-        "spacing_mm": np.float32,  # of a native pixel, 0 where unknown
-        "spacing_source": tfds.features.ClassLabel(names=SPACING_SOURCES),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the manifest says of one radiograph; the fields are those of `Radiograph`."""
-
-    split: str
-    height: int
-    width: int
-    label: str
-    patient: str
-    hospital: str
-    spacing_mm: float
-    spacing_source: str
-    view: str
-    laterality: str
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A radiograph cut into coded tiles, ready to be written."""
-
-    entry: Entry
-    levels: list[list[bytes]]
-
-
-def encode(radiograph: Radiograph, split: str, patch: int) -> Encoded:
-    """Builds the pyramid of a radiograph and codes its tiles (the slow part of writing)."""
-    height, width = radiograph.pixels.shape
-    fields = {f.name: getattr(radiograph, f.name) for f in dataclasses.fields(radiograph)}
-    del fields["pixels"]
-    levels = [
-        [codec.encode(level[y : y + patch, x : x + patch]) for y, x in tile_origins(level, patch)]
-        for level in pyramid(radiograph.pixels, patch)
-    ]
-    return Encoded(Entry(split=split, height=height, width=width, **fields), levels)
-
-
-def tile_origins(level: np.ndarray, patch: int) -> list[tuple[int, int]]:
-    """First row and column of each tile, in the order of the records."""
-    height, width = level.shape
-    return [(y, x) for y in range(0, height, patch) for x in range(0, width, patch)]
+_MARGINS = "margins"
 
 
 class DatasetWriter:
     """Writes a dataset, which appears under its name only when it is complete.
 
     with DatasetWriter(folder, patch=256, provenance={...}) as writer:
-        writer.add(encode(radiograph, "train", 256))
+        writer.add(encode(radiograph, 256), "train")
 
     Radiographs must come split by split, in the order of SPLITS. After an exception nothing
     is left behind.
@@ -131,52 +68,33 @@ class DatasetWriter:
         self._patch = patch
         self._provenance = provenance
         self._entries: list[Entry] = []
-        self._shards: dict[tuple[int, str], list[_Shard]] = {}
+        self._shards: dict[tuple[str, str], list[_Shard]] = {}
 
     def __enter__(self) -> "DatasetWriter":
         shutil.rmtree(self._partial, ignore_errors=True)  # left by a run that was killed
         self._partial.mkdir(parents=True)
         return self
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: Encoded, split: str, hospital_split: str = "") -> None:
         """Appends one radiograph."""
-        entry = encoded.entry
-        if self._entries and SPLITS.index(entry.split) < SPLITS.index(self._entries[-1].split):
-            raise ValueError(f"{entry.split} comes after {self._entries[-1].split}")
-        common = {
-            "radiograph": len(self._entries),
-            "patient": entry.patient,
-            "hospital": entry.hospital,
-            "label": entry.label,
-            "view": entry.view,
-            "laterality": entry.laterality,
-            "spacing_mm": entry.spacing_mm,
-            "spacing_source": entry.spacing_source,
-        }
-        sizes = level_sizes(entry.height, entry.width, self._patch)
-        for level, ((height, width), tiles) in enumerate(zip(sizes, encoded.levels, strict=True)):
-            shard = self._shard(level, entry.split)
-            across = math.ceil(width / self._patch)
-            for number, tile in enumerate(tiles):
-                row, column = divmod(number, across)
-                record = {
-                    "tile": tile,
-                    "row": row * self._patch,
-                    "column": column * self._patch,
-                    "height": height,
-                    "width": width,
-                }
-                shard.write(FEATURES.serialize_example(FEATURES.encode_example(record | common)))
-        self._entries.append(entry)
+        if self._entries and SPLITS.index(split) < SPLITS.index(self._entries[-1].split):
+            raise ValueError(f"{split} comes after {self._entries[-1].split}")
+        parts = [(f"level_{level}", records) for level, records in enumerate(encoded.levels)]
+        for part, records in [*parts, (_MARGINS, encoded.margins)]:
+            for record in records:
+                self._shard(part, split).write(record)
+        self._entries.append(
+            dataclasses.replace(encoded.entry, split=split, hospital_split=hospital_split)
+        )
 
     def write_text(self, name: str, text: str) -> None:
         """Puts a text file beside the manifest."""
         (self._partial / name).write_text(text)
 
-    def _shard(self, level: int, split: str) -> "_Shard":
-        shards = self._shards.setdefault((level, split), [])
+    def _shard(self, part: str, split: str) -> "_Shard":
+        shards = self._shards.setdefault((part, split), [])
         if not shards or shards[-1].bytes > _SHARD_BYTES:
-            path = self._partial / f"level_{level}" / f"{_NAME}-{split}-{len(shards)}"
+            path = self._partial / part / f"{_NAME}-{split}-{len(shards)}"
             path.parent.mkdir(exist_ok=True)
             shards.append(_Shard(path))
         return shards[-1]
@@ -193,29 +111,29 @@ class DatasetWriter:
         if kind is not None:
             shutil.rmtree(self._partial)
             return
-        files = {}
-        for level in range(1 + max((level for level, _ in self._shards), default=-1)):
-            files |= self._finish_level(level)
+        records = {}
+        for part in sorted({part for part, _ in self._shards}):
+            records |= self._finish(part)
         manifest = {
             "schema": SCHEMA,
             "patch": self._patch,
             "provenance": self._provenance,
-            "files": files,
+            "records": records,
             "radiographs": [dataclasses.asdict(entry) for entry in self._entries],
         }
-        (self._partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        self.write_text(_MANIFEST, json.dumps(manifest, indent=1))
+        checksums.write(self._partial)
         self._partial.replace(self._folder)
 
-    def _finish_level(self, level: int) -> dict[str, dict[str, int]]:
+    def _finish(self, part: str) -> dict[str, int]:
         """Gives the shards their final names and writes what TFDS needs to read them."""
-        folder = self._partial / f"level_{level}"
-        files, splits = {}, []
+        folder = self._partial / part
+        records, splits = {}, []
         for split in SPLITS:
-            shards = self._shards.get((level, split), [])
+            shards = self._shards.get((part, split), [])
             for number, shard in enumerate(shards):
                 name = f"{_NAME}-{split}.array_record-{number:05d}-of-{len(shards):05d}"
-                size = shard.path.stat().st_size
-                files[f"{folder.name}/{name}"] = {"records": shard.records, "bytes": size}
+                records[f"{part}/{name}"] = shard.records
                 shard.path.rename(folder / name)
             if shards:
                 template = tfds.core.ShardedFileTemplate(
@@ -238,9 +156,9 @@ class DatasetWriter:
             features=FEATURES,
             split_infos=splits,
             check_data=False,
-            description=f"Femur radiographs, level {level}; tiles as femur_jax.data.codec.",
+            description=f"Femur radiographs, {part}; tiles as femur_jax.data.codec.",
         )
-        return files
+        return records
 
 
 class _Shard:
@@ -270,10 +188,10 @@ class RadiographDataset:
     """
 
     def __init__(self, folder: str | Path):
-        """Opens a dataset and checks that its files are whole.
+        """Opens a dataset and checks that its files are whole; see `checksums`.
 
         Raises:
-            UserError: There is no dataset, or a file of it is missing or cut short.
+            UserError: There is no dataset, or a file of it is missing or was changed.
         """
         self.folder = Path(folder)
         manifest_file = self.folder / _MANIFEST
@@ -284,33 +202,45 @@ class RadiographDataset:
             )
         try:
             manifest = json.loads(manifest_file.read_text())
-            if manifest["schema"] != SCHEMA:
-                raise UserError(
-                    f"{self.folder} has schema {manifest['schema']}, and this version reads "
-                    f"{SCHEMA}; make the dataset again."
-                )
-            sizes = {name: expected["bytes"] for name, expected in manifest["files"].items()}
-            self.patch: int = manifest["patch"]
-            self.provenance: dict[str, Any] = manifest["provenance"]
-            self.entries = [Entry(**entry) for entry in manifest["radiographs"]]
+            schema = manifest["schema"]
+            if schema == SCHEMA:
+                checksums.verify(self.folder)
+                self.patch: int = manifest["patch"]
+                self.provenance: dict[str, Any] = manifest["provenance"]
+                self.entries = [Entry.from_json(fields) for fields in manifest["radiographs"]]
+                self._lengths: dict[str, int] = manifest["records"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{manifest_file} is damaged; restore it, or make the dataset again."
             ) from error
-        for name, size in sizes.items():
-            # A shard that was cut short would open as empty, without an error.
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != size:
-                raise UserError(
-                    f"{path} is missing or damaged; restore it, or make the dataset again."
-                )
-        self._sources: dict[int, Any] = {}
+        if schema != SCHEMA:
+            raise UserError(
+                f"{self.folder} has schema {schema}, and this version reads {SCHEMA}; "
+                "make the dataset again."
+            )
+        self._sources: dict[tuple[str, str], ArrayRecordDataSource] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_sources": {}}  # open files do not travel to worker processes
 
-    def split(self, name: str) -> list[int]:
-        """The radiographs of a split, by position."""
+    def split(self, name: str, by: str = "patient") -> list[int]:
+        """The radiographs of a split, by position.
+
+        Args:
+            name: One of SPLITS.
+            by: 'patient', or 'hospital' for the split that keeps whole hospitals apart.
+
+        Raises:
+            UserError: The hospitals were too few to be split.
+        """
+        if by == "hospital":
+            found = [n for n, entry in enumerate(self.entries) if entry.hospital_split == name]
+            if not found:
+                raise UserError(
+                    f"{self.folder} has no {name} split by hospital, which takes three hospitals "
+                    "or more with both classes; split by patient."
+                )
+            return found
         return [n for n, entry in enumerate(self.entries) if entry.split == name]
 
     def level_sizes(self, radiograph: int) -> list[tuple[int, int]]:
@@ -329,6 +259,19 @@ class RadiographDataset:
         level = range(len(sizes))[level]
         return self.window(radiograph, level, (0, 0), sizes[level])
 
+    def read_recorded(self, radiograph: int) -> UInt16[np.ndarray, "height width"]:
+        """All that was recorded, also outside the crop."""
+        entry = self.entries[radiograph]
+        pixels = np.empty(entry.recorded, np.uint16)
+        boxes = margin_boxes(entry.recorded, entry.crop)
+        parts = [
+            self._tile(_MARGINS, radiograph, self._first_record[_MARGINS][radiograph] + n)
+            for n in range(len(boxes))
+        ]
+        for box, part in zip([*boxes, entry.crop], [*parts, self.read(radiograph)], strict=True):
+            pixels[box.top : box.top + box.height, box.left : box.left + box.width] = part
+        return pixels
+
     def window(
         self, radiograph: int, level: int, origin: tuple[int, int], size: tuple[int, int]
     ) -> UInt16[np.ndarray, "height width"]:
@@ -341,49 +284,67 @@ class RadiographDataset:
             size: Height and width of the window.
         """
         bounds = self.level_sizes(radiograph)[level]
-        rows, columns = (
-            np.clip(np.arange(start, start + length), 0, bound - 1)
-            for start, length, bound in zip(origin, size, bounds, strict=True)
-        )
-        top, left = int(rows[0]) // self.patch, int(columns[0]) // self.patch
-        bottom, right = int(rows[-1]) // self.patch, int(columns[-1]) // self.patch
-        tiles = [
-            [self._tile(radiograph, level, y, x) for x in range(left, right + 1)]
-            for y in range(top, bottom + 1)
+        # First and last pixel that exist, along each axis.
+        starts = [min(max(o, 0), bound - 1) for o, bound in zip(origin, bounds, strict=True)]
+        ends = [
+            min(max(o + length, 1), bound)
+            for o, length, bound in zip(origin, size, bounds, strict=True)
         ]
-        joined = np.block(tiles)
-        return joined[np.ix_(rows - top * self.patch, columns - left * self.patch)]
+        inside = np.empty([end - start for start, end in zip(starts, ends, strict=True)], np.uint16)
+        part, across = f"level_{level}", math.ceil(bounds[1] / self.patch)
+        first = self._first_record[part][radiograph]
+        for y in range(starts[0] // self.patch, (ends[0] - 1) // self.patch + 1):
+            for x in range(starts[1] // self.patch, (ends[1] - 1) // self.patch + 1):
+                tile = self._tile(part, radiograph, first + y * across + x)
+                top, left = y * self.patch - starts[0], x * self.patch - starts[1]
+                piece = tile[max(-top, 0) :, max(-left, 0) :]
+                place = inside[max(top, 0) :, max(left, 0) :]
+                height, width = np.minimum(piece.shape, place.shape)
+                place[:height, :width] = piece[:height, :width]
+        before = [
+            min(max(start - o, 0), length - have)
+            for o, length, start, have in zip(origin, size, starts, inside.shape, strict=True)
+        ]
+        beyond = [
+            (b, length - have - b)
+            for b, length, have in zip(before, size, inside.shape, strict=True)
+        ]
+        return np.pad(inside, beyond, mode="edge") if np.any(beyond) else inside
 
-    def _tile(
-        self, radiograph: int, level: int, row: int, column: int
-    ) -> UInt16[np.ndarray, "height width"]:
-        split, first = self._first_record[level][radiograph]
-        across = math.ceil(self.level_sizes(radiograph)[level][1] / self.patch)
+    def _tile(self, part: str, radiograph: int, record: int) -> UInt16[np.ndarray, "height width"]:
+        split = self.entries[radiograph].split
         try:
-            records = self._records(level)[split]
-            return codec.decode(records[first + row * across + column]["tile"])
-        except Exception as error:  # TFDS, protobuf and ArrayRecord raise what they like
+            return tile_of(self._source(part, split)[record])
+        except Exception as error:  # protobuf and ArrayRecord raise what they like
             raise UserError(
-                f"The {split} split in {self.folder / f'level_{level}'} cannot be read or is "
+                f"The {split} split in {self.folder / part} cannot be read or is "
                 "damaged; restore the folder, or make the dataset again."
             ) from error
 
-    def _records(self, level: int) -> Any:
-        """The sequences of records of a level's splits, as TFDS reads them."""
-        if level not in self._sources:
-            builder = tfds.builder_from_directory(self.folder / f"level_{level}")
-            self._sources[level] = builder.as_data_source()
-        return self._sources[level]
+    def _source(self, part: str, split: str) -> ArrayRecordDataSource:
+        """The sequence of records of a part's split."""
+        key = part, split
+        if key not in self._sources:
+            prefix = f"{part}/{_NAME}-{split}."
+            shards = sorted(name for name in self._lengths if name.startswith(prefix))
+            source = ArrayRecordDataSource([str(self.folder / shard) for shard in shards])
+            if len(source) != sum(self._lengths[shard] for shard in shards):
+                raise ValueError("a shard has lost records")  # it would open as empty
+            self._sources[key] = source
+        return self._sources[key]
 
     @cached_property
-    def _first_record(self) -> list[dict[int, tuple[str, int]]]:
-        """For each level: radiograph -> its split and the number of its first record there."""
-        first: list[dict[int, tuple[str, int]]] = [{} for _ in range(self.levels)]
-        count: dict[tuple[int, str], int] = {}
+    def _first_record(self) -> dict[str, dict[int, int]]:
+        """For each part: radiograph -> the number of its first record in its split."""
+        first: dict[str, dict[int, int]] = {}
+        count: dict[tuple[str, str], int] = {}
         for radiograph, entry in enumerate(self.entries):
-            for level, size in enumerate(self.level_sizes(radiograph)):
-                key = level, entry.split
-                first[level][radiograph] = entry.split, count.get(key, 0)
-                tiles = math.prod(math.ceil(side / self.patch) for side in size)
-                count[key] = count.get(key, 0) + tiles
+            records = {
+                f"level_{level}": math.prod(math.ceil(side / self.patch) for side in size)
+                for level, size in enumerate(self.level_sizes(radiograph))
+            } | {_MARGINS: len(margin_boxes(entry.recorded, entry.crop))}
+            for part, number in records.items():
+                key = part, entry.split
+                first.setdefault(part, {})[radiograph] = count.get(key, 0)
+                count[key] = count.get(key, 0) + number
         return first

@@ -1,0 +1,85 @@
+"""SHA256SUMS: the checksums of a folder's files, as sha256sum writes and checks them.
+
+Reading 50 GB again at each opening would take a minute, so a folder that was found whole is
+remembered in the user's cache by its files' sizes and times of change; a file that was touched
+since is read again.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from femur_jax.errors import UserError
+
+SUMS = "SHA256SUMS"
+
+
+def write(folder: Path) -> None:
+    """Writes the checksums of all files in a folder and below."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    lines = (f"{digest}  {name}\n" for name, digest in zip(names, _digests(files), strict=True))
+    (folder / SUMS).write_text("".join(lines))
+
+
+def verify(folder: Path) -> None:
+    """Checks that every file is there and as it was.
+
+    Raises:
+        UserError: One is missing or changed; it is named.
+    """
+    sums = folder / SUMS
+    try:
+        lines = sums.read_text().splitlines()
+        expected = {folder / name: digest for digest, name in (li.split("  ", 1) for li in lines)}
+    except (OSError, ValueError):
+        raise _damaged(sums) from None
+    seen = hashlib.sha256(str(folder.resolve()).encode())
+    for path, digest in expected.items():
+        if not path.is_file():
+            raise _damaged(path)
+        status = path.stat()
+        seen.update(f"{path.name} {digest} {status.st_size} {status.st_mtime_ns}\n".encode())
+    known = _cache() / seen.hexdigest()
+    if known.exists():
+        return
+    for path, digest in zip(expected, _digests(expected), strict=True):
+        if digest != expected[path]:
+            raise _damaged(path)
+    try:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.touch()
+    except OSError:
+        pass  # without a cache the next opening reads everything once more
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path} is missing or damaged; restore the folder from a copy, or make it again."
+    )
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "femur_jax/verified"
+
+
+def _digests(files: Iterable[Path]) -> list[str]:
+    paths = list(files)
+    total = sum(path.stat().st_size for path in paths)
+    with (
+        ThreadPoolExecutor() as pool,
+        # Seen only where it takes a while.
+        tqdm(desc="checksums", total=total, unit="B", unit_scale=True, delay=10) as bar,
+    ):
+
+        def digest(path: Path) -> str:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            bar.update(path.stat().st_size)
+            return found
+
+        return list(pool.map(digest, paths))
