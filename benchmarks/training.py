@@ -20,7 +20,8 @@ from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
 from femur_jax.data.loader import batches
 from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.diffusion.patches import CHANNELS, CONDITIONS
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.models.functional import Params
@@ -92,7 +93,7 @@ class _JaxTrainer:
     def __init__(self, task: DiffusionTask):
         sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
         size = task.config.train.batch_size
-        self.batch = next(batches(task.samples(), batch_size=size, start=0, sharding=sharding))
+        self.batch = next(batches(task.streams(), batch_size=size, start=0, sharding=sharding))
         self._key = jax.random.key(0)
         # Placed as the loop does: an uncommitted state would compile the step twice.
         self.state = jax.jit(task.init, out_shardings=sharding)(self._key)
@@ -151,9 +152,9 @@ def _noise_dataset(folder: Path) -> RadiographDataset:
         for n in range(8):
             pixels = rng.integers(0, 2**16, (2 * _PATCH, 2 * _PATCH - 2 * n), np.uint16)
             radiograph = Radiograph(
-                pixels, LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5, "detector"
+                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
             )
-            writer.add(encode(radiograph, "train", _PATCH))
+            writer.add(encode(radiograph, _PATCH), "train")
     return RadiographDataset(folder)
 
 

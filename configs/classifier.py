@@ -20,7 +20,8 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.train_datasets = ()  # trained on; the real dataset when empty
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
-    config.data = ConfigDict({"side": 512, "label_shares": (0.5, 0.5)})
+    draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
+    config.data = ConfigDict({"shapes": ((512, 512),), "draw": draw})
     config.model = ConfigDict({"stage_sizes": (3, 4, 6, 3), "width": 64, "bottleneck": True})
     config.train = ConfigDict(
         {
@@ -35,7 +36,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         }
     )
     if variant == "tiny":
-        config.data.side = 64
+        config.data.shapes = ((64, 64),)
         config.model.update(stage_sizes=(1, 1, 1), width=16, bottleneck=False)
         config.train.update(
             steps=400,

@@ -19,7 +19,8 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
-    config.data = ConfigDict({"label_shares": (0.5, 0.5)})
+    draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
+    config.data = ConfigDict({"draw": draw})
     config.model = ConfigDict(
         {
             "size": 256,

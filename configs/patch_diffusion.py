@@ -20,7 +20,8 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
-    config.data = ConfigDict({"level_weights": (1.0, 1.0), "label_shares": (0.5, 0.5)})
+    draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
+    config.data = ConfigDict({"level_weights": (1.0, 1.0), "draw": draw})
     config.model = ConfigDict(
         {
             "channels": 128,

@@ -61,8 +61,8 @@ def gather(
         simulated=not config.radiographs,
         resolution=(
             f"radiographs with a long side of {min(sides)} to {max(sides)} pixels, "
-            f"patches of {real.patch}, GAN and classifier at {config.gan.model.size} "
-            f"and {config.classifier.data.side}"
+            f"patches of {real.patch}, GAN at {config.gan.model.size}, classifier at "
+            + ", ".join(f"{height} x {width}" for height, width in config.classifier.data.shapes)
         ),
         splits=_splits(real),
         training_steps={name: run[0].train.steps for name, run in all_runs.items()},

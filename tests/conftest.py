@@ -34,7 +34,8 @@ def dataset(tmp_path_factory):
     import numpy as np
 
     from femur_jax.data.radiograph import LABELS, Radiograph
-    from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+    from femur_jax.data.records import encode
+    from femur_jax.data.shards import DatasetWriter, RadiographDataset
 
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("data") / "dataset"
@@ -48,14 +49,15 @@ def dataset(tmp_path_factory):
                 shape = (1, -1) if label == "AFF" else (-1, 1)
                 pixels = bar.reshape(shape) + rng.integers(5000, 9000, size=(height, width))
                 radiograph = Radiograph(
-                    pixels.astype(np.uint16),
-                    label,
-                    f"{split}-{n // 2}-{label}",
-                    "hospital",
-                    0.2,
-                    "detector",
+                    pixels=pixels.astype(np.uint16),
+                    name=f"{split}-{n}",
+                    label=label,
+                    patient=f"{split}-{n // 2}-{label}",
+                    hospital=f"hospital-{n % 3}",
+                    spacing_mm=0.2,
+                    spacing_source="detector",
                 )
-                writer.add(encode(radiograph, split, 16))
+                writer.add(encode(radiograph, 16), split)
     return RadiographDataset(folder)
 
 
@@ -92,7 +94,7 @@ def classifier_config(dataset):
 
     config = get_config("tiny")
     config.dataset = str(dataset.folder)
-    config.data.side = 32
+    config.data.shapes = ((32, 32),)
     config.model.update(stage_sizes=(1, 1), width=8)
     config.train.update(
         steps=40, batch_size=16, checkpoint_every=20, log_every=10, ema_decay=0.9, warmup_steps=5

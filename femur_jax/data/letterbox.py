@@ -1,32 +1,33 @@
-"""Whole radiographs of any size in squares of one size."""
+"""Whole radiographs of any size in rectangles of a few shapes."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, UInt16
 
-from femur_jax.data.pyramid import shrink
+from femur_jax.data.pyramid import fitted_size, shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 
 
 class Letterbox(TypedDict):
-    """A whole radiograph, centred in a square."""
+    """A whole radiograph, centred in a rectangle."""
 
-    pixels: UInt16[np.ndarray, "side side"]
+    pixels: UInt16[np.ndarray, "height width"]
     """Grey values; 0 around the radiograph."""
     box: Int32[np.ndarray, "4"]
-    """Top, left, height and width of the radiograph within the square."""
+    """Top, left, height and width of the radiograph within the rectangle."""
     label: np.int32
 
 
-def letterbox(dataset: RadiographDataset, radiograph: int, side: int) -> Letterbox:
-    """A radiograph in a square, shrunk to fit; it is never enlarged."""
+def letterbox(dataset: RadiographDataset, radiograph: int, shape: tuple[int, int]) -> Letterbox:
+    """A radiograph in a rectangle of a shape, shrunk to fit; it is never enlarged."""
     sizes = dataset.level_sizes(radiograph)
-    level = next((n for n, size in enumerate(sizes) if max(size) >= side), len(sizes) - 1)
-    image = shrink(dataset.read(radiograph, level), side)
-    pixels, box = place_in_square(image, side)
+    target = fitted_size(sizes[-1], shape)
+    level = next(n for n, size in enumerate(sizes) if size[0] >= target[0] and size[1] >= target[1])
+    pixels, box = place(shrink(dataset.read(radiograph, level), shape), shape)
     return Letterbox(
         pixels=pixels,
         box=box,
@@ -34,28 +35,36 @@ def letterbox(dataset: RadiographDataset, radiograph: int, side: int) -> Letterb
     )
 
 
-def place_in_square(
-    image: UInt16[np.ndarray, "height width"], side: int
-) -> tuple[UInt16[np.ndarray, "side side"], Int32[np.ndarray, "4"]]:
-    """An image of at most side x side pixels in the middle of zeros, and its box."""
-    height, width = image.shape
-    box = letterbox_box(height, width, side)
-    top, left = box[:2]
-    pixels = np.zeros((side, side), np.uint16)
+def best_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> int:
+    """Number of the shape in which an image of a size is shown largest, the first of equals."""
+    return max(range(len(shapes)), key=lambda n: np.prod(fitted_size(size, shapes[n])))
+
+
+def place(
+    image: UInt16[np.ndarray, "_ _"], shape: tuple[int, int]
+) -> tuple[UInt16[np.ndarray, "height width"], Int32[np.ndarray, "4"]]:
+    """An image that fits into a shape in the middle of zeros, and its box."""
+    box = letterbox_box(image.shape, shape)
+    top, left, height, width = box
+    pixels = np.zeros(shape, np.uint16)
     pixels[top : top + height, left : left + width] = image
     return pixels, box
 
 
-def letterbox_box(height: int, width: int, side: int) -> Int32[np.ndarray, "4"]:
-    """Top, left, height and width of an image of at most side x side pixels in the middle."""
-    return np.array(((side - height) // 2, (side - width) // 2, height, width), np.int32)
+def letterbox_box(size: tuple[int, int], shape: tuple[int, int]) -> Int32[np.ndarray, "4"]:
+    """Top, left, height and width of an image of a size in the middle of a shape."""
+    (height, width), (rows, columns) = size, shape
+    return np.array(((rows - height) // 2, (columns - width) // 2, height, width), np.int32)
 
 
 def letterbox_mask(
-    box: Int[Array | np.ndarray, "batch 4"], side: int
-) -> Float[Array, "batch side side 1"]:
+    box: Int[Array | np.ndarray, "batch 4"], shape: tuple[int, int]
+) -> Float[Array, "batch height width 1"]:
     """1 inside each box (top, left, height, width), 0 around it."""
-    index = jnp.arange(side)
-    start, length = box[:, :2, None], box[:, 2:, None]
-    inside = ((index >= start) & (index < start + length)).astype(jnp.float32)
-    return (inside[:, 0, :, None] * inside[:, 1, None, :])[..., None]
+    rows, columns = (
+        (jnp.arange(length) >= box[:, axis, None])
+        & (jnp.arange(length) < box[:, axis, None] + box[:, axis + 2, None])
+        for axis, length in enumerate(shape)
+    )
+    inside = rows[:, :, None] & columns[:, None, :]
+    return inside[..., None].astype(jnp.float32)

@@ -1,25 +1,32 @@
 """Random training batches from datasets, through grain.
 
-Each sample is drawn by a generator keyed by (seed, position in the global stream), so a batch
-does not depend on the number of processes, and a run that continues at step k sees what an
-undisturbed one would.
+A stream goes through the radiographs in epochs, each in an order of its own; classes or hospitals
+that shall be drawn more often have streams of their own, mixed by weight. What is drawn of a
+radiograph comes from a generator keyed by (seed, position in the stream). So a batch does not
+depend on the number of processes, and a run that continues at step k sees what an undisturbed
+one would.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import grain
 import jax
 import numpy as np
 from jaxtyping import Int32, UInt16
 
-from femur_jax.data.letterbox import Letterbox, letterbox
+from femur_jax.data.letterbox import Letterbox, best_shape, letterbox
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
-_ENDLESS = 2**40
+
+class Stream(NamedTuple):
+    """An endless stream of training samples of one shape, and how often it is drawn from."""
+
+    samples: grain.MapDataset
+    weight: float = 1.0
 
 
 class Patch(TypedDict):
@@ -43,48 +50,102 @@ class Patch(TypedDict):
 
 
 class Pool:
-    """The radiographs that a run draws from, with their probabilities."""
+    """The radiographs that a run draws from, with their weights.
+
+    Attributes:
+        radiographs: Each as its dataset and the position there.
+    """
 
     def __init__(
         self,
         datasets: Sequence[RadiographDataset],
         *,
         split: str = "train",
+        by: str = "patient",
         label_shares: Sequence[float] = (),
+        hospital_balance: float = 0.0,
     ):
         """Collects one split of some datasets.
 
         Args:
             datasets: Where radiographs come from.
             split: The same of each.
+            by: What was split, 'patient' or 'hospital'.
             label_shares: How often each label is drawn, in the order of LABELS; as they occur
                 when empty.
+            hospital_balance: From 0, hospitals are drawn as they occur, to 1, all alike: a
+                hospital with n radiographs (of a label) has the weight n^(1 - balance).
 
         Raises:
-            UserError: A label that shall be drawn has no radiograph.
+            UserError: A label that shall be drawn has no radiograph, or a setting is out of range.
         """
-        self.radiographs = [(d, n) for d in datasets for n in d.split(split)]
-        labels = np.array([LABELS.index(d.entries[n].label) for d, n in self.radiographs], int)
-        counts = np.bincount(labels, minlength=len(LABELS))
+        self.radiographs = [(d, n) for d in datasets for n in d.split(split, by)]
+        folders = ", ".join(str(d.folder) for d in datasets)
+        if not 0.0 <= hospital_balance <= 1.0:
+            raise UserError(f"hospital_balance is {hospital_balance}; give a number from 0 to 1.")
+        if not self.radiographs:
+            raise UserError(f"The {split} split of {folders} has no radiograph; add some.")
+        if not label_shares and not hospital_balance:
+            self._groups = [(range(len(self.radiographs)), 1.0)]
+            return
+        counts = np.bincount([self._label(n) for n in range(len(self.radiographs))], minlength=2)
         shares = np.array(label_shares or counts, float)
         for label, share, count in zip(LABELS, shares, counts, strict=True):
-            if (share > 0 and count == 0) or not len(labels):
-                folders = ", ".join(str(d.folder) for d in datasets)
+            if share > 0 and count == 0:
                 raise UserError(
                     f"The {split} split of {folders} has no radiograph with label {label}; "
                     "add some, or set label_shares so that it is not drawn."
                 )
-        weights = (shares / np.maximum(counts, 1))[labels]
-        cumulative = np.cumsum(weights)
-        self._cumulative = cumulative / cumulative[-1]
+        self._groups = []
+        for label, share in enumerate(shares):
+            own = [n for n in range(len(self.radiographs)) if self._label(n) == label]
+            hospitals: dict[str, list[int]] = {}
+            for n in own:
+                name = self._entry(n).hospital if hospital_balance else ""
+                hospitals.setdefault(name, []).append(n)
+            powers = np.array([len(m) ** (1.0 - hospital_balance) for m in hospitals.values()])
+            if share > 0:
+                weights = share / shares.sum() * powers / powers.sum()
+                self._groups += zip(hospitals.values(), weights.tolist(), strict=True)
 
-    def draw(self, rng: np.random.Generator) -> tuple[RadiographDataset, int]:
-        """A dataset and a radiograph's position in it."""
-        return self.radiographs[int(np.searchsorted(self._cumulative, rng.random(), "right"))]
+    def _entry(self, position: int):
+        dataset, radiograph = self.radiographs[position]
+        return dataset.entries[radiograph]
+
+    def _label(self, position: int) -> int:
+        return LABELS.index(self._entry(position).label)
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Height and width of a radiograph."""
+        entry = self._entry(position)
+        return entry.height, entry.width
+
+    def weight(self, among: Sequence[int]) -> float:
+        """How often some of the radiographs are drawn, as a share."""
+        wanted = set(among)
+        return sum(
+            weight * len(wanted.intersection(members)) / len(members)
+            for members, weight in self._groups
+        )
+
+    def positions(self, *, seed: int, among: Sequence[int] = ()) -> grain.MapDataset:
+        """The endless stream of positions in `radiographs`, all or some of them.
+
+        Each group of the same weight comes in epochs that hold each of its radiographs once.
+        """
+        wanted = set(among or range(len(self.radiographs)))
+        streams, weights = [], []
+        for number, (members, weight) in enumerate(self._groups):
+            own = [n for n in members if n in wanted]
+            if own:
+                source = grain.MapDataset.source(own).seed(seed + number).shuffle().repeat()
+                streams.append(source)
+                weights.append(weight * len(own) / len(members))
+        return grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
 
 
-def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> grain.MapDataset:
-    """An endless stream of `Patch`.
+def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> list[Stream]:
+    """An endless stream of `Patch`, of all levels.
 
     Args:
         pool: What to draw from.
@@ -102,8 +163,8 @@ def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> 
             "more; set one of them above 0."
         )
 
-    def sample(_: int, rng: np.random.Generator) -> Patch:
-        dataset, radiograph = pool.draw(rng)
+    def sample(position: int, rng: np.random.Generator) -> Patch:
+        dataset, radiograph = pool.radiographs[position]
         sizes = dataset.level_sizes(radiograph)
         last = len(level_weights) - 1
         weights = np.array([level_weights[min(n, last)] for n in range(len(sizes))])
@@ -114,7 +175,7 @@ def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> 
         )
         return cut_patch(dataset, radiograph, level, (row, column))
 
-    return grain.MapDataset.range(_ENDLESS).seed(seed).random_map(sample)
+    return [Stream(pool.positions(seed=seed).seed(seed).random_map(sample))]
 
 
 def last_origin(length: int, patch: int) -> int:
@@ -147,32 +208,44 @@ def cut_patch(
     )
 
 
-def random_letterboxes(pool: Pool, *, side: int, seed: int) -> grain.MapDataset:
-    """An endless stream of `Letterbox`."""
+def random_letterboxes(pool: Pool, *, shapes: Sequence[tuple[int, int]], seed: int) -> list[Stream]:
+    """Endless streams of `Letterbox`, one for each shape.
 
-    def sample(_: int, rng: np.random.Generator) -> Letterbox:
-        return letterbox(*pool.draw(rng), side)
+    Args:
+        pool: What to draw from.
+        shapes: Heights and widths; a radiograph goes where it is shown largest.
+        seed: Of the draws.
+    """
+    sizes = [pool.size(n) for n in range(len(pool.radiographs))]
+    best = [best_shape(size, shapes) for size in sizes]
+    streams = []
+    for number, shape in enumerate(shapes):
+        among = [n for n, own in enumerate(best) if own == number]
+        if among:
 
-    return grain.MapDataset.range(_ENDLESS).seed(seed).random_map(sample)
+            def whole(position: int, shape: tuple[int, int] = shape) -> Letterbox:
+                return letterbox(*pool.radiographs[position], shape)
+
+            weight = pool.weight(among)
+            streams.append(Stream(pool.positions(seed=seed, among=among).map(whole), weight))
+    return streams
 
 
 def batches(
-    samples: grain.MapDataset, *, batch_size: int, start: int, sharding: jax.sharding.Sharding
+    streams: Sequence[Stream], *, batch_size: int, start: int, sharding: jax.sharding.Sharding
 ) -> Iterator[dict[str, Any]]:
-    """Batches on the devices, read ahead by threads.
+    """Batches on the devices, read ahead by threads; each comes from one stream.
 
     Args:
-        samples: An endless stream.
+        streams: What to draw from; all processes draw from the same one at each step.
         batch_size: Over all processes.
         start: Number of batches to leave out, for a run that continues.
         sharding: Of each array; its first axis is the batch.
     """
-    own = samples[jax.process_index() :: jax.process_count()]
-    iterator = iter(
-        own.batch(batch_size // jax.process_count()).to_iter_dataset(
-            grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-        )
-    )
+    index, count = jax.process_index(), jax.process_count()
+    own = [samples[index::count].batch(batch_size // count) for samples, _ in streams]
+    mixed = grain.MapDataset.mix(own, [weight for _, weight in streams]) if own[1:] else own[0]
+    iterator = iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
     iterator.set_state({"next_index": start})
     for batch in iterator:
         yield {

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +10,8 @@ import optax
 from jaxtyping import Array, Float, Key, UInt16
 
 from femur_jax.config import Config
-from femur_jax.data.letterbox import place_in_square
-from femur_jax.data.loader import Pool, random_patches
+from femur_jax.data.letterbox import place
+from femur_jax.data.loader import Pool, Stream, random_patches
 from femur_jax.data.requests import Request, draw_requests
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.diffusion import edm
@@ -56,11 +55,10 @@ class DiffusionTask:
     def init(self, key: Key[Array, ""]) -> TrainState:
         return begin(self.model.init(key), self.optimizer)
 
-    def samples(self) -> grain.MapDataset:
-        pool = Pool([self.dataset], label_shares=self.config.data.label_shares)
-        return random_patches(
-            pool, level_weights=self.config.data.level_weights, seed=self.config.seed
-        )
+    def streams(self) -> list[Stream]:
+        data = self.config.data
+        pool = Pool([self.dataset], **data.draw)
+        return random_patches(pool, level_weights=data.level_weights, seed=self.config.seed)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
@@ -172,5 +170,5 @@ class DiffusionTask:
         requests = draw_requests(self.dataset, per_label=4, seed=0)
         radiographs = list(self.generate(state.ema, requests, seed=0, levels=2))
         side = max(max(pixels.shape) for pixels in radiographs)
-        grid = np.stack([place_in_square(pixels, side)[0] for pixels in radiographs])
+        grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}

@@ -1,9 +1,8 @@
-"""The classifier of fractures: AFF against NFF, from a letterboxed radiograph."""
+"""The classifier of fractures: AFF against NFF, from letterboxed radiographs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +10,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt16
 
 from femur_jax.config import Config
-from femur_jax.data.letterbox import letterbox, letterbox_mask
-from femur_jax.data.loader import Pool, random_letterboxes
+from femur_jax.data.letterbox import best_shape, letterbox, letterbox_mask
+from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.models.functional import Params, functional
@@ -23,7 +22,7 @@ from femur_jax.training.state import TrainState, advance, begin
 
 
 class ClassifierTask:
-    """A residual network on radiographs of any size, shrunk into a square."""
+    """A residual network on radiographs of any size, shrunk into one of a few shapes."""
 
     name = "classifier"
     rules: Rules = ()
@@ -39,9 +38,9 @@ class ClassifierTask:
     def init(self, key: Key[Array, ""]) -> TrainState:
         return begin(self.model.init(key), self.optimizer)
 
-    def samples(self) -> grain.MapDataset:
-        pool = Pool(self.datasets, label_shares=self.config.data.label_shares)
-        return random_letterboxes(pool, side=self.config.data.side, seed=self.config.seed)
+    def streams(self) -> list[Stream]:
+        pool = Pool(self.datasets, **self.config.data.draw)
+        return random_letterboxes(pool, shapes=self.config.data.shapes, seed=self.config.seed)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
@@ -64,15 +63,18 @@ class ClassifierTask:
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some training images, as the network gets them but for the augmentation."""
-        grid = np.stack([sample["pixels"] for sample in self.samples()[:8]])
-        return {"inputs": grid[..., None] / np.float32(65535)}
+        return {
+            f"inputs_{number}": np.stack([sample["pixels"] for sample in samples[:8]])[..., None]
+            / np.float32(65535)
+            for number, (samples, _) in enumerate(self.streams())
+        }
 
 
 def standardised(
-    pixels: UInt16[Array, "batch side side"], box: Int[Array, "batch 4"]
-) -> tuple[Float[Array, "batch side side 1"], Float[Array, "batch side side 1"]]:
+    pixels: UInt16[Array, "batch height width"], box: Int[Array, "batch 4"]
+) -> tuple[Float[Array, "batch height width 1"], Float[Array, "batch height width 1"]]:
     """Grey values of zero mean and unit variance within each letterbox, and its mask."""
-    mask = letterbox_mask(box, pixels.shape[1])
+    mask = letterbox_mask(box, (pixels.shape[1], pixels.shape[2]))
     grey = pixels.astype(jnp.float32)[..., None] / 65535
     count = mask.sum((1, 2, 3), keepdims=True)
     centred = (grey - (grey * mask).sum((1, 2, 3), keepdims=True) / count) * mask
@@ -106,15 +108,21 @@ def predict(
     def run(params: Params, pixels: Array, box: Array):
         return task.model.apply(params, jnp.concatenate(standardised(pixels, box), axis=-1))
 
-    batch_size, outputs = task.config.train.batch_size, []
-    for first in range(0, len(radiographs), batch_size):
-        chosen = radiographs[first : first + batch_size]
-        padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
-        boxes = [letterbox(dataset, radiograph, task.config.data.side) for radiograph in padded]
-        pixels, box = (np.stack([b[name] for b in boxes]) for name in ("pixels", "box"))
-        outputs.append([np.asarray(o)[: len(chosen)] for o in run(params, pixels, box)])
-    logit, features = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    batch_size, shapes = task.config.train.batch_size, task.config.data.shapes
     entries = [dataset.entries[n] for n in radiographs]
+    best = [best_shape((entry.height, entry.width), shapes) for entry in entries]
+    outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by position in `radiographs`
+    for number, shape in enumerate(shapes):
+        own = [n for n, chosen in enumerate(best) if chosen == number]
+        for first in range(0, len(own), batch_size):
+            chosen = own[first : first + batch_size]
+            padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
+            boxes = [letterbox(dataset, radiographs[n], shape) for n in padded]
+            pixels, box = (np.stack([b[name] for b in boxes]) for name in ("pixels", "box"))
+            logits, features = (np.asarray(o) for o in run(params, pixels, box))
+            outputs |= {n: (logits[i], features[i]) for i, n in enumerate(chosen)}
+    ordered = [outputs[n] for n in range(len(entries))]
+    logit, features = (np.stack(parts) for parts in zip(*ordered, strict=True))
     return Predictions(
         logit=logit,
         features=features,

@@ -13,5 +13,5 @@ def pixel_features(
     dataset: RadiographDataset, radiographs: Sequence[int], side: int
 ) -> Float32[np.ndarray, "n pixels"]:
     """Grey values in [0, 1] of letterboxes of side x side pixels, row by row."""
-    squares = [letterbox(dataset, radiograph, side)["pixels"] for radiograph in radiographs]
+    squares = [letterbox(dataset, radiograph, (side, side))["pixels"] for radiograph in radiographs]
     return np.stack(squares).reshape(len(squares), -1).astype(np.float32) / 65535

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +11,8 @@ from jaxtyping import Array, Float, Int, Key, UInt16
 from tqdm import tqdm
 
 from femur_jax.config import Config
-from femur_jax.data.letterbox import letterbox_box, letterbox_mask, place_in_square
-from femur_jax.data.loader import Pool, random_letterboxes
+from femur_jax.data.letterbox import letterbox_box, letterbox_mask, place
+from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.pyramid import fitted_size
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import Request, draw_requests
@@ -76,16 +75,17 @@ class GanTask:
             optimizer={name: self.optimizer.init(value) for name, value in params.items()},
         )
 
-    def samples(self) -> grain.MapDataset:
-        pool = Pool([self.dataset], label_shares=self.config.data.label_shares)
-        return random_letterboxes(pool, side=self.config.model.size, seed=self.config.seed)
+    def streams(self) -> list[Stream]:
+        pool = Pool([self.dataset], **self.config.data.draw)
+        side = self.config.model.size
+        return random_letterboxes(pool, shapes=[(side, side)], seed=self.config.seed)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         """Updates the discriminator, then the generator against the new discriminator."""
         side = self.config.model.size
-        mask = letterbox_mask(batch["box"], side)
+        mask = letterbox_mask(batch["box"], (side, side))
         condition = conditions(batch["label"], batch["box"], side)
         real = (batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1) * mask
         keys = jax.random.split(key, 2)
@@ -140,9 +140,9 @@ class GanTask:
             for first in range(0, len(requests), batch_size):
                 batch = requests[first : first + batch_size]
                 padded = [batch[min(n, len(batch) - 1)] for n in range(batch_size)]
-                boxes = np.stack(
-                    [letterbox_box(*fitted_size(r.height, r.width, side), side) for r in padded]
-                )
+                square = (side, side)
+                sizes = [fitted_size((r.height, r.width), square) for r in padded]
+                boxes = np.stack([letterbox_box(size, square) for size in sizes])
                 labels = np.array([LABELS.index(r.label) for r in padded], np.int32)
                 z = np.stack(
                     [
@@ -165,7 +165,7 @@ class GanTask:
         requests = draw_requests(self.dataset, per_label=4, seed=0)
         radiographs = self.generate(state.ema, requests, seed=0)
         side = self.config.model.size
-        grid = np.stack([place_in_square(pixels, side)[0] for pixels in radiographs])
+        grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}
 
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from femur_jax.config import Config
-from femur_jax.data.loader import batches
+from femur_jax.data.loader import Stream, batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from femur_jax.parallel.rules import Rules, state_shardings
@@ -42,8 +41,8 @@ class Task(Protocol):
         """One update; a pure function, compiled by the loop."""
         ...
 
-    def samples(self) -> grain.MapDataset:
-        """The endless stream of training samples."""
+    def streams(self) -> list[Stream]:
+        """The endless streams of training samples."""
         ...
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -67,7 +66,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     # Devices and state, placed as it is created.
     mesh = make_mesh(config.mesh)
     check_batch_size(config.train.batch_size, mesh)
-    samples = task.samples()
+    streams = task.streams()
     claim(folder, config, free=FREE_FIELDS)
     key = jax.random.key(config.seed)
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
@@ -84,7 +83,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
 
     # Data from the same place on, and the compiled update.
     stream = batches(
-        samples,
+        streams,
         batch_size=config.train.batch_size,
         start=start,
         sharding=batch_sharding(mesh),
@@ -99,8 +98,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     pending: list[Metrics] = []
     try:
         for step in range(start + 1, steps + 1):
-            batch = next(stream)
             with jax.transfer_guard("disallow"):
+                batch = next(stream)
                 state, metrics = update(state, batch, key)
             pending.append(metrics)
             monitor.advance(step)

@@ -11,7 +11,8 @@ from femur_jax.data.loader import (
     random_patches,
 )
 from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
 
 PATCH = 16
@@ -26,8 +27,8 @@ def data(tmp_path_factory):
     with DatasetWriter(folder, patch=PATCH, provenance={}) as writer:
         for n, size in enumerate(SIZES):
             pixels = rng.integers(0, 65536, size, np.uint16)
-            radiograph = Radiograph(pixels, LABELS[n == 1], f"p{n}", "h", 0.1 * n)
-            writer.add(encode(radiograph, "train", PATCH))
+            radiograph = Radiograph(pixels, f"r{n}", LABELS[n == 1], f"p{n}", "h", 0.1 * n)
+            writer.add(encode(radiograph, PATCH), "train")
     return RadiographDataset(folder)
 
 
@@ -70,7 +71,8 @@ def test_the_last_origin_reaches_the_border(length, expected):
     assert last_origin(length, PATCH) == expected
 
 
-def _draw(samples, count):
+def _patches(pool, count, level_weights=(1.0,), seed=0):
+    [(samples, _)] = random_patches(pool, level_weights=level_weights, seed=seed)
     return [samples[n] for n in range(count)]
 
 
@@ -79,18 +81,60 @@ def _assert_share(count, total, expected):
     assert abs(count - total * expected) <= 4 * np.sqrt(total * expected * (1 - expected)) + 1e-9
 
 
-@pytest.mark.parametrize(("shares", "aff"), [((), 1 / 6), ((0.5, 0.5), 0.5), ((1.0, 0.0), 0.0)])
-def test_labels_are_drawn_as_asked(data, shares, aff):
-    pool, rng = Pool([data], label_shares=shares), np.random.default_rng(0)
-    drawn = [pool.draw(rng)[1] for _ in range(3000)]
-    _assert_share(drawn.count(1), len(drawn), aff)
+def test_an_epoch_holds_every_radiograph_once(data):
+    positions = Pool([data]).positions(seed=0)
+    epochs = [[positions[6 * epoch + n] for n in range(6)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 4  # each in an order of its own
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_out_an_epoch(data, processes):
+    positions = Pool([data]).positions(seed=0)
+    slices = [{positions[p::processes][n] for n in range(6 // processes)} for p in range(processes)]
+    assert sum(map(len, slices)) == 6 and set.union(*slices) == set(range(6))
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.8, 0.2), (1.0, 0.0), (3.0, 1.0)])
+def test_labels_are_drawn_as_asked(data, shares):
+    positions = Pool([data], label_shares=shares).positions(seed=0)
+    drawn = [positions[n] for n in range(1000)]
+    aff = shares[1] / sum(shares)
+    assert drawn.count(1) == pytest.approx(1000 * aff, abs=2)
     for n in (0, 2, 3, 4, 5):  # within a label, all alike
-        _assert_share(drawn.count(n), len(drawn), (1 - aff) / 5)
+        assert drawn.count(n) == pytest.approx(1000 * (1 - aff) / 5, abs=2)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_hospitals_are_drawn_as_asked(tmp_path, balance):
+    with DatasetWriter(tmp_path / "d", patch=PATCH, provenance={}) as writer:
+        for n in range(20):
+            pixels = np.full((9, 9), n, np.uint16)
+            hospital = "large" if n < 16 else "small"
+            radiograph = Radiograph(pixels, f"r{n}", LABELS[n % 2], f"p{n}", hospital)
+            writer.add(encode(radiograph, PATCH), "train")
+    pool = Pool([RadiographDataset(tmp_path / "d")], hospital_balance=balance)
+    positions = pool.positions(seed=0)
+    small = sum(positions[n] >= 16 for n in range(1000))
+    large = (16 / 4) ** (1 - balance)
+    assert small == pytest.approx(1000 / (1 + large), abs=6)
+
+
+def test_a_split_by_hospital_is_drawn_from(tmp_path):
+    with DatasetWriter(tmp_path / "d", patch=PATCH, provenance={}) as writer:
+        for n, held in enumerate(("train", "train", "", "test")):
+            radiograph = Radiograph(np.eye(9, dtype=np.uint16), f"r{n}", "AFF", f"p{n}", "h")
+            writer.add(encode(radiograph, PATCH), "train", held)
+    dataset = RadiographDataset(tmp_path / "d")
+    assert [n for _, n in Pool([dataset], by="hospital").radiographs] == [0, 1]
+    assert [n for _, n in Pool([dataset], split="test", by="hospital").radiographs] == [3]
+    with pytest.raises(UserError, match="no validation split by hospital"):
+        Pool([dataset], split="validation", by="hospital")
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 3.0), (0.2, 0.0, 0.8)])
 def test_levels_are_drawn_as_asked(data, weights):
-    patches = _draw(random_patches(Pool([data]), level_weights=weights, seed=0), 900)
+    patches = _patches(Pool([data]), 900, level_weights=weights)
     for n, size in enumerate(SIZES):
         own = [int(p["level"]) for p in patches if tuple(p["size"]) == size]
         full = [weights[min(level, len(weights) - 1)] for level in range(len(data.level_sizes(n)))]
@@ -104,7 +148,7 @@ def test_radiographs_without_a_level_to_draw_are_told(data):
 
 
 def test_places_are_even_and_reach_everything(data):
-    patches = _draw(random_patches(Pool([data]), level_weights=(0.0001, 1.0), seed=1), 1500)
+    patches = _patches(Pool([data]), 4000, level_weights=(0.0001, 1.0), seed=1)
     finest = [p for p in patches if tuple(p["level_size"]) == (64, 40)]
     origins = {tuple(int(v) for v in p["origin"]) for p in finest}
     assert {y for y, _ in origins} == set(range(0, 50, 2))
@@ -113,9 +157,9 @@ def test_places_are_even_and_reach_everything(data):
 
 def test_samples_depend_on_seed_and_position_alone(data):
     pool = Pool([data])
-    first = random_patches(pool, level_weights=(1.0,), seed=0)
-    again = random_patches(pool, level_weights=(1.0,), seed=0)
-    other = random_patches(pool, level_weights=(1.0,), seed=1)
+    first, again, other = (
+        random_patches(pool, level_weights=(1.0,), seed=seed)[0].samples for seed in (0, 0, 1)
+    )
     for n in (0, 1, 7, 10**9):
         np.testing.assert_array_equal(first[n]["pixels"], again[n]["pixels"])
     assert any((first[n]["origin"] != other[n]["origin"]).any() for n in range(20))
@@ -141,37 +185,70 @@ def _assert_equal(first, second):
 def test_batches_are_the_stream_in_order(data, sharding, kind):
     pool = Pool([data])
     if kind == "patches":
-        samples = random_patches(pool, level_weights=(1.0,), seed=3)
+        streams = random_patches(pool, level_weights=(1.0,), seed=3)
     else:
-        samples = random_letterboxes(pool, side=20, seed=3)
-    taken = _take(batches(samples, batch_size=4, start=0, sharding=sharding), 3)
+        streams = random_letterboxes(pool, shapes=[(20, 30)], seed=3)
+    taken = _take(batches(streams, batch_size=4, start=0, sharding=sharding), 3)
     for step, batch in enumerate(taken):
-        singles = _draw(samples, 12)[4 * step : 4 * step + 4]
+        singles = [streams[0].samples[n] for n in range(4 * step, 4 * step + 4)]
         _assert_equal(batch, {name: np.stack([s[name] for s in singles]) for name in singles[0]})
 
 
 def test_a_start_leaves_out_batches(data, sharding):
-    samples = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
-    whole = _take(batches(samples, batch_size=4, start=0, sharding=sharding), 6)
-    late = _take(batches(samples, batch_size=4, start=4, sharding=sharding), 2)
+    streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
+    whole = _take(batches(streams, batch_size=4, start=0, sharding=sharding), 6)
+    late = _take(batches(streams, batch_size=4, start=4, sharding=sharding), 2)
     for first, second in zip(whole[4:], late, strict=True):
         _assert_equal(first, second)
 
 
 def test_processes_share_out_the_stream(data, sharding, monkeypatch):
-    samples = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
-    [single] = _take(batches(samples, batch_size=6, start=0, sharding=sharding), 1)
+    streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
+    [single] = _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     # What two processes would see; each puts its own part on its devices.
     monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, value: value)
     parts = []
     for index in range(2):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        parts += _take(batches(samples, batch_size=6, start=0, sharding=sharding), 1)
+        parts += _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
     assert len(parts[0]["label"]) == 3
     for name, value in single.items():
         interleaved = np.stack([parts[0][name], parts[1][name]], axis=1).reshape(value.shape)
         np.testing.assert_array_equal(interleaved, value)
+
+
+SHAPES = ((32, 16), (16, 32), (24, 24))
+
+
+def test_each_radiograph_goes_where_it_is_shown_largest(data):
+    streams = random_letterboxes(Pool([data]), shapes=SHAPES, seed=0)
+    # By hand: 64 x 40 is shown as 26 x 16 in the tall shape and as 24 x 15 in the square;
+    # 10 x 12 and 16 x 16 fit into all, so the first is taken.
+    expected = {(32, 16): {0, 2, 3, 4}, (16, 32): {1}, (24, 24): {5}}
+    for (shape, members), (samples, weight) in zip(expected.items(), streams, strict=True):
+        boxes = [samples[n] for n in range(2 * len(members))]
+        assert all(box["pixels"].shape == shape for box in boxes)
+        assert sum(int(box["label"]) for box in boxes) == 2 * (1 in members)
+        assert weight == pytest.approx(len(members) / 6)
+
+
+def test_batches_of_several_shapes(data, sharding):
+    streams = random_letterboxes(Pool([data]), shapes=SHAPES, seed=0)
+    taken = _take(batches(streams, batch_size=2, start=0, sharding=sharding), 60)
+    shapes = [batch["pixels"].shape[1:] for batch in taken]
+    for shape, share in zip(SHAPES, (4 / 6, 1 / 6, 1 / 6), strict=True):
+        assert shapes.count(shape) == pytest.approx(60 * share, abs=1)
+    late = _take(batches(streams, batch_size=2, start=37, sharding=sharding), 3)
+    for first, second in zip(taken[37:40], late, strict=True):
+        _assert_equal(first, second)
+
+
+def test_batches_are_placed_explicitly(data, sharding):
+    streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
+    with jax.transfer_guard("disallow"):
+        batch = next(batches(streams, batch_size=4, start=0, sharding=sharding))
+        assert all(isinstance(value, jax.Array) for value in batch.values())
 
 
 def test_pools_join_datasets(data, dataset):
@@ -190,3 +267,5 @@ def test_a_missing_class_is_told(data, monkeypatch):
     assert len(Pool([data], label_shares=(1.0, 0.0)).radiographs) == 5
     with pytest.raises(UserError, match="validation split"):
         Pool([data], split="validation")
+    with pytest.raises(UserError, match=r"hospital_balance is 1\.5"):
+        Pool([data], hospital_balance=1.5)

@@ -60,7 +60,7 @@ def test_standardised_ignores_exposure_and_surround(dataset):
 def test_gradient_reaches_every_parameter(dataset, classifier_config):
     task = ClassifierTask(classifier_config, [dataset])
     state = jax.jit(task.init)(jax.random.key(0))
-    rows = [task.samples()[n] for n in range(8)]
+    rows = [task.streams()[0].samples[n] for n in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     _, metrics = jax.jit(task.step)(state, batch, jax.random.key(0))
     assert float(metrics["loss"]) == pytest.approx(np.log(2), abs=0.5)

@@ -22,7 +22,7 @@ def state(task):
 
 
 def batch(task, count=8):
-    samples = task.samples()
+    [(samples, _)] = task.streams()
     rows = [samples[n] for n in range(count)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -61,7 +61,7 @@ def test_samples_have_the_requested_shape_and_do_not_depend_on_the_batch(task, s
         Request(30, 30, 0.1, "AFF"),
     ]
     made = list(task.generate(state.ema, requests, seed=3))
-    assert [m.shape for m in made] == [fitted_size(r.height, r.width, 16) for r in requests]
+    assert [m.shape for m in made] == [fitted_size((r.height, r.width), (16, 16)) for r in requests]
     assert all(m.dtype == np.uint16 for m in made)
     first = list(task.generate(state.ema, requests[:1], seed=3))
     np.testing.assert_array_equal(first[0], made[0])

@@ -82,7 +82,7 @@ def test_eight_devices_give_the_loss_of_one(dataset, diffusion_config, sizes):
         shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
         state = jax.jit(task.init, out_shardings=shardings)(key)
         step = jax.jit(task.step, out_shardings=(shardings, None))
-        stream = batches(task.samples(), batch_size=8, start=0, sharding=batch_sharding(mesh))
+        stream = batches(task.streams(), batch_size=8, start=0, sharding=batch_sharding(mesh))
         found = []
         for _ in range(3):
             state, metrics = step(state, next(stream), key)
