@@ -15,18 +15,21 @@ from femur_jax.files import write_atomically
 _CONFIG = "config.json"
 
 
-def claim(workdir: Path, config: Config, *, free: Sequence[str] = ()) -> None:
+def claim(
+    workdir: Path, config: Config, *, free: Sequence[str] = (), hidden: Sequence[str] = ()
+) -> None:
     """Makes the folder a config's own, or checks that it is.
 
     Args:
         workdir: The folder, made where it does not exist.
         config: Everything that the run's results follow from.
         free: Top-level fields that may differ from call to call.
+        hidden: Top-level fields that are written as a digest: paths may name a patient.
 
     Raises:
         UserError: The folder holds the run of another config.
     """
-    text = _canonical(config, free)
+    text = _canonical(config, free, hidden)
     file = workdir / _CONFIG
     if file.is_file():
         if file.read_text() != text:
@@ -51,8 +54,10 @@ def keep_compiled(workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
 
 
-def _canonical(config: Config, free: Sequence[str]) -> str:
+def _canonical(config: Config, free: Sequence[str], hidden: Sequence[str] = ()) -> str:
     fields = {name: value for name, value in config.to_dict().items() if name not in free}
+    for name in hidden:
+        fields[name] = hashlib.sha256(str(fields[name]).encode()).hexdigest()
     return json.dumps(fields, indent=1, sort_keys=True)
 
 

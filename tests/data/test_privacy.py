@@ -1,0 +1,231 @@
+"""Strings planted in every corner of a hospital's files must not come out anywhere.
+
+As in MIDI-B (Rutherford et al., arXiv 2507.23608): plant, run everything, scan every byte.
+"""
+
+import base64
+import contextlib
+import csv
+import io
+import re
+import zlib
+
+import numpy as np
+import pytest
+import zstandard
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from PIL import Image, PngImagePlugin
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from configs.study import get_config
+from femur_jax import study
+from femur_jax.data import codec
+from femur_jax.data.records import tile_of
+
+TEXTS = """
+PatientName PatientID OtherPatientNames PatientBirthName PatientAddress PatientComments
+PatientTelephoneNumbers PatientMotherBirthName EthnicGroup Occupation MedicalRecordLocator
+AdditionalPatientHistory AdmittingDiagnosesDescription InstitutionName InstitutionAddress
+InstitutionalDepartmentName ReferringPhysicianName PerformingPhysicianName OperatorsName
+NameOfPhysiciansReadingStudy StudyDescription SeriesDescription ProtocolName AccessionNumber
+StudyID StationName DeviceSerialNumber Manufacturer ManufacturerModelName ImageComments
+RequestedProcedureDescription DerivationDescription FilterType AcquisitionDeviceProcessingCode
+""".split()  # noqa: SIM905
+"""Elements of the data set that hold text."""
+DATES = {"PatientBirthDate": "19310407", "StudyDate": "20170523", "AcquisitionDate": "20170524"}
+UIDS = {
+    "StudyInstanceUID": "1.2.826.9911.1",
+    "SeriesInstanceUID": "1.2.826.9912.1",
+    "FrameOfReferenceUID": "1.2.826.9913.1",
+    "IrradiationEventUID": "1.2.826.9914.1",
+}
+SYNTAXES = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+    uid.RLELossless,
+)
+
+
+class Canaries(dict):
+    """Strings by where each is planted; each has a number of its own."""
+
+    def __missing__(self, place):
+        self[place] = f"QXCANARY{len(self):03d}Z"
+        return self[place]
+
+
+def _plant(canaries, number):
+    """A function that plants text into a dataset before it is written."""
+
+    def change(dataset):
+        for name in TEXTS:
+            setattr(dataset, name, canaries[name])
+        for name, value in (DATES | UIDS).items():
+            setattr(dataset, name, value)
+        dataset.SOPInstanceUID = f"1.2.826.9915.{number}"
+        dataset.PatientAge, dataset.PatientSex = "086Y", "F"
+        deepest = item = Dataset()
+        for _ in range(3):
+            item.RequestedProcedureID = canaries["nested"]
+            inner = Dataset()
+            item.ReferencedStudySequence = [inner]
+            item = inner
+        item.PatientName = canaries["nested patient"]
+        dataset.RequestAttributesSequence = [deepest]
+        original = Dataset()
+        original.AttributeModificationDateTime = "20170525"
+        original.ModifiedAttributesSequence = [Dataset()]
+        original.ModifiedAttributesSequence[0].PatientName = canaries["original attributes"]
+        original.SourceOfPreviousValues = canaries["source of previous values"]
+        original.ModifyingSystem, original.ReasonForTheAttributeModification = (
+            canaries["modifying"],
+            "CORRECT",
+        )
+        dataset.OriginalAttributesSequence = [original]
+        block = dataset.private_block(0x0099, canaries["private creator"], create=True)
+        block.add_new(1, "LO", canaries["private"])
+        secret = Dataset()
+        secret.PatientName = canaries["private sequence"]
+        block.add_new(2, "SQ", [secret])
+        block.add_new(3, "UN", canaries["private unknown"].encode())
+        dataset.add_new(0x60000010, "US", 8)
+        dataset.add_new(0x60000022, "LO", canaries["overlay description"])
+        dataset.add_new(0x60003000, "OW", canaries["overlay data"].encode() + b"\0" * 8)
+        dataset.add_new(0xFFFCFFFC, "OB", canaries["trailing padding"].encode())
+        dataset.file_meta.SourceApplicationEntityTitle = canaries["AE title"]
+        dataset.file_meta.PrivateInformationCreatorUID = "1.2.826.9916"
+        dataset.file_meta.PrivateInformation = canaries["private information"].encode()
+        dataset.preamble = canaries["preamble"].encode().ljust(128, b"\0")
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, dicom_file):
+    """Canaries, and the folder and label table that hold them."""
+    canaries = Canaries()
+    folder = tmp_path_factory.mktemp("hospital") / canaries["folder"]
+    inside = folder / canaries["folder inside"]
+    inside.mkdir(parents=True)
+    rows, rng = [], np.random.default_rng(0)
+    for n in range(28):
+        label = ("NFF", "AFF")[n % 2]
+        pixels = rng.integers(0, 4096, (40, 24 + n)).astype(np.uint16)
+        name = f"{canaries['file name']}{n}"
+        if n < 24:
+            path = inside / f"{name}.dcm"
+            dicom_file(path, pixels, syntax=SYNTAXES[n % 7], change=_plant(canaries, n))
+        else:
+            path = inside / f"{name}.png"
+            text = PngImagePlugin.PngInfo()
+            text.add_text("Comment", canaries["PNG text"])
+            Image.fromarray(pixels).save(path, pnginfo=text)
+        patient, hospital = f"{canaries['patient_id']}{n}", f"{canaries['hospital']}{n % 3}"
+        row = (path.relative_to(folder), patient, hospital, label, "AP", "L", canaries["column"])
+        rows.append(row)
+    broken = inside / f"{canaries['broken file']}.dcm"
+    broken.write_bytes(path.read_bytes()[:40] + canaries["broken text"].encode())
+    rows.append((broken.relative_to(folder), *rows[0][1:]))
+    labels = folder.parent / f"{canaries['label table']}.csv"
+    with labels.open("w", newline="") as file:
+        columns = ("path", "patient_id", "hospital", "label", "view", "laterality", "comment")
+        csv.writer(file).writerows([columns, *rows])
+    return canaries, folder, labels
+
+
+@pytest.fixture(scope="module")
+def outcome(planted, tmp_path_factory, diffusion_config, gan_config, classifier_config):
+    """The workdir of a whole study on these files, and what it printed."""
+    _, folder, labels = planted
+    config = get_config("smoke")
+    config.radiographs, config.labels = str(folder), str(labels)
+    config.ingest.update(patch=16, fractions=(0.3, 0.3), max_quarantined=0.1)
+    for part, tiny in (
+        (config.diffusion, diffusion_config),
+        (config.gan, gan_config),
+        (config.classifier, classifier_config),
+    ):
+        for field in ("data", "model", "train", "sample"):
+            if field in tiny:
+                part[field].update(tiny[field])
+        part.train.update(steps=4, checkpoint_every=2, log_every=2)
+    config.diffusion.sample.per_label = config.gan.sample.per_label = 4
+    config.classifier.train.warmup_steps = 1
+    workdir = tmp_path_factory.mktemp("study") / "run"
+    study.run(config, workdir)
+    return workdir
+
+
+def _secrets(canaries):
+    texts = [*canaries.values(), *DATES.values(), *(u.rsplit(".", 1)[0] for u in UIDS.values())]
+    texts += ["1.2.826.9915", "1.2.826.9916"]
+    return re.compile(b"|".join(re.escape(text.encode()) for text in texts), re.IGNORECASE)
+
+
+def _unpacked(data):
+    """The bytes and whatever is compressed or coded in them."""
+    yield data
+    for start in re.finditer(re.escape(b"\x28\xb5\x2f\xfd"), data):
+        with contextlib.suppress(zstandard.ZstdError):
+            reader = zstandard.ZstdDecompressor().stream_reader(data[start.start() :])
+            yield reader.read(1 << 24)
+    for start in re.finditer(rb"\x78[\x01\x5e\x9c\xda]|\x1f\x8b\x08", data):
+        with contextlib.suppress(zlib.error):
+            yield zlib.decompressobj(47).decompress(data[start.start() :], 1 << 24)
+    for found in re.finditer(rb"base64,([A-Za-z0-9+/=]+)", data):
+        picture = base64.b64decode(found[1])
+        yield from _unpacked(picture)
+        with Image.open(io.BytesIO(picture)) as image:
+            yield repr(image.info).encode() + image.tobytes()
+
+
+def _contents(path):
+    data = path.read_bytes()
+    if ".array_record-" in path.name:
+        for record in ArrayRecordDataSource([str(path)]):
+            yield record
+            yield tile_of(record).tobytes()
+    yield from _unpacked(data)
+
+
+def test_nothing_planted_comes_out(planted, outcome):
+    canaries, _, _ = planted
+    assert len(canaries) + len(DATES) + len(UIDS) >= 50
+    secrets = _secrets(canaries)
+    files = [path for path in outcome.rglob("*") if path.is_file()]
+    suffixes = {path.name.partition(".")[2].partition("-")[0] for path in files}
+    assert {"html", "json", "jsonl", "array_record"} <= suffixes
+    assert any("events.out" in path.name for path in files)
+    assert any("checkpoints" in path.parts for path in files)
+    for path in files:
+        assert not secrets.search(str(path.relative_to(outcome)).encode())
+        for content in _contents(path):
+            found = secrets.search(content)
+            assert found is None, f"{found} in {path.relative_to(outcome)}"
+
+
+def test_the_scan_would_find_them(planted, tmp_path):
+    """Each string is in the sources, and the scan sees through compression."""
+    canaries, folder, labels = planted
+    secrets, seen = _secrets(canaries), set()
+    for path in [labels, *folder.rglob("*")]:
+        seen |= {m[0] for m in secrets.finditer(str(path).encode())}
+        if path.is_file():
+            for content in _unpacked(path.read_bytes()):
+                seen |= {m[0] for m in secrets.finditer(content)}
+    assert {text.encode() for text in canaries.values()} <= seen
+    hidden = canaries["PatientName"].encode()
+    for data in (
+        zstandard.compress(hidden),
+        zlib.compress(hidden),
+        b"\x00" + zstandard.compress(hidden * 50),
+    ):
+        (tmp_path / "file").write_bytes(data)
+        assert any(secrets.search(content) for content in _contents(tmp_path / "file"))
+    pixels = np.frombuffer(hidden.ljust(24, b"\0"), np.uint16).reshape(1, -1)
+    assert secrets.search(codec.decode(codec.encode(pixels)).tobytes())
