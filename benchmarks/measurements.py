@@ -75,3 +75,48 @@ def demo_seconds() -> Found:
     from benchmarks.demo import in_fresh_clone
 
     return in_fresh_clone()
+
+
+@measurement("x", Goal(">=", 0.7))
+def ingest_over_codec() -> Found:
+    """Speed of the whole ingest with one worker, over that of the bare codecs on the same files.
+
+    Files of 1 to 15 megapixels, 12 bits, uncompressed, RLE, JPEG lossless, JPEG-LS and JPEG 2000
+    lossless. The ingest reads, guards, decodes, brings to grey values, looks for the crop,
+    hashes, builds the pyramid, encodes all its tiles, writes the spool and the dataset and its
+    checksums; the limit only reads, decodes and encodes each picture as a whole.
+    """
+    from benchmarks.data import ingest_over_codec
+
+    return ingest_over_codec()
+
+
+@measurement("x", Goal(">=", 100.0))
+def patches_over_pydicom() -> Found:
+    """Random 256 x 256 patches a second on one core, over a DataLoader on JPEG-lossless DICOM.
+
+    The sources have 15 megapixels. The peer is PyTorch's DataLoader with a dataset that opens a
+    file with pydicom (and gdcm) for each patch.
+    """
+    from benchmarks.data import patches_over_pydicom
+
+    return patches_over_pydicom("JPEG lossless")
+
+
+@measurement("x", Goal(">=", 5.0))
+def patches_over_pydicom_uncompressed() -> Found:
+    """The same as patches_over_pydicom, from uncompressed DICOM."""
+    from benchmarks.data import patches_over_pydicom
+
+    return patches_over_pydicom("uncompressed")
+
+
+@measurement("x", Goal(">=", 0.6))
+def patches_over_decode() -> Found:
+    """Random 256 x 256 patches a second, over the rate at which their tiles decode from memory.
+
+    The detail `cost from 15 megapixels over cost from 1` shall be at most 1.2.
+    """
+    from benchmarks.data import patches_over_decode
+
+    return patches_over_decode()
