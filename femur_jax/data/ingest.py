@@ -29,7 +29,7 @@ from femur_jax.data.workers import each
 from femur_jax.errors import UserError
 
 QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
-_SUMMARY = "ingest.json"
+SUMMARY = "ingest.json"
 _SIMILAR_BITS = 3
 """Pictures of two patients that differ in so many of 64 bits are shown to a person."""
 
@@ -114,7 +114,7 @@ def ingest(
     spooled = out.with_name(f"{out.name}.spool")
     if out.exists() and spooled.exists():  # killed after the dataset was complete
         shutil.rmtree(spooled)
-        return Summary(**json.loads((out / _SUMMARY).read_text()))
+        return Summary(**json.loads((out / SUMMARY).read_text()))
     entries = cohort.read_labels(labels, folder)
     entries.sort(key=lambda e: cohort.seeded_hash(seed, e.path))
     patients = {e.patient_id: e.label for e in entries}
@@ -153,12 +153,13 @@ def ingest(
                 encoded = spool.read_encoded(jobs[n].spool, read[n])
                 writer.add(encoded, splits[patient], hospital_splits.get(patient, ""))
             name = {n: pseudonym("file", entry.path) for n, entry in enumerate(entries)}
-            writer.write_text(QUARANTINE, _quarantine_lines(codes, entries, name))
+            hospital = {n: pseudonym("hospital", e.hospital) for n, e in enumerate(entries)}
+            writer.write_text(QUARANTINE, _quarantine_lines(codes, entries, name, hospital))
             writer.write_text(
-                DUPLICATES, _duplicate_lines(found.duplicates, positions, entries, name)
+                DUPLICATES, _duplicate_lines(found.duplicates, positions, entries, name, hospital)
             )
             writer.write_text(SIMILAR, _similar_lines(kept, read, name))
-            writer.write_text(_SUMMARY, json.dumps(dataclasses.asdict(summary)))
+            writer.write_text(SUMMARY, json.dumps(dataclasses.asdict(summary)))
     shutil.rmtree(spooled)
     return summary
 
@@ -271,11 +272,15 @@ def _check_share(
 
 
 def _quarantine_lines(
-    codes: Mapping[int, str], entries: Sequence[cohort.Entry], name: Mapping[int, str]
+    codes: Mapping[int, str],
+    entries: Sequence[cohort.Entry],
+    name: Mapping[int, str],
+    hospital: Mapping[int, str],
 ) -> str:
     return _json_lines(
         {
             "file": name[n],
+            "hospital": hospital[n],
             "line": entries[n].line,
             "stage": REASONS[codes[n]].stage,
             "code": codes[n],
@@ -290,10 +295,12 @@ def _duplicate_lines(
     positions: Sequence[int],
     entries: Sequence[cohort.Entry],
     name: Mapping[int, str],
+    hospital: Mapping[int, str],
 ) -> str:
     return _json_lines(
         {
             "file": name[positions[d.position]],
+            "hospital": hospital[positions[d.position]],
             "line": entries[positions[d.position]].line,
             "original": name[positions[d.original]],
             "reason": d.reason,
