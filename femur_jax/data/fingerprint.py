@@ -15,24 +15,18 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 from tqdm import tqdm
 
 from femur_jax.data import checksums
 from femur_jax.data.cohort import SPLITS
 from femur_jax.data.ingest import DUPLICATES, QUARANTINE, SIMILAR, SUMMARY
+from femur_jax.data.leaks import Leak, Pair, find_leaks, similar_pairs, verdict
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import Entry
+from femur_jax.data.separation import TELLING_AUC, Separation, separation
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
-TELLING_AUC = 0.6
-"""A fact that alone tells the classes apart so well is flagged."""
-_FOLDS = 5
 _BINS = 24
 
 _NUMBERS: dict[str, Callable[[Entry], float]] = {
@@ -134,49 +128,6 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Separation:
-    """How well one fact alone tells AFF from NFF, over patients.
-
-    Attributes:
-        fact: Key of `Facts.numbers` or `Facts.categories`.
-        patients: Those of whom it is known.
-        auc: Area under the ROC curve, see `separation`; None where a class has too few.
-        chance: 97.5th percentile of the AUC of a fact that tells nothing.
-        telling: The AUC is above TELLING_AUC.
-    """
-
-    fact: str
-    patients: int
-    auc: float | None
-    chance: float | None
-    telling: bool
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Things of one kind that lie in more than one split, by pseudonym."""
-
-    kind: str
-    by: str
-    names: list[str]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two patients' radiographs that look alike.
-
-    Attributes:
-        files: Their names.
-        bits: In how many of 64 bits their perceptual hashes differ.
-        across: They lie in different splits, by patient or by hospital.
-    """
-
-    files: tuple[str, str]
-    bits: int
-    across: bool
-
-
-@dataclass(frozen=True)
 class Check:
     """One question, and what was found: 'pass', 'look' (for a person to judge) or 'fail'."""
 
@@ -232,8 +183,8 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
     lines = next(iter(_lines(dataset, SUMMARY)), None)
     hospitals = _hospitals(entries, facts, quarantined, duplicates)
     separations = _separations(entries, facts)
-    leaks = _leaks(entries)
-    similar = _similar(entries, _lines(dataset, SIMILAR))
+    leaks = find_leaks(entries)
+    similar = similar_pairs(entries, _lines(dataset, SIMILAR))
     return Fingerprint(
         dataset=hashlib.sha256((dataset.folder / checksums.SUMS).read_bytes()).hexdigest(),
         provenance=dataset.provenance,
@@ -248,7 +199,7 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
         separations=separations,
         leaks=leaks,
         similar=similar,
-        verdict=_verdict(leaks, similar),
+        verdict=verdict(leaks, similar),
         checks=[
             *_line_checks(entries, lines, len(quarantined), len(duplicates)),
             *_class_checks(entries),
@@ -321,8 +272,7 @@ def _hospitals(
                 crops=int(np.count_nonzero(cut)),
                 numbers={fact: _span(values[own]) for fact, values in facts.numbers.items()},
                 categories={
-                    fact: _counts(words[n] for n in own)
-                    for fact, words in facts.categories.items()
+                    fact: _counts(words[n] for n in own) for fact, words in facts.categories.items()
                 },
                 duplicates=sum(row["hospital"] == name for row in duplicates),
                 quarantined=_counts(row["code"] for row in quarantined if row["hospital"] == name),
@@ -423,88 +373,6 @@ def _separations(entries: Sequence[Entry], facts: Facts) -> list[Separation]:
     return sorted(found, key=lambda s: -(s.auc or 0))
 
 
-def separation(
-    fact: str,
-    atypical: Bool[np.ndarray, " patient"],
-    values: Float[np.ndarray, " patient"] | Sequence[str],
-) -> Separation:
-    """How well a fact tells atypical fractures from others.
-
-    A number ranks the patients as it is, in the direction that tells more. A word ranks them by
-    the share of atypical fractures among *other* patients with it (by logistic regression, in
-    five folds), for of its own patients any rare word tells all. `chance` comes from the
-    variance of the Mann-Whitney statistic, (m + n + 1) / (12 m n), without ties.
-    """
-    positives = int(np.sum(atypical))
-    negatives = len(atypical) - positives
-    if min(positives, negatives) < _FOLDS:
-        return Separation(fact, len(atypical), None, None, False)
-    if isinstance(values, np.ndarray):
-        auc = float(roc_auc_score(atypical, values))
-        auc = max(auc, 1 - auc)
-    else:
-        shares = cross_val_predict(
-            make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()),
-            np.array(values, object)[:, None],
-            atypical,
-            cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=0),
-            method="predict_proba",
-        )[:, 1]
-        auc = float(roc_auc_score(atypical, shares)) if len(set(values)) > 1 else 0.5
-    spread = math.sqrt((len(atypical) + 1) / (12 * positives * negatives))
-    chance = min(1.0, 0.5 + 1.96 * spread)
-    return Separation(fact, len(atypical), auc, chance, auc > TELLING_AUC)
-
-
-# Leaks
-
-
-def _leaks(entries: Sequence[Entry]) -> list[Leak]:
-    """What no two splits may share; a patient of no hospital split is in none."""
-    things: list[tuple[str, str, Callable[[Entry], str], Callable[[Entry], str]]] = [
-        ("patients", "patient", lambda e: e.patient, lambda e: e.split),
-        ("pictures", "patient", lambda e: e.sha256, lambda e: e.split),
-        ("patients", "hospital", lambda e: e.patient, lambda e: e.hospital_split),
-        ("pictures", "hospital", lambda e: e.sha256, lambda e: e.hospital_split),
-        ("hospitals", "hospital", lambda e: e.hospital, lambda e: e.hospital_split),
-    ]
-    found = []
-    for kind, by, thing, split in things:
-        splits: dict[str, set[str]] = {}
-        for entry in entries:
-            if split(entry):
-                splits.setdefault(thing(entry), set()).add(split(entry))
-        if splits:
-            several = sorted(name for name, where in splits.items() if len(where) > 1)
-            found.append(Leak(kind, by, several))
-    return found
-
-
-def _similar(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[Pair]:
-    """Pairs across splits first, then the most alike."""
-    by_name = {e.name: e for e in entries}
-    found = []
-    for row in rows:
-        a, b = (by_name[name] for name in row["files"])
-        apart = "" not in (a.hospital_split, b.hospital_split)
-        across = a.split != b.split or (apart and a.hospital_split != b.hospital_split)
-        found.append(Pair((a.name, b.name), row["bits"], across))
-    return sorted(found, key=lambda pair: (not pair.across, pair.bits, pair.files))
-
-
-def _verdict(leaks: Sequence[Leak], similar: Sequence[Pair]) -> str:
-    found = [f"{len(k.names)} {k.kind} in several splits by {k.by}" for k in leaks if k.names]
-    if found:
-        return f"The splits leak: {', '.join(found)}. Do not train on this dataset."
-    across = sum(pair.across for pair in similar)
-    alike = (
-        f"{across} pairs that look alike across splits are for a person to judge."
-        if across
-        else "No two patients' radiographs look alike across splits."
-    )
-    return f"No patient, picture or held-out hospital is in two splits. {alike}"
-
-
 # Checks
 
 
@@ -517,7 +385,7 @@ def _line_checks(
     whole = sum(found) == lines["inputs"] and found == (len(entries), quarantined, duplicates)
     finding = (
         f"{lines['inputs']} lines = {found[0]} accepted + {found[1]} quarantined + "
-        f"{found[2]} duplicates; here are {len(entries)} + {quarantined} + {duplicates}"
+        f"{found[2]} duplicates; found are {len(entries)}, {quarantined} and {duplicates}"
     )
     return [Check("Is each line of the label table accounted for?", _pass(whole), finding)]
 
@@ -533,7 +401,7 @@ def _class_checks(entries: Sequence[Entry]) -> list[Check]:
         Check("Has each patient one label?", _pass(not both), f"{both} patients have both"),
         Check(
             "Are both classes in each split?",
-            _pass(not lacking),
+            _look(len(lacking)),
             f"not in {', '.join(lacking)}" if lacking else "they are",
         ),
     ]

@@ -1,0 +1,200 @@
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from femur_jax.data.ingest import ingest
+from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from tools import inspect_dataset
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Twelve patients of three hospitals; two files are broken and three repeat others."""
+    folder = tmp_path_factory.mktemp("CANARYcohort")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(24):
+        pixels = rng.integers(0, 65536, rng.integers(20, 60, 2), np.uint16)
+        Image.fromarray(pixels).save(pictures / f"CANARY{n}.png")
+        patient = n // 2
+        label = ("NFF", "AFF")[patient % 2]
+        rows.append((f"CANARY{n}.png", f"CANARYp{patient}", f"CANARYh{patient % 3}", label, "AP"))
+    for n in (5, 14):
+        (pictures / f"CANARY{n}.png").write_text("no picture")
+    for n in (0, 1, 8):
+        shutil.copy(pictures / f"CANARY{n}.png", pictures / f"CANARYagain{n}.png")
+        rows.append((f"CANARYagain{n}.png", *rows[n][1:]))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "patient_id", "hospital", "label", "view"))
+        writer.writerows(rows)
+    out = folder / "dataset"
+    ingest(
+        pictures,
+        folder / "labels.csv",
+        out,
+        patch=16,
+        key_file=folder / "key",
+        fractions=(0.34, 0.34),
+        max_quarantined=0.2,
+        workers=1,
+    )
+    return rows, out
+
+
+@pytest.fixture(scope="module")
+def inspected(cohort):
+    """The JSON and the page."""
+    out = cohort[1].with_name("inspected")
+    assert inspect_dataset.main([f"--dataset={cohort[1]}", f"--out={out}", "--all"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["fingerprint.html", "fingerprint.json"]
+    return json.loads((out / "fingerprint.json").read_text()), out / "fingerprint.html"
+
+
+def test_the_numbers_are_those_of_the_label_table(cohort, inspected):
+    rows, _ = cohort
+    found, _ = inspected
+    assert found["lines"] == {"inputs": 27, "accepted": 22, "quarantined": 2, "duplicates": 3}
+    assert (found["radiographs"], found["patients"]) == (22, 12)
+    read = [row for n, row in enumerate(rows[:24]) if n not in (5, 14)]
+    expected = []
+    for hospital in {row[2] for row in rows}:
+        own = [row for row in read if row[2] == hospital]
+        expected.append(
+            (
+                sorted(Counter(row[3] for row in own).items()),
+                sum(rows[n][2] == hospital for n in (5, 14)),
+                sum(row[2] == hospital for row in rows[24:]),
+            )
+        )
+    assert sorted(expected) == sorted(
+        (sorted(h["radiographs"].items()), sum(h["quarantined"].values()), h["duplicates"])
+        for h in found["hospitals"]
+    )
+    assert len({str(row) for row in expected}) == 3  # no two hospitals could be exchanged
+    assert {check["status"] for check in found["checks"][:3]} == {"pass"}
+    labels = Counter(row[3] for row in read)
+    for label in labels:
+        own = [count for count in found["by_patient"] if count["label"] == label]
+        assert sum(count["radiographs"] for count in own) == labels[label]
+
+
+class _Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "input", "br", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_holds_every_radiograph_and_refers_to_nothing(cohort, inspected):
+    html = inspected[1].read_text()
+    page = _Page(html)
+    assert page.open == []
+    sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(sources) == 22 and all(s.startswith("data:image/jpeg;base64,") for s in sources)
+    assert not any("href" in attrs for _, attrs in page.tags)
+    assert not re.search(r"https?://|url\(|<script", html)
+    text = "".join(page.text)
+    assert all(entry.name in text for entry in RadiographDataset(cohort[1]).entries)
+    assert inspected[0]["dataset"] in text
+
+
+def test_nothing_but_what_the_dataset_holds(inspected):
+    _, html = inspected
+    for path in (html, html.with_name("fingerprint.json")):
+        assert "canary" not in path.read_text().lower()
+
+
+def test_the_same_dataset_gives_the_same_bytes(cohort, inspected, tmp_path):
+    again = tmp_path / "again"
+    inspect_dataset.main([f"--dataset={cohort[1]}", f"--out={again}", "--all"])
+    for path in again.iterdir():
+        assert path.read_bytes() == (inspected[1].parent / path.name).read_bytes()
+
+
+def test_a_leak_ends_with_1_and_is_shown(tmp_path, capsys):
+    with DatasetWriter(tmp_path / "leaky", patch=16, provenance={}) as writer:
+        for n, split in enumerate(("train", "train", "test")):
+            pixels = np.random.default_rng(n).integers(0, 65536, (9, 9)).astype(np.uint16)
+            radiograph = Radiograph(pixels, f"r{n}", "AFF", patient=f"p{n % 2}", hospital="h")
+            writer.add(encode(radiograph, 16), split)
+        row = {"files": ["r1", "r2"], "bits": 2}
+        writer.write_text("similar.jsonl", json.dumps(row))
+    assert inspect_dataset.main([f"--dataset={tmp_path / 'leaky'}"]) == 1
+    assert "1 patients in several splits" in capsys.readouterr().out
+    html = (tmp_path / "leaky.fingerprint" / "fingerprint.html").read_text()
+    assert "The splits leak" in html and "<code>p0</code>" in html
+    shown = [attrs["alt"] for tag, attrs in _Page(html).tags if tag == "img"]
+    assert shown == ["radiograph r1", "radiograph r2", *(f"radiograph r{n}" for n in (0, 2, 1))]
+
+
+def test_chromium_shows_it(inspected, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    run = subprocess.run(
+        [
+            chromium,
+            *options.split(),
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-quic",
+            f"--user-data-dir={tmp_path}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            inspected[1].as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.stdout.count("<figure>") == inspected[1].read_text().count("<figure>")
+    assert "CONSOLE" not in run.stderr  # where it would say what the page's policy forbids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--out={tmp}/taken"], "exists; remove it or name another folder"),
+        (["--out={dataset}/inside"], "lies in the dataset"),
+        (["--out={tmp}/new", "--per_class=0"], "--per_class is 0"),
+        (["--out={tmp}/new", "--dataset={tmp}/taken"], "holds no radiograph dataset"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(cohort, tmp_path, capsys, arguments, named):
+    (tmp_path / "taken").mkdir()
+    given = [a.format(tmp=tmp_path, dataset=cohort[1]) for a in arguments]
+    assert inspect_dataset.main([f"--dataset={cohort[1]}", *given]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    [line] = told.err.splitlines()
+    assert line.startswith("inspect_dataset: ") and named in line
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
