@@ -44,8 +44,13 @@ def separation(
     A number ranks the patients as it is, in the direction that tells more. A word ranks them by
     the share of atypical fractures among *other* patients with it (those of the four other
     folds of five), for of its own patients any rare word tells all; an AUC below 0.5, where that
-    does not help, is given as 0.5. `chance` comes from the
-    variance of the Mann-Whitney statistic, (m + n + 1) / (12 m n), without ties.
+    does not help, is given as 0.5. `chance` comes from the variance of the Mann-Whitney
+    statistic without ties, (m + n + 1) / (12 m n) (Mann and Whitney, Ann. Math. Stat. 18, 1947).
+
+    Args:
+        fact: Its name.
+        atypical: Of each patient whether the fracture is.
+        values: Of each patient the number, or the word.
     """
     positives = int(np.sum(atypical))
     negatives = len(atypical) - positives
