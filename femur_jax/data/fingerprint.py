@@ -398,11 +398,11 @@ def _class_checks(entries: Sequence[Entry]) -> list[Check]:
     splits = {split: {e.label for e in entries if e.split == split} for split in SPLITS}
     lacking = [split for split, own in splits.items() if 0 < len(own) < len(LABELS)]
     return [
-        Check("Has each patient one label?", _pass(not both), f"{both} patients have both"),
+        Check("Has each patient one label?", _pass(not both), f"with both: {both}"),
         Check(
             "Are both classes in each split?",
             _look(len(lacking)),
-            f"not in {', '.join(lacking)}" if lacking else "they are",
+            f"not in {', '.join(lacking)}" if lacking else "yes",
         ),
     ]
 
@@ -412,12 +412,12 @@ def _leak_checks(leaks: Sequence[Leak], similar: Sequence[Pair]) -> list[Check]:
         Check(
             f"Are {leak.kind} in one split each, by {leak.by}?",
             _pass(not leak.names),
-            f"{len(leak.names)} are in several" if leak.names else "none is in several",
+            f"in several: {len(leak.names)}",
         )
         for leak in leaks
     ]
     across = sum(pair.across for pair in similar)
-    finding = f"{across} pairs of patients; {len(similar) - across} more within one split"
+    finding = f"pairs across splits: {across}; within one: {len(similar) - across}"
     return [*checks, Check("Do radiographs look alike across splits?", _look(across), finding)]
 
 
@@ -436,9 +436,13 @@ def _look_checks(
         Check(
             "Does a hospital differ from the others?",
             _look(marked),
-            f"{marked} of {len(hospitals)} are marked",
+            f"marked: {marked} of {len(hospitals)}",
         ),
-        Check("Are there radiographs for processing?", _look(raw), f"{raw} are"),
+        Check(
+            "Are there radiographs for processing?",
+            _look(raw),
+            f"{raw} of {len(facts.categories['intent'])}",
+        ),
     ]
 
 

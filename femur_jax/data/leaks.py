@@ -9,7 +9,13 @@ from femur_jax.data.records import Entry
 
 @dataclass(frozen=True)
 class Leak:
-    """Things of one kind that lie in more than one split, by pseudonym."""
+    """Things of one kind that lie in more than one split.
+
+    Attributes:
+        kind: Patients, hospitals, or pictures, which are radiographs with equal pixels.
+        by: Whether splits are by patient or by hospital.
+        names: Of the patients or hospitals; of the radiographs, joined by =, that are one picture.
+    """
 
     kind: str
     by: str
@@ -47,13 +53,15 @@ def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
     ]
     found = []
     for kind, by, thing, split in things:
-        splits: dict[str, set[str]] = {}
+        groups: dict[str, list[Entry]] = {}
         for entry in entries:
             if split(entry):
-                splits.setdefault(thing(entry), set()).add(split(entry))
-        if splits:
-            several = sorted(name for name, where in splits.items() if len(where) > 1)
-            found.append(Leak(kind, by, several))
+                groups.setdefault(thing(entry), []).append(entry)
+        if groups:
+            several = {name: own for name, own in groups.items() if len(set(map(split, own))) > 1}
+            if kind == "pictures":
+                several = {" = ".join(e.name for e in own): own for own in several.values()}
+            found.append(Leak(kind, by, sorted(several)))
     return found
 
 
@@ -76,12 +84,12 @@ def similar_pairs(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> l
 
 def verdict(leaks: Sequence[Leak], similar: Sequence[Pair]) -> str:
     """What was found, in a sentence or two."""
-    found = [f"{len(k.names)} {k.kind} in several splits by {k.by}" for k in leaks if k.names]
+    found = [f"{k.kind} in several splits by {k.by}: {len(k.names)}" for k in leaks if k.names]
     if found:
-        return f"The splits leak: {', '.join(found)}. Do not train on this dataset."
+        return f"The splits leak. {'; '.join(found).capitalize()}. Do not train on this dataset."
     across = sum(pair.across for pair in similar)
     alike = (
-        f"{across} pairs that look alike across splits are for a person to judge."
+        f"Pairs that look alike across splits, for a person to judge: {across}."
         if across
         else "No two patients' radiographs look alike across splits."
     )

@@ -148,7 +148,7 @@ def test_a_leak_ends_with_1_and_is_shown(tmp_path, capsys):
         row = {"files": ["r1", "r2"], "bits": 2}
         writer.write_text("similar.jsonl", json.dumps(row))
     assert inspect_dataset.main([f"--dataset={tmp_path / 'leaky'}"]) == 1
-    assert "1 patients in several splits" in capsys.readouterr().out
+    assert "Patients in several splits by patient: 1" in capsys.readouterr().out
     html = (tmp_path / "leaky.fingerprint" / "fingerprint.html").read_text()
     assert "The splits leak" in html and "<code>p0</code>" in html
     shown = [attrs["alt"] for tag, attrs in _Page(html).tags if tag == "img"]
