@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import binomtest
 from tqdm import tqdm
 
 from femur_jax.data import checksums
@@ -28,6 +29,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
 _BINS = 24
+_ODD_SHARE = 0.001  # of hospitals, in which chance alone leads to such a share of AFF
 
 _NUMBERS: dict[str, Callable[[Entry], float]] = {
     "megapixels": lambda e: e.height * e.width / 1e6,
@@ -143,10 +145,17 @@ class Fingerprint:
     Attributes:
         dataset: SHA-256 of the dataset's SHA256SUMS, which no other dataset shares.
         provenance: What its writer said.
+        radiographs, patients: Totals.
+        hospitals: All that sent anything, the largest first.
         lines: What became of the label table's lines; None where it was not ingested.
-        patients, hospitals, radiographs: Totals.
+        quarantined: Files that could not be used, by code.
         by_patient, by_hospital: Sizes of the splits by patient, and of those by hospital.
-        verdict: Of the check for leaks, one sentence.
+        histograms: Of `Facts.numbers`.
+        separations: The most telling fact first.
+        leaks: For each kind of thing, also where nothing leaks; see `find_leaks`.
+        similar: Pairs across splits first.
+        verdict: Of the check for leaks, a sentence or two.
+        checks: The questions that a person would ask.
     """
 
     dataset: str
@@ -293,13 +302,20 @@ def _span(values: Float[np.ndarray, " radiograph"]) -> Span | None:
 def _mark(hospitals: Sequence[Hospital], facts: Facts) -> None:
     """Marks what sets a hospital apart from the others."""
     usual = next(iter(_counts(facts.categories["photometric"])))
+    atypical = sum(h.patients["AFF"] for h in hospitals)
+    share = atypical / sum(sum(h.patients.values()) for h in hospitals)
     for hospital in hospitals:
         labels = [label for label, n in hospital.radiographs.items() if n]
         if not labels:
             hospital.marks["radiographs"] = "none of its files could be used"
             continue
+        people, own = sum(hospital.patients.values()), hospital.patients["AFF"]
         if len(labels) == 1:
             hospital.marks["patients"] = f"{labels[0]} only"
+        elif binomtest(own, people, share).pvalue < _ODD_SHARE:
+            hospital.marks["patients"] = (
+                f"{own / people:.0%} with AFF, far from the {share:.0%} of all"
+            )
         kinds = list(hospital.categories["photometric"])
         if kinds != [usual] and len(kinds) == 1:
             hospital.marks["photometric"] = f"{kinds[0]} only, where most are {usual}"

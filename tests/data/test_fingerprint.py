@@ -108,6 +108,19 @@ def test_a_dark_and_an_inverted_hospital_are_marked(tmp_path):
     assert _checks(found)["Does a hospital differ from the others?"] == "look"
 
 
+def test_a_hospital_with_an_odd_share_of_aff_is_marked(tmp_path):
+    # 14 of 16 patients where all have 28 of 96: by chance in 2 of a million; 4 of 16: often.
+    radiographs = []
+    for hospital, atypical in enumerate((14, 4, 4, 2, 2, 2)):
+        for n in range(16):
+            name = f"r{hospital}-{n}"
+            fields = {"hospital": f"h{hospital}", "label": "AFF" if n < atypical else "NFF"}
+            radiographs.append((_radiograph(name, _noise(len(radiographs)), **fields), "train", ""))
+    found = fingerprint(_write(tmp_path / "dataset", radiographs))
+    assert [h.name for h in found.hospitals if "patients" in h.marks] == ["h0"]
+    assert next(s for s in found.separations if s.fact == "hospital").telling
+
+
 def test_far_off():
     # Median 10, median absolute deviation 1: the bound is 3.5 / 0.6745 = 5.19.
     values = np.array([9.0, 9, 10, 10, 11, 11, 15.1, 15.3])
