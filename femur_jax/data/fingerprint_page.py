@@ -147,7 +147,7 @@ def thumbnail(dataset: RadiographDataset, radiograph: int) -> Thumbnail:
         pixels = dataset.read(radiograph, _level(dataset.level_sizes(radiograph)))
     else:
         pixels = dataset.read_recorded(radiograph)
-    small = shrink(pixels, _SIDE)
+    small = shrink(pixels, (_SIDE, _SIDE))
     height, width = small.shape
     rows, columns = (100 / side for side in entry.recorded)
     box = (crop.top * rows, crop.left * columns, crop.height * rows, crop.width * columns)
