@@ -2,89 +2,144 @@
 
 Decoders fill up what is cut off and believe a codestream's size over the header's, so a damaged
 picture can pass silently, and a false size can take all memory. These are the markers of JPEG
-(ISO/IEC 10918-1 B.2.2, with JPEG-LS's of ISO/IEC 14495-1 C.2.2), JPEG 2000 (ISO/IEC 15444-1
-A.5.1) and DICOM's RLE (PS3.5 G.5).
+(ISO/IEC 10918-1 B.2, with JPEG-LS's of ISO/IEC 14495-1 C.2), JPEG 2000 (ISO/IEC 15444-1 A.4 and
+A.5) and DICOM's RLE (PS3.5 G.5).
 """
 
+import re
 import struct
+from itertools import pairwise
 from typing import NamedTuple
 
 from femur_jax.data.rejection import RejectedFileError, require
 
-_END = b"\xff\xd9"
-_JPEG_START = b"\xff\xd8"
-_JPEG2000_START = b"\xff\x4f\xff\x51"
+BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
+"""Processes: JPEG's SOF markers, and JPEG 2000's SIZ."""
+
+_START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_START_OF_TILE, _START_OF_DATA = 0x90, 0x93
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-_START_OF_SCAN = 0xDA
+_MAX_MARKERS = 1 << 20
+"""Bytes before the entropy-coded data; a page of comments takes less."""
+
+# Entropy-coded data are stuffed so that they never look like a marker; these are markers in
+# them, but for restarts, fill bytes and JPEG 2000's packet markers.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_JPEG_LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_JPEG_2000_MARKER = re.compile(rb"\xff[\x90\x93-\xff]")
 
 
 class Frame(NamedTuple):
-    """Size and precision as a codestream states them, and its process (JPEG's SOF marker)."""
+    """A codestream as its header states it.
+
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+        bits: Precision of a sample.
+        components: Samples of a pixel.
+        process: One of the processes above.
+        parameter: JPEG lossless's predictor or JPEG-LS's NEAR, else 0.
+    """
 
     height: int
     width: int
     bits: int
     components: int
     process: int
-
-
-BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
+    parameter: int = 0
 
 
 def read_frame(code: bytes) -> Frame:
-    """Reads the header of a JPEG, JPEG-LS or JPEG 2000 codestream.
+    """Reads and checks all markers of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
     Raises:
-        RejectedFileError: It is none of these, or its end marker is missing. A codestream may be
-            followed by padding of 00 or FF.
+        RejectedFileError: It is none of these, a marker is where none may be, or the end marker
+            is missing or followed by anything but padding of 00 or FF.
     """
-    if code.startswith(_JPEG2000_START):
-        frame = _jpeg2000(code)
-    else:
-        require(code.startswith(_JPEG_START), "codestream")
-        frame = _jpeg(code)
-    require(code.rstrip(b"\x00\xff").endswith(_END), "codestream_cut")
-    return frame
+    try:
+        if code.startswith(b"\xff\x4f\xff\x51"):
+            return _jpeg2000(code)
+        require(code.startswith(b"\xff\xd8"), "codestream")
+        return _jpeg(code)
+    except struct.error:
+        raise RejectedFileError("codestream_cut") from None
+
+
+def _marker(code: bytes, place: int) -> tuple[int, int]:
+    """The marker at a place and the place after its segment; fill bytes are passed over."""
+    while True:
+        mark, marker = struct.unpack_from("2B", code, place)
+        require(mark == 0xFF and place < _MAX_MARKERS, "codestream")
+        if marker != 0xFF:
+            break
+        place += 1
+    if marker in _STANDALONE:
+        return marker, place + 2
+    (length,) = struct.unpack_from(">H", code, place + 2)
+    require(length >= 2, "codestream")
+    return marker, place + 2 + length
 
 
 def _jpeg(code: bytes) -> Frame:
-    place = 2
-    while place + 4 <= len(code):
-        require(code[place] == 0xFF, "codestream")
-        marker = code[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        if marker in _STANDALONE:
-            place += 2
-            continue
-        (length,) = struct.unpack_from(">H", code, place + 2)
-        start_of_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
-        if start_of_frame or marker == JPEG_LS:
-            require(place + 10 <= len(code), "codestream_cut")
+    frame, marker, place = None, 0, 2
+    while marker != _START_OF_SCAN:
+        marker, after = _marker(code, place)
+        if marker in _START_OF_FRAME:
+            require(frame is None, "codestream")
             bits, height, width, components = struct.unpack_from(">BHHB", code, place + 4)
-            return Frame(height, width, bits, components, marker)
-        require(marker != _START_OF_SCAN and length >= 2, "codestream")
-        place += 2 + length
-    raise RejectedFileError("codestream_cut")
+            frame = Frame(height, width, bits, components, marker)
+        place = after
+    if frame is None or place > len(code):
+        raise RejectedFileError("codestream")
+    # The end of the scan's header: Ss, Se, Ah and Al. One full scan leaves no choice of the last
+    # three; Se is 63 for DCTs, but some encoders state 0.
+    parameter, last, approximation = struct.unpack_from("3B", code, place - 3)
+    lasts = (0, 63) if frame.process in (BASELINE, EXTENDED) else (0,)
+    require(last in lasts and approximation == 0, "codestream")
+    pattern = _JPEG_LS_MARKER if frame.process == JPEG_LS else _JPEG_MARKER
+    end = pattern.search(code, place)
+    require(end is not None, "codestream_cut")
+    _check_end(code, end.start() if end else 0)
+    return frame._replace(parameter=parameter)
 
 
 def _jpeg2000(code: bytes) -> Frame:
-    require(len(code) >= 43, "codestream_cut")
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
     components, depth = struct.unpack_from(">HB", code, 40)
+    marker, place = 0, 2
+    while marker != _START_OF_TILE:
+        start = place
+        marker, place = _marker(code, start)
+    place = start
+    while code[place : place + 2] == b"\xff\x90":
+        (length,) = struct.unpack_from(">I", code, place + 6)
+        end = place + length if length else len(code.rstrip(b"\x00\xff")) - 2  # 0: all the rest
+        data = code.find(b"\xff\x93", place + 12, end)
+        require(data >= 0, "codestream")
+        require(end <= len(code), "codestream_cut")
+        require(_JPEG_2000_MARKER.search(code, data + 2, end) is None, "codestream")
+        place = end
+    _check_end(code, place)
     return Frame(bottom - top, right - left, (depth & 0x7F) + 1, components, JPEG_2000)
 
 
-def check_rle(code: bytes, segments: int) -> None:
-    """Checks the offsets of an RLE frame: one segment for each byte of a pixel.
+def _check_end(code: bytes, place: int) -> None:
+    require(len(code) >= place + 2, "codestream_cut")
+    require(code[place : place + 2] == bytes((0xFF, _END)), "codestream")
+    require(not code[place + 2 :].strip(b"\x00\xff"), "codestream")
+
+
+def rle_segments(code: bytes, number: int) -> list[bytes]:
+    """Splits an RLE frame into its segments, one for each byte of a pixel.
 
     Raises:
-        RejectedFileError: The number of segments or their order is wrong.
+        RejectedFileError: The number of segments, or their order, is wrong.
     """
     require(len(code) > 64, "codestream_cut")
-    number, *offsets = struct.unpack_from("<16I", code)
-    require(number == segments, "codestream_bits")
-    used = offsets[:number]
-    rising = used[0] == 64 and all(a < b for a, b in zip(used, [*used[1:], len(code)], strict=True))
-    require(rising and not any(offsets[number:]), "codestream")
+    stated, *offsets = struct.unpack_from("<16I", code)
+    require(stated == number, "codestream_bits")
+    bounds = [*offsets[:number], len(code)]
+    require(bounds[0] == 64 and not any(offsets[number:]), "codestream")
+    require(all(a < b for a, b in pairwise(bounds)), "codestream")
+    return [code[a:b] for a, b in pairwise(bounds)]

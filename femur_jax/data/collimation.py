@@ -7,13 +7,14 @@ the detector is left as it is.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt16
+from jaxtyping import Bool, Float32, UInt16
 
-from femur_jax.data.pyramid import halve
 from femur_jax.data.radiograph import Box
 
 _SIDE = 512
-"""Longest side of the picture in which edges are looked for, pixels."""
+"""Longest side of the smaller picture in which edges are looked for, pixels, about."""
+_LEAST_SIDE = 32
+"""Shortest side of that picture; there must be some left between two bands."""
 _REACH = 0.35
 """Greatest share of a side that a band may take."""
 _STEP = 0.04
@@ -38,17 +39,24 @@ def crop_box(
         The part to be used, all if there are no bands; it loses up to three pixels of the
         smaller picture in which bands are looked for.
     """
-    height, width = grey.shape
-    box = _within(hidden) if hidden is not None else Box(0, 0, height, width)
-    small = grey[box.top : box.top + box.height, box.left : box.left + box.width]
-    scale = 1
-    while max(small.shape) > _SIDE:
-        small, scale = halve(small), 2 * scale
-    picture = small.astype(np.float32) / 65535
-    bands = [_band(np.rot90(picture, turns)) for turns in range(4)]
+    box = _within(hidden) if hidden is not None else Box(0, 0, *grey.shape)
+    scale = max(1, round(max(box.height, box.width) / _SIDE))
+    height, width = box.height // scale, box.width // scale
+    if min(height, width) < _LEAST_SIDE:
+        return box
+    inside = grey[box.top :, box.left :][: height * scale, : width * scale]
+    rows = inside.reshape(height, scale, -1).sum(1, dtype=np.uint32)
+    small = rows.reshape(height, width, scale).sum(2) / np.float32(scale**2)
+    low, high = np.percentile(small, [1, 99.5])
+    bands = [_band(np.rot90(small, turns), low, high) for turns in range(4)]
     # Two pixels more: the edge itself is blurred.
-    left, top, right, bottom = ((band + 2) * scale if band else 0 for band in bands)
-    return Box(box.top + top, box.left + left, box.height - top - bottom, box.width - left - right)
+    left, top, right, bottom = (band + 2 if band else 0 for band in bands)
+    return Box(
+        box.top + scale * top,
+        box.left + scale * left,
+        scale * (height - bottom - top) if bottom else box.height - scale * top,
+        scale * (width - right - left) if right else box.width - scale * left,
+    )
 
 
 def _within(hidden: Bool[np.ndarray, "height width"]) -> Box:
@@ -58,18 +66,13 @@ def _within(hidden: Bool[np.ndarray, "height width"]) -> Box:
     return Box(top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
 
 
-def _band(picture: Float[np.ndarray, "height width"]) -> int:
-    """Width of the bright band along the left side, 0 for none."""
+def _band(picture: Float32[np.ndarray, "height width"], low: float, high: float) -> int:
+    """Width of the bright band along the left side of a picture with that range, 0 for none."""
     last = int(_REACH * picture.shape[1])
-    if last < 2:
-        return 0
-    low, high = np.percentile(picture, [1, 99.5])
-    if high <= low:
-        return 0
     outside = picture[:, : last + 2]
     rise = outside[:, :-2] - outside[:, 2:]  # across column x + 1, outwards
     straight = (rise > _STEP * (high - low)).mean(0)
     bright = np.cumsum((outside > high - 0.15 * (high - low)).mean(0)) / np.arange(1, last + 3)
     # The edge lies at x + 1; columns 0 .. x are the band.
-    found = np.flatnonzero((straight >= _STRAIGHT) & (bright[: len(straight)] >= _BRIGHT))
+    found = np.flatnonzero((straight >= _STRAIGHT) & (bright[:last] >= _BRIGHT))
     return int(found[-1]) + 1 if len(found) else 0

@@ -32,17 +32,33 @@ def presentation(
         and what made the grey values: 'lut', 'window' or 'range'.
 
     Raises:
-        RejectedFileError: A lookup table, window or shutter is unusable, or all is hidden.
+        RejectedFileError: A lookup table, window or shutter is unusable, all is hidden, or
+            there is one grey value alone.
     """
     low, high = stored_range(dataset)
     hidden = _hidden(stored, dataset)
     seen = stored if hidden is None else stored[~hidden]
     require(seen.size > 0, "shutter")
-    table, voi = _table(low, high, int(seen.min()), int(seen.max()), dataset)
-    grey = table[stored.astype(np.int32) - low if low else stored]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        table, voi = _table(low, high, int(seen.min()), int(seen.max()), dataset)
+    grey = _map(stored, low, table)
+    shown = grey if hidden is None else grey[~hidden]
+    require(int(shown.min()) < int(shown.max()), "constant_image")
     if hidden is not None:
         grey[hidden] = 0
     return grey, hidden, voi
+
+
+def _map(
+    stored: Shaped[np.ndarray, "height width"], low: int, table: UInt16[np.ndarray, "values"]
+) -> UInt16[np.ndarray, "height width"]:
+    """Looks values up by a few rows at a time, whose indices stay in the processor's cache."""
+    grey = np.empty(stored.shape, np.uint16)
+    step = max(1, (1 << 15) // stored.shape[1])
+    for top in range(0, len(stored), step):
+        rows = stored[top : top + step].astype(np.intp) - low
+        np.take(table, rows, out=grey[top : top + step], mode="clip")  # none is clipped
+    return grey
 
 
 def stored_range(dataset: Dataset) -> tuple[int, int]:
@@ -61,10 +77,11 @@ def _table(
     else:
         slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
         values = values * float(1 if slope is None else slope) + float(intercept or 0)
+        require(bool(np.isfinite(values).all()), "rescale")
     if sequence := dataset.get("VOILUTSequence"):
         entries, bits = _look_up(values, sequence[0], dataset)
         shown, voi = np.clip(entries / ((1 << bits) - 1), 0, 1), "lut"
-    elif _first(dataset.get("WindowWidth")) is not None:
+    elif any(_first(dataset.get(f"Window{part}")) is not None for part in ("Center", "Width")):
         shown, voi = _apply_window(values, dataset), "window"
     else:
         occurring = values[least - low : greatest - low + 1]
@@ -72,8 +89,9 @@ def _table(
         shown = np.clip((values - darkest) / ((brightest - darkest) or 1), 0, 1)
         voi = "range"
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-    if "PresentationLUTShape" in dataset:  # it takes the place of the photometric interpretation
-        inverse = dataset.PresentationLUTShape == "INVERSE"
+    shape = dataset.get("PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):  # it takes the place of the photometric interpretation
+        inverse = shape == "INVERSE"
     require(bool(np.isfinite(shown).all()), "window")
     return np.round(65535 * (1 - shown if inverse else shown)).astype(np.uint16), voi
 
@@ -142,8 +160,11 @@ def _hidden(
     """Where pixels are padding (PS3.3 C.7.5.1.1.2) or behind a shutter (C.7.6.11)."""
     hidden = None
     if (padding := dataset.get("PixelPaddingValue")) is not None:
-        ends = sorted((int(padding), int(dataset.get("PixelPaddingRangeLimit") or padding)))
-        hidden = (stored >= ends[0]) & (stored <= ends[1])
+        limit = dataset.get("PixelPaddingRangeLimit")
+        # Writers may state either as unsigned though the pixels are signed.
+        ends = np.array([padding, padding if limit is None else limit])
+        ends = (ends & 0xFFFF).astype(np.uint16).view(f"{stored.dtype.kind}2")
+        hidden = (stored >= ends.min()) & (stored <= ends.max())
     if shapes := dataset.get("ShutterShape"):
         open_ = _shutter(stored.shape, [shapes] if isinstance(shapes, str) else shapes, dataset)
         hidden = ~open_ if hidden is None else hidden | ~open_
@@ -153,29 +174,26 @@ def _hidden(
 def _shutter(
     shape: tuple[int, int], names: list[str] | MultiValue, dataset: Dataset
 ) -> Bool[np.ndarray, "height width"]:
-    """Where every shutter is open; rows and columns are counted from 1."""
+    """Where every shutter is open; rows and columns are counted from 1.
+
+    BITMAP refers to an overlay, which is not read.
+    """
     open_ = np.ones(shape, bool)
+    rows, columns = np.ogrid[1 : shape[0] + 1, 1 : shape[1] + 1]
     try:
-        for name in names:
-            mask = Image.new("1", shape[::-1])
-            draw = ImageDraw.Draw(mask)
-            if name == "RECTANGULAR":
-                # The edges themselves are still shown.
-                left, right = dataset.ShutterLeftVerticalEdge, dataset.ShutterRightVerticalEdge
-                top, bottom = dataset.ShutterUpperHorizontalEdge, dataset.ShutterLowerHorizontalEdge
-                draw.rectangle((left - 1, top - 1, right - 1, bottom - 1), fill=1)
-            elif name == "CIRCULAR":
-                row, column = dataset.CenterOfCircularShutter
-                radius = dataset.RadiusOfCircularShutter
-                rows, columns = np.ogrid[1 : shape[0] + 1, 1 : shape[1] + 1]
-                open_ &= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
-                continue
-            elif name == "POLYGONAL":
-                corners = np.reshape(dataset.VerticesOfThePolygonalShutter, (-1, 2))
-                draw.polygon([(column - 1, row - 1) for row, column in corners], fill=1)
-            else:
-                continue  # BITMAP refers to an overlay, which is not read
+        if "RECTANGULAR" in names:  # the edges themselves are still shown
+            top, bottom = dataset.ShutterUpperHorizontalEdge, dataset.ShutterLowerHorizontalEdge
+            left, right = dataset.ShutterLeftVerticalEdge, dataset.ShutterRightVerticalEdge
+            open_ &= (top <= rows) & (rows <= bottom) & (left <= columns) & (columns <= right)
+        if "CIRCULAR" in names:
+            row, column = (int(n) for n in dataset.CenterOfCircularShutter)
+            room = int(dataset.RadiusOfCircularShutter) ** 2 - (rows - row) ** 2
+            open_ &= (columns - column) ** 2 <= room
+        if "POLYGONAL" in names:
+            corners = np.reshape(dataset.VerticesOfThePolygonalShutter, (-1, 2)) - 1
+            mask = Image.new("1", (shape[1], shape[0]))
+            ImageDraw.Draw(mask).polygon([(x, y) for y, x in corners.tolist()], fill=1)
             open_ &= np.asarray(mask)
-    except (AttributeError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
         raise RejectedFileError("shutter") from None
     return open_

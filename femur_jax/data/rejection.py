@@ -15,6 +15,7 @@ class Reason(NamedTuple):
 
 REASONS = {
     # file: is it DICOM, and which kind?
+    "unreadable": Reason("file", "It cannot be opened; check its place and permissions."),
     "empty": Reason("file", "It has no bytes; copy it again."),
     "not_dicom": Reason("file", "It is no DICOM file."),
     "other_format": Reason("file", "It is a picture of another format; give it that suffix."),
@@ -28,6 +29,8 @@ REASONS = {
     "header": Reason("header", "Its header is malformed."),
     "header_cut": Reason("header", "An element claims more bytes than the file has."),
     "nested": Reason("header", "Its sequences are nested too deeply."),
+    "too_many_elements": Reason("header", "It has more elements or fragments than any radiograph."),
+    "element_too_large": Reason("header", "An element of its header is longer than a megabyte."),
     "no_pixels": Reason("header", "It holds no pixel data element."),
     "no_size": Reason("header", "Rows or Columns is missing or zero."),
     "too_large": Reason("header", "It has more than 40 megapixels."),
@@ -38,6 +41,7 @@ REASONS = {
     "bits_stored": Reason("header", "BitsStored is missing, zero or above BitsAllocated."),
     "high_bit": Reason("header", "HighBit is not BitsStored - 1."),
     "oblong_pixels": Reason("header", "Its pixels are not square."),
+    "rescale": Reason("header", "Its rescale slope or intercept gives no finite values."),
     "window": Reason("header", "Its window is incomplete or of no known kind."),
     "lookup_table": Reason("header", "A lookup table contradicts its descriptor."),
     "shutter": Reason("header", "Its display shutter is incomplete or hides everything."),
@@ -45,8 +49,11 @@ REASONS = {
     "pixels_empty": Reason("pixel data", "Its pixel data has no bytes."),
     "pixels_cut": Reason("pixel data", "It has fewer bytes than its header says."),
     "pixels_long": Reason("pixel data", "It has more bytes than its header says."),
+    "syntax_contradicted": Reason(
+        "pixel data", "Its pixels are compressed and its transfer syntax is not, or the reverse."
+    ),
     "encapsulation": Reason("pixel data", "Its compressed pixels are not wrapped as they must be."),
-    "codestream": Reason("pixel data", "Its codestream is not of its transfer syntax's kind."),
+    "codestream": Reason("pixel data", "Its codestream is damaged, or not of its transfer syntax."),
     "codestream_cut": Reason("pixel data", "Its codestream lacks its end marker."),
     "codestream_size": Reason("pixel data", "Header and codestream differ in size."),
     "codestream_bits": Reason("pixel data", "Header and codestream differ in bits or components."),
@@ -59,6 +66,7 @@ REASONS = {
     "value_range": Reason("grey values", "Pixel values exceed BitsStored."),
     "constant_image": Reason("grey values", "All pixels are equal."),
     # exported pictures: PNG, TIFF, JPEG
+    "tiff_kind": Reason("header", "Its TIFF compression or tile size is not read here."),
     "not_image": Reason("file", "It is no image file of its suffix."),
     "not_grey": Reason("grey values", "It is not a grey-scale image."),
     "bit_depth": Reason("header", "It is no single image of 8 or 16 bits."),
