@@ -6,13 +6,55 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import scipy.ndimage
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 
 
-def _compress(pixels: np.ndarray, syntax: uid.UID, bits: int) -> bytes:
+LOSSLESS = {
+    "implicit": uid.ImplicitVRLittleEndian,
+    "explicit": uid.ExplicitVRLittleEndian,
+    "big-endian": uid.ExplicitVRBigEndian,
+    "deflated": uid.DeflatedExplicitVRLittleEndian,
+    "RLE": uid.RLELossless,
+    "JPEG lossless": uid.JPEGLossless,
+    "JPEG lossless SV1": uid.JPEGLosslessSV1,
+    "JPEG-LS": uid.JPEGLSLossless,
+    "JPEG 2000 lossless": uid.JPEG2000Lossless,
+}
+"""Transfer syntaxes, named as `Source.syntax` names them."""
+
+LOSSY = {
+    "JPEG-LS near-lossless": uid.JPEGLSNearLossless,
+    "JPEG 2000": uid.JPEG2000,
+    "JPEG baseline": uid.JPEGBaseline8Bit,
+    "JPEG extended": uid.JPEGExtended12Bit,
+}
+
+
+def smooth_values(
+    bits: int = 12, signed: bool = False, shape: tuple[int, int] = (33, 47), seed: int = 0
+) -> np.ndarray:
+    """A smooth noisy picture that uses the whole range of stored values."""
+    rng = np.random.default_rng(seed)
+    picture = scipy.ndimage.gaussian_filter(rng.normal(size=shape), 3)
+    picture += 0.02 * picture.std() * rng.normal(size=shape)
+    top = (1 << bits) - 1
+    values = np.round((picture - picture.min()) / np.ptp(picture) * top).astype(np.int64)
+    if signed:
+        values -= 1 << (bits - 1)
+    return values.astype(f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
+
+
+def same(kind: str, name: str) -> str:
+    """A pseudonym that still shows what it stands for."""
+    return f"{kind}:{name}"
+
+
+def encode_frame(pixels: np.ndarray, syntax: uid.UID, bits: int = 12) -> bytes:
+    """The codestream of stored values of 8 or 16 bits."""
     if syntax == uid.RLELossless:
         return RLELosslessEncoder.encode(
             pixels.tobytes(),
@@ -83,15 +125,14 @@ def write_dicom(
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * stored.itemsize, bits, bits - 1
     dataset.PixelRepresentation = int(stored.dtype.kind == "i")
     if syntax.is_encapsulated:
-        frame = _compress(stored, syntax, bits) if frame is None else frame
+        frame = encode_frame(stored, syntax, bits) if frame is None else frame
         dataset.add_new("PixelData", "OB", encapsulate([frame]))
         dataset["PixelData"].is_undefined_length = True
     else:
         order = "<" if syntax.is_little_endian else ">"
         raw = stored.astype(stored.dtype.newbyteorder(order)).tobytes() if frame is None else frame
-        dataset.add_new(
-            "PixelData", "OW" if stored.itemsize == 2 else "OB", raw + b"\0" * (len(raw) % 2)
-        )
+        raw += b"\0" * (len(raw) % 2)
+        dataset.add_new("PixelData", "OW" if stored.itemsize == 2 else "OB", raw)
     for name, value in elements.items():
         if value is None:
             delattr(dataset, name)
