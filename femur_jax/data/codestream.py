@@ -8,6 +8,7 @@ A.5) and DICOM's RLE (PS3.5 G.5).
 
 import re
 import struct
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,11 +18,11 @@ BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
 """Processes: JPEG's SOF markers, and JPEG 2000's SIZ."""
 
 _START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN, _END = 0xDA, 0xD9
-_START_OF_TILE, _START_OF_DATA = 0x90, 0x93
+_START_OF_SCAN, _START_OF_TILE = 0xDA, 0x90
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-_MAX_MARKERS = 1 << 20
-"""Bytes before the entropy-coded data; a page of comments takes less."""
+_MAX_SEGMENTS = 1000
+"""Before the entropy-coded data; real codestreams have about ten."""
+_FILL = re.compile(rb"\xff+")
 
 # Entropy-coded data are stuffed so that they never look like a marker; these are markers in
 # them, but for restarts, fill bytes and JPEG 2000's packet markers.
@@ -66,58 +67,57 @@ def read_frame(code: bytes) -> Frame:
         raise RejectedFileError("codestream_cut") from None
 
 
-def _marker(code: bytes, place: int) -> tuple[int, int]:
-    """The marker at a place and the place after its segment; fill bytes are passed over."""
-    while True:
-        mark, marker = struct.unpack_from("2B", code, place)
-        require(mark == 0xFF and place < _MAX_MARKERS, "codestream")
-        if marker != 0xFF:
-            break
-        place += 1
-    if marker in _STANDALONE:
-        return marker, place + 2
-    (length,) = struct.unpack_from(">H", code, place + 2)
-    require(length >= 2, "codestream")
-    return marker, place + 2 + length
+def _segments(code: bytes) -> Iterator[tuple[int, int, int]]:
+    """Markers with the places where they begin and where their segments end; no fill bytes."""
+    end = 2
+    for _ in range(_MAX_SEGMENTS):
+        fill = _FILL.match(code, end)
+        if fill is None:
+            raise RejectedFileError("codestream_cut" if end >= len(code) else "codestream")
+        start = fill.end() - 1
+        (marker,) = struct.unpack_from("B", code, start + 1)
+        length = 0
+        if marker not in _STANDALONE:
+            (length,) = struct.unpack_from(">H", code, start + 2)
+            require(length >= 2, "codestream")
+        end = start + 2 + length
+        yield marker, start, end
+    raise RejectedFileError("codestream")
 
 
 def _jpeg(code: bytes) -> Frame:
-    frame, marker, place = None, 0, 2
-    while marker != _START_OF_SCAN:
-        marker, after = _marker(code, place)
+    frame, scan = None, 0
+    for marker, start, end in _segments(code):
         if marker in _START_OF_FRAME:
             require(frame is None, "codestream")
-            bits, height, width, components = struct.unpack_from(">BHHB", code, place + 4)
+            bits, height, width, components = struct.unpack_from(">BHHB", code, start + 4)
             frame = Frame(height, width, bits, components, marker)
-        place = after
-    if frame is None or place > len(code):
+        elif marker == _START_OF_SCAN:
+            scan = end
+            break
+    if frame is None:
         raise RejectedFileError("codestream")
     # The end of the scan's header: Ss, Se, Ah and Al. One full scan leaves no choice of the last
     # three; Se is 63 for DCTs, but some encoders state 0.
-    parameter, last, approximation = struct.unpack_from("3B", code, place - 3)
+    parameter, last, approximation = struct.unpack_from("3B", code, scan - 3)
     lasts = (0, 63) if frame.process in (BASELINE, EXTENDED) else (0,)
     require(last in lasts and approximation == 0, "codestream")
     pattern = _JPEG_LS_MARKER if frame.process == JPEG_LS else _JPEG_MARKER
-    end = pattern.search(code, place)
-    require(end is not None, "codestream_cut")
-    _check_end(code, end.start() if end else 0)
+    found = pattern.search(code, scan)
+    _check_end(code, found.start() if found else len(code))
     return frame._replace(parameter=parameter)
 
 
 def _jpeg2000(code: bytes) -> Frame:
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
     components, depth = struct.unpack_from(">HB", code, 40)
-    marker, place = 0, 2
-    while marker != _START_OF_TILE:
-        start = place
-        marker, place = _marker(code, start)
-    place = start
+    place = next(start for marker, start, _ in _segments(code) if marker == _START_OF_TILE)
     while code[place : place + 2] == b"\xff\x90":
         (length,) = struct.unpack_from(">I", code, place + 6)
         end = place + length if length else len(code.rstrip(b"\x00\xff")) - 2  # 0: all the rest
+        require(end <= len(code), "codestream_cut")
         data = code.find(b"\xff\x93", place + 12, end)
         require(data >= 0, "codestream")
-        require(end <= len(code), "codestream_cut")
         require(_JPEG_2000_MARKER.search(code, data + 2, end) is None, "codestream")
         place = end
     _check_end(code, place)
@@ -126,7 +126,7 @@ def _jpeg2000(code: bytes) -> Frame:
 
 def _check_end(code: bytes, place: int) -> None:
     require(len(code) >= place + 2, "codestream_cut")
-    require(code[place : place + 2] == bytes((0xFF, _END)), "codestream")
+    require(code[place : place + 2] == b"\xff\xd9", "codestream")
     require(not code[place + 2 :].strip(b"\x00\xff"), "codestream")
 
 

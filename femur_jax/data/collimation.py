@@ -46,8 +46,8 @@ def crop_box(
         return box
     inside = grey[box.top :, box.left :][: height * scale, : width * scale]
     rows = inside.reshape(height, scale, -1).sum(1, dtype=np.uint32)
-    small = rows.reshape(height, width, scale).sum(2) / np.float32(scale**2)
-    low, high = np.percentile(small, [1, 99.5])
+    small = rows.reshape(height, width, scale).sum(2).astype(np.float32)
+    low, high = (float(value) for value in np.percentile(small, [1, 99.5]))
     bands = [_band(np.rot90(small, turns), low, high) for turns in range(4)]
     # Two pixels more: the edge itself is blurred.
     left, top, right, bottom = (band + 2 if band else 0 for band in bands)
