@@ -20,7 +20,9 @@ _REACH = 0.35
 _STEP = 0.04
 """Least rise across an edge, of the range of grey values."""
 _STRAIGHT = 0.75
-"""Least share of an edge's length over which it rises."""
+"""Least share of an edge's length over which it rises, but for bands along other sides."""
+_MOST_OTHER = 0.7
+"""Greatest share of an edge's length that bands along other sides may take."""
 _BRIGHT = 0.6
 """Least share of a band that is as bright as the brightest pixels, but for 15% of the range."""
 
@@ -70,9 +72,13 @@ def _band(picture: Float32[np.ndarray, "height width"], low: float, high: float)
     """Width of the bright band along the left side of a picture with that range, 0 for none."""
     last = int(_REACH * picture.shape[1])
     outside = picture[:, : last + 2]
-    rise = outside[:, :-2] - outside[:, 2:]  # across column x + 1, outwards
-    straight = (rise > _STEP * (high - low)).mean(0)
-    bright = np.cumsum((outside > high - 0.15 * (high - low)).mean(0)) / np.arange(1, last + 3)
+    rise = outside[:, :-2] - outside[:, 2:] > _STEP * (high - low)  # across column x + 1, outwards
+    bright = outside > high - 0.15 * (high - low)
+    # Bands along the two other sides are bright across both ends of the edge.
+    across = bright[:, :-2] & bright[:, 2:]
+    other = sum(np.logical_and.accumulate(ends).mean(0) for ends in (across, across[::-1]))
+    straight = (rise.mean(0) >= _STRAIGHT * (1 - other)) & (other <= _MOST_OTHER)
+    band = np.cumsum(bright.mean(0))[:last] / np.arange(1, last + 1)
     # The edge lies at x + 1; columns 0 .. x are the band.
-    found = np.flatnonzero((straight >= _STRAIGHT) & (bright[:last] >= _BRIGHT))
+    found = np.flatnonzero(straight & (band >= _BRIGHT))
     return int(found[-1]) + 1 if len(found) else 0
