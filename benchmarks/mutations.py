@@ -50,6 +50,7 @@ def outcome(path: Path, original: Picture) -> str:
 def undetected() -> Found:
     """Mutates radiographs of every transfer syntax and reads them in a process of its own."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    cut: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         files = list(_files(Path(folder)))
         reader = _Reader()
@@ -58,17 +59,20 @@ def undetected() -> Found:
             path, original = files[number % len(files)]
             rng = np.random.default_rng([7, number])
             change = Path(folder) / "changed"
-            change.write_bytes(mutated(path.read_bytes(), rng))
+            whole = path.read_bytes()
+            change.write_bytes(mutated(whole, rng))
             found, peak_now = reader.read(change, path)
             peak = max(peak, peak_now)
-            counts[original.source.syntax][found] += 1
+            is_cut = change.stat().st_size < len(whole)
+            (cut if is_cut else counts[original.source.syntax])[found] += 1
         reader.stop()
-    total = sum(counts.values(), Counter())
+    total = sum(counts.values(), cut)
     return Found(
         value=float(total["crashed"] + total["hung"]),
         device=cpu(),
         details={
-            **{syntax: dict(sorted(counts[syntax].items())) for syntax in sorted(counts)},
+            "cut off": dict(cut),
+            **{f"changed, {syntax}": dict(counts[syntax]) for syntax in sorted(counts)},
             "files": len(files),
             "peak memory of the reading process, MiB": peak,
         },

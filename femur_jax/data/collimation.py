@@ -47,9 +47,9 @@ def crop_box(
     if min(height, width) < _LEAST_SIDE:
         return box
     inside = grey[box.top :, box.left :][: height * scale, : width * scale]
-    rows = inside.reshape(height, scale, -1).sum(1, dtype=np.uint32)
-    small = rows.reshape(height, width, scale).sum(2).astype(np.float32)
-    low, high = (float(value) for value in np.percentile(small, [1, 99.5]))
+    rows = inside.reshape(height, scale, -1).sum(1, dtype=np.float32)
+    small = rows.reshape(height, width, scale) @ np.ones(scale, np.float32)
+    low, high = (float(value) for value in np.percentile(small[::3, ::3], [1, 99.5]))
     bands = [_band(np.rot90(small, turns), low, high) for turns in range(4)]
     # Two pixels more: the edge itself is blurred.
     left, top, right, bottom = (band + 2 if band else 0 for band in bands)

@@ -54,10 +54,13 @@ def _map(
 ) -> UInt16[np.ndarray, "height width"]:
     """Looks values up by a few rows at a time, whose indices stay in the processor's cache."""
     grey = np.empty(stored.shape, np.uint16)
+    whole = np.zeros(1 << 16, np.uint16)
+    whole[np.arange(low, low + len(table))] = table  # negative values at the end
+    places = stored.view(f"u{stored.itemsize}")
     step = max(1, (1 << 15) // stored.shape[1])
     for top in range(0, len(stored), step):
-        rows = stored[top : top + step].astype(np.intp) - low
-        np.take(table, rows, out=grey[top : top + step], mode="clip")  # none is clipped
+        rows = slice(top, top + step)
+        np.take(whole, places[rows], out=grey[rows], mode="clip")  # none is clipped
     return grey
 
 
