@@ -22,6 +22,7 @@ _START_OF_SCAN, _START_OF_TILE = 0xDA, 0x90
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MAX_SEGMENTS = 1000
 """Before the entropy-coded data; real codestreams have about ten."""
+_MAX_TILE_PARTS = 1 << 16
 _FILL = re.compile(rb"\xff+")
 
 # Entropy-coded data are stuffed so that they never look like a marker; these are markers in
@@ -112,7 +113,9 @@ def _jpeg2000(code: bytes) -> Frame:
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
     components, depth = struct.unpack_from(">HB", code, 40)
     place = next(start for marker, start, _ in _segments(code) if marker == _START_OF_TILE)
-    while code[place : place + 2] == b"\xff\x90":
+    for _ in range(_MAX_TILE_PARTS):
+        if code[place : place + 2] != b"\xff\x90":
+            break
         (length,) = struct.unpack_from(">I", code, place + 6)
         end = place + length if length else len(code.rstrip(b"\x00\xff")) - 2  # 0: all the rest
         require(end <= len(code), "codestream_cut")

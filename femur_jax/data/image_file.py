@@ -50,7 +50,8 @@ def read_image_file(path: Path) -> Picture:
         equal = pixels.shape[-1] in (3, 4) and bool((pixels[..., :3] == grey[..., None]).all())
         require(equal, "not_grey")
         pixels = grey
-    require(pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16), "bit_depth")
+    is_image = pixels.ndim == 2 and pixels.size > 0 and pixels.dtype in (np.uint8, np.uint16)
+    require(is_image, "bit_depth")
     require(int(pixels.min()) < int(pixels.max()), "constant_image")
     source = Source(syntax=path.suffix[1:].lower(), bits=8 * pixels.itemsize)
     grey = pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257

@@ -123,6 +123,9 @@ def test_markers_without_end_are_refused_soon():
     assert _code(b"\xff\xd8" + b"\xff\xe0\0\2" * 8_000_000) == "codestream"
     start = CODES["JPEG 2000"][0][:51]
     assert _code(start + b"\xff\x64\0\2" * 8_000_000) == "codestream"
+    header, _, _ = CODES["JPEG 2000"][0].partition(b"\xff\x90")
+    tile_part = b"\xff\x90\0\x0a\0\0\0\0\0\x0e\0\1\xff\x93"
+    assert _code(header + tile_part * 5_000_000 + b"\xff\xd9") == "codestream"
 
 
 def _rle(pixels):
