@@ -222,6 +222,7 @@ def test_padding_stated_as_unsigned_of_signed_pixels(dicom_file, tmp_path):
 @pytest.mark.parametrize(("value", "limit"), [(300, 0), (0, 300), (4095, 3900)])
 def test_padding_of_a_range(dicom_file, tmp_path, value, limit):
     stored, _ = _surrounded(value)
+    stored[20:25, 30] = [limit, (value + limit) // 2, value, 1000, 2000]
     path = dicom_file(tmp_path / "f", stored, PixelPaddingValue=value, PixelPaddingRangeLimit=limit)
     hidden = (stored >= min(value, limit)) & (stored <= max(value, limit))
     _assert_hidden(_read(path), stored, hidden)
