@@ -1,5 +1,6 @@
 """Processes for work on files that nobody can vouch for."""
 
+import logging
 import multiprocessing
 import resource
 import warnings
@@ -64,6 +65,8 @@ def each(
 
 def _limit(memory: int) -> None:
     """In a worker, before its first job."""
-    warnings.simplefilter("ignore")  # pydicom's quote header values
+    # What pydicom and tifffile warn of and log quotes header values.
+    warnings.simplefilter("ignore")
+    logging.disable()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + memory, most))
