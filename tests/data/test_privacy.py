@@ -7,8 +7,12 @@ import base64
 import contextlib
 import csv
 import io
+import os
 import re
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +22,10 @@ from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from configs.study import get_config
-from femur_jax import study
 from femur_jax.data import codec
 from femur_jax.data.records import tile_of
 
+ROOT = Path(__file__).parents[2]
 TEXTS = """
 PatientName PatientID OtherPatientNames PatientBirthName PatientAddress PatientComments
 PatientTelephoneNumbers PatientMotherBirthName EthnicGroup Occupation MedicalRecordLocator
@@ -138,27 +141,45 @@ def planted(tmp_path_factory, dicom_file):
     return canaries, folder, labels
 
 
+SMALLEST = {
+    "ingest.patch": 16,
+    "ingest.fractions": (0.3, 0.3),
+    "ingest.max_quarantined": 0.1,
+    "diffusion.model.channels": 8,
+    "diffusion.model.multipliers": (1,),
+    "diffusion.model.attention": (True,),
+    "diffusion.train.warmup_steps": 1,
+    "diffusion.sample.steps": 2,
+    "diffusion.sample.finer_steps": 2,
+    "gan.model.size": 16,
+    "gan.model.channels": (8, 8, 8),
+    "gan.model.latent": 4,
+    "gan.train.burn_in_steps": 2,
+    "classifier.data.shapes": ((32, 32),),
+    "classifier.model.stage_sizes": (1, 1),
+    "classifier.model.width": 8,
+    "classifier.train.warmup_steps": 1,
+}
+
+
 @pytest.fixture(scope="module")
-def outcome(planted, tmp_path_factory, diffusion_config, gan_config, classifier_config):
-    """The workdir of a whole study on these files, and what it printed."""
+def outcome(planted, tmp_path_factory):
+    """The workdir of a whole study on these files; beside it, what it printed."""
     _, folder, labels = planted
-    config = get_config("smoke")
-    config.radiographs, config.labels = str(folder), str(labels)
-    config.ingest.update(patch=16, fractions=(0.3, 0.3), max_quarantined=0.1)
-    for part, tiny in (
-        (config.diffusion, diffusion_config),
-        (config.gan, gan_config),
-        (config.classifier, classifier_config),
-    ):
-        for field in ("data", "model", "train", "sample"):
-            if field in tiny:
-                part[field].update(tiny[field])
-        part.train.update(steps=4, checkpoint_every=2, log_every=2)
-    config.diffusion.sample.per_label = config.gan.sample.per_label = 4
-    config.classifier.train.warmup_steps = 1
-    workdir = tmp_path_factory.mktemp("study") / "run"
-    study.run(config, workdir)
-    return workdir
+    settings = SMALLEST | {"radiographs": folder, "labels": labels}
+    for part in ("diffusion", "gan", "classifier"):
+        train = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "log_every": 2}
+        settings |= {f"{part}.train.{name}": value for name, value in train.items()}
+    results = tmp_path_factory.mktemp("study")
+    command = [sys.executable, "-m", "femur_jax.main", f"--workdir={results / 'run'}"]
+    command += [f"--config={ROOT / 'configs' / 'study.py'}:smoke"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    with (results / "printed.txt").open("w") as printed:
+        environment = os.environ | {"XLA_FLAGS": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=printed, stderr=printed, check=True
+        )
+    return results
 
 
 def _secrets(canaries):
@@ -199,7 +220,7 @@ def test_nothing_planted_comes_out(planted, outcome):
     secrets = _secrets(canaries)
     files = [path for path in outcome.rglob("*") if path.is_file()]
     suffixes = {path.name.partition(".")[2].partition("-")[0] for path in files}
-    assert {"html", "json", "jsonl", "array_record"} <= suffixes
+    assert {"html", "json", "jsonl", "array_record", "txt"} <= suffixes
     assert any("events.out" in path.name for path in files)
     assert any("checkpoints" in path.parts for path in files)
     for path in files:
