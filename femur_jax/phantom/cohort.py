@@ -5,15 +5,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from tqdm import tqdm
 
 from femur_jax.errors import UserError
 from femur_jax.phantom.anatomy import Femur, axis_at, draw_femur
 from femur_jax.phantom.dicom_writer import draw_identity, write_radiograph
 from femur_jax.phantom.fracture import Fracture, draw_fracture
-from femur_jax.phantom.hospital import Hospital, draw_hospitals, present
-from femur_jax.phantom.xray import Camera, add_texture, aim, detect, project, transmission
+from femur_jax.phantom.hospital import Hospital, draw_hospitals
+from femur_jax.phantom.processing import radiograph
+from femur_jax.phantom.xray import Camera, aim
 
 COLUMNS = ("path", "patient_id", "hospital", "label", "view", "laterality")
 
@@ -207,28 +208,3 @@ def frame(
         detector_distance=rng.uniform(90, 160),
     )
     return camera, shape, covered * camera.magnification / shape[0]
-
-
-def radiograph(
-    rng: np.random.Generator,
-    femur: Femur,
-    fracture: Fracture,
-    hospital: Hospital,
-    camera: Camera,
-    shape: tuple[int, int],
-    spacing: float,
-    laterality: str,
-) -> Float[np.ndarray, "height width"]:
-    """Takes and processes one radiograph: grey values 0 to 1, bone bright."""
-    # Cortices thinner than a pixel alias unless several rays share it.
-    supersample = 2 if spacing > 0.5 else 1
-    lengths = project(femur, fracture, camera, *shape, spacing, supersample)
-    signal = detect(
-        rng,
-        transmission(add_texture(rng, lengths)),
-        spacing=spacing,
-        photons=hospital.photons,
-        scatter=hospital.scatter,
-        blur=hospital.blur,
-    )
-    return present(rng, hospital, signal, spacing=spacing, laterality=laterality)

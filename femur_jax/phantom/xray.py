@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Float32
 from scipy import ndimage
 
 from femur_jax.phantom.anatomy import Femur, Number, Points, Scalars
-from femur_jax.phantom.fracture import Fracture, bone_content, soft_content
+from femur_jax.phantom.fracture import Fracture
+from femur_jax.phantom.volume import bone_content, soft_content
 
 ENERGY_KEV = 50.0
 """Effective energy of a 70 to 80 kV beam."""

@@ -18,7 +18,8 @@ from femur_jax.phantom.anatomy import axis_at, draw_femur
 from femur_jax.phantom.cohort import frame, write_cohort
 from femur_jax.phantom.dicom_writer import draw_identity, to_stored, write_radiograph
 from femur_jax.phantom.fracture import draw_fracture
-from femur_jax.phantom.hospital import TRANSFER_SYNTAXES, draw_hospitals, present
+from femur_jax.phantom.hospital import TRANSFER_SYNTAXES, draw_hospitals
+from femur_jax.phantom.processing import present
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {

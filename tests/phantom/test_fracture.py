@@ -7,11 +7,10 @@ import pytest
 from femur_jax.phantom.anatomy import axis_at, draw_femur
 from femur_jax.phantom.fracture import (
     beak_height,
-    bone_content,
     draw_fracture,
     fragment_distance,
-    owning_fragment,
 )
+from femur_jax.phantom.volume import bone_content, owning_fragment
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from femur_jax.phantom.anatomy import axis_at, draw_femur, elliptic_tube, sphere
-from femur_jax.phantom.fracture import coverage, draw_fracture, owning_fragment, periosteum
+from femur_jax.phantom.fracture import draw_fracture
+from femur_jax.phantom.volume import coverage, owning_fragment, periosteum
 from femur_jax.phantom.xray import (
     ATTENUATION,
     add_texture,
