@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 Sample = Callable[[Int[np.ndarray, "points"], Int[np.ndarray, "points"]], np.ndarray]
 """Values, float32 of shape [channels, points], at rows and columns of the finest grid."""
@@ -23,6 +23,7 @@ def refine(
     step: int,
     shape: tuple[int, int],
     tolerance: float,
+    watched: Bool[np.ndarray, "rows columns"],
 ) -> tuple[Float32[np.ndarray, "channels height width"], int]:
     """Fills an image from samples on a coarse grid and from more where they are needed.
 
@@ -36,13 +37,14 @@ def refine(
         step: Pixels between points of the coarse grid, a power of 2.
         shape: Height and width of the image.
         tolerance: Largest error of interpolation in the first channel that is let pass.
+        watched: Points of the coarse grid around which the next level is sampled in any case.
 
     Returns:
         The image, and how many points were sampled.
     """
     values, sampled = coarse, 0
     # On the coarsest level curvature tells: a quarter of it is the surplus at a midpoint.
-    rough = np.zeros(coarse.shape[1:], bool)
+    rough = watched.copy()
     first = coarse[0]
     for axis in (0, 1):
         bent = np.abs(np.diff(first, 2, axis=axis)) > 4.0 * tolerance
