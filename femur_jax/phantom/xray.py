@@ -18,7 +18,7 @@ from scipy import ndimage
 from femur_jax.phantom.anatomy import Femur, Points, Scalars, axis_at, thigh_distance
 from femur_jax.phantom.fracture import Fracture
 from femur_jax.phantom.interpolate import gaussian
-from femur_jax.phantom.refine import coarse_grid, refine
+from femur_jax.phantom.refine import Refined, coarse_grid, refine
 from femur_jax.phantom.spectrum import attenuate
 from femur_jax.phantom.texture import Texture
 from femur_jax.phantom.volume import (
@@ -31,7 +31,7 @@ from femur_jax.phantom.volume import (
     soft_path,
 )
 
-RAYS = 2048
+RAYS = 1024
 """Rays traced at once: arrays of all their points stay below the size for which memory is mapped."""
 
 SEARCH_MM, SEARCH_INTERVALS = 6.0, 48
@@ -305,14 +305,23 @@ class Exposure:
     """What a detector is to expect.
 
     Attributes:
-        signal: Logarithm of the open beam over the expected intensity, 0 in air.
-        trabecular: Its change by a relative change of the mineralised bone.
-        traced: Rays per pixel.
+        image: Logarithm of the open beam over the expected intensity, 0 in air, and its change by
+            a relative change of the mineralised bone.
+        rays: Points of the image per pixel along each side.
+        shape: Height and width, pixels.
     """
 
-    signal: Float32[np.ndarray, "height width"]
-    trabecular: Float32[np.ndarray, "height width"]
-    traced: float
+    image: Refined
+    rays: int
+    shape: tuple[int, int]
+
+    def rows(self, top: int, bottom: int) -> Float32[np.ndarray, "2 rows width"]:
+        """Both channels of some rows of pixels."""
+        n = self.rays
+        block = self.image.rows(n * top, n * bottom)
+        if n == 1:
+            return block
+        return block.reshape(2, bottom - top, n, self.shape[1], n).mean((2, 4))
 
 
 def expose(
@@ -372,7 +381,5 @@ def expose(
     below = (rows - 0.5 * (grid[0] - 1)) * pitch
     near = np.abs(below - scene.fracture_row) < FRACTURE_MM
     watched = near[:, None] & (coarse[1] > 0)
-    image, traced = refine(sample, coarse, step, grid, TOLERANCE, watched)
-    if rays > 1:
-        image = image.reshape(2, shape[0], rays, shape[1], rays).mean((2, 4))
-    return Exposure(image[0], image[1], (traced + primary.size) / (shape[0] * shape[1]))
+    image = refine(sample, coarse, step, grid, TOLERANCE, watched)
+    return Exposure(image, rays, shape)
