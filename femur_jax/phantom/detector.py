@@ -45,14 +45,16 @@ def detect(
     step = max(1, BLOCK // width)
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        halo = np.clip(np.arange(top - 1, bottom + 1), 0, height - 1)
-        signal, trabecular = rows(halo[0], halo[-1] + 1)
-        expected = texture[np.arange(halo[0], halo[-1] + 1) % len(texture)]
+        # One row more at both sides for the blur; the image's edges are repeated.
+        first, last = max(top - 1, 0), min(bottom + 1, height)
+        signal, trabecular = rows(first, last)
+        expected = texture[np.arange(first, last) % len(texture)]
         expected *= trabecular
         expected += signal
         np.negative(expected, out=expected)
         np.exp(expected, out=expected)
-        expected = _blur(expected[halo - halo[0]], blur)
+        repeated = np.clip(np.arange(top - 1, bottom + 1), 0, height - 1) - first
+        expected = _blur(expected[repeated], blur)
         bits = np.frombuffer(rng.bytes(2 * expected.size), np.uint16).reshape(expected.shape)
         noise = np.take(QUANTILES, bits, mode="clip")
         noise *= np.sqrt(expected * np.float32(1.0 / photons))

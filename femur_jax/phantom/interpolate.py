@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Real
 from scipy import ndimage
 
 
@@ -40,7 +40,7 @@ class Smooth:
     step: int
 
     def at(
-        self, row: Float[np.ndarray, "points"], column: Float[np.ndarray, "points"]
+        self, row: Real[np.ndarray, "points"], column: Real[np.ndarray, "points"]
     ) -> Float32[np.ndarray, "points"]:
         """Values at places in pixels."""
         return bilinear(self.values, row / self.step, column / self.step)
@@ -60,5 +60,7 @@ def gaussian(image: Float32[np.ndarray, "height width"], sigma: float) -> Smooth
     The image is sampled, not averaged: what is finer than the grid must be small or random.
     """
     step = max(1, int(sigma / 4))
-    coarse = np.ascontiguousarray(image[::step, ::step])
+    # The last points lie at or beyond the image's edge, where its edge's values hold.
+    rows, columns = (np.minimum(np.arange(0, n - 1 + step, step), n - 1) for n in image.shape)
+    coarse = image[rows[:, None], columns]
     return Smooth(ndimage.gaussian_filter(coarse, sigma / step, mode="nearest"), step)

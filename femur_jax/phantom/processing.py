@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int
 
 from femur_jax.phantom.anatomy import Femur
 from femur_jax.phantom.detector import BLOCK, detect
 from femur_jax.phantom.fracture import Fracture
 from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.interpolate import gaussian
-from femur_jax.phantom.spectrum import attenuate
+from femur_jax.phantom.spectrum import ATTENUATION, WEIGHTS
 from femur_jax.phantom.texture import draw_texture
 from femur_jax.phantom.xray import Camera, Scene, expose
 
@@ -20,7 +20,7 @@ GLYPHS = {
 }
 
 
-LEAD = -np.log(attenuate({"bone": np.zeros(1), "lead": np.ones(1)})[0][0]).astype(np.float32)
+LEAD = np.float32(-np.log(WEIGHTS @ np.exp(-ATTENUATION["lead"])))
 """Attenuation by the lead of a marker, 1 mm."""
 
 CURVE = 2**14
@@ -46,6 +46,14 @@ class Marker(NamedTuple):
         if top < bottom:
             part = self.attenuation[top - self.top : bottom - self.top]
             signal[top - first : bottom - first, self.left : self.left + width] += part
+
+    def covers(
+        self, row: Int[np.ndarray, "points"], column: Int[np.ndarray, "points"]
+    ) -> Bool[np.ndarray, "points"]:
+        """Whether pixels lie in its rectangle."""
+        height, width = self.attenuation.shape
+        inside = (row >= self.top) & (row < self.top + height)
+        return inside & (column >= self.left) & (column < self.left + width)
 
 
 def draw_marker(
@@ -91,7 +99,7 @@ def radiograph(
         return block
 
     signal = detect(rng, rows, shape, bone.values, photons=hospital.photons, blur=hospital.blur)
-    return present(hospital, signal, field, spacing=spacing)
+    return present(hospital, signal, field, lead, spacing=spacing)
 
 
 def grid_lines(hospital: Hospital, width: int, spacing: float) -> Float32[np.ndarray, "width"]:
@@ -118,6 +126,7 @@ def present(
     hospital: Hospital,
     signal: Float32[np.ndarray, "height width"],
     field: tuple[slice, slice],
+    lead: Marker | None,
     *,
     spacing: float,
 ) -> Float32[np.ndarray, "height width"]:
@@ -127,6 +136,7 @@ def present(
         hospital: Its habits.
         signal: Log attenuation; overwritten.
         field: Rows and columns within the collimation.
+        lead: What shall not influence the grey scale.
         spacing: Side of a pixel, mm.
 
     Returns:
@@ -137,10 +147,10 @@ def present(
     lines = np.float32(hospital.detail) * coarse.widened(width)
     # A hundred thousand pixels tell the percentiles.
     stride = max(1, int(np.sqrt(signal.size / 1e5)))
-    rows, columns = (np.arange(s.start, s.stop, stride) for s in field)
-    # sampled
-    places = [a.ravel() for a in np.meshgrid(rows, columns, indexing="ij")]
-    detail = signal[rows][:, columns].ravel() - np.float32(hospital.detail) * coarse.at(*places)
+    places = np.mgrid[tuple(slice(s.start, s.stop, stride) for s in field)].reshape(2, -1)
+    if lead:
+        places = places[:, ~lead.covers(*places)]
+    detail = signal[*places] - np.float32(hospital.detail) * coarse.at(*places)
     black, white = np.percentile(detail, [hospital.black, hospital.white])
     curve = np.linspace(0.0, 1.0, CURVE, dtype=np.float32) ** np.float32(hospital.gamma)
     scale = np.float32((CURVE - 1) / (white - black))

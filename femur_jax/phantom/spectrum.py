@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 ENERGY_KEV = (28.07, 38.12, 47.87, 57.69, 67.19)
 """Mean energies of the bins 10-33, 33-43, 43-53, 53-63 and 63-75 keV."""
@@ -33,7 +33,7 @@ digits. Cortical bone (1.92 g/cm3), adipose (0.95) and soft tissue (1.06) of ICR
 
 
 def attenuate(
-    lengths: Mapping[str, Float[np.ndarray, "*rays"]],
+    lengths: Mapping[str, Float32[np.ndarray, "*rays"]],
 ) -> tuple[Float32[np.ndarray, "*rays"], Float32[np.ndarray, "*rays"]]:
     """What materials leave of the beam.
 

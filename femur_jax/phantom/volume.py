@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from femur_jax.phantom.anatomy import (
     TINY,
     Femur,
+    Number,
     Points,
     Scalars,
     cortical_thickness,
@@ -207,7 +208,7 @@ def _bone_shares(
     def beyond(distance: Nodes, number: Int[Array, "nodes rays"]) -> Scalars:
         """Values at the ends of intervals, extrapolated from the two nodes before if need be."""
         slope = jnp.where(number[1:-1] == number[:-2], distance[1:-1] - distance[:-2], 0.0)
-        slope = jnp.concatenate([jnp.zeros_like(slope[:1]), slope])
+        slope = jnp.pad(slope, ((1, 0), (0, 0)))
         return jnp.where(number[1:] != number[:-1], distance[:-1] + slope, distance[1:])
 
     def share(distance: Nodes) -> Scalars:
@@ -246,7 +247,7 @@ def share_inside(distance: Nodes) -> Float[Array, "rays"]:
 
 
 @jax.jit
-def bounds(distance: Nodes, margin: float) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
+def bounds(distance: Nodes, margin: Number) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
     """Where rays come within a margin of a body for the first and leave it for the last time.
 
     Returns:

@@ -32,7 +32,7 @@ from femur_jax.phantom.volume import (
 )
 
 RAYS = 1024
-"""Rays traced at once: arrays of all their points stay below the size for which memory is mapped."""
+"""Rays traced at once; arrays of their points stay below the size from which memory is mapped."""
 
 SEARCH_MM, SEARCH_INTERVALS = 6.0, 48
 """Distance between the rays that find out where the bodies are, and intervals of each."""

