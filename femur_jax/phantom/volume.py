@@ -20,6 +20,7 @@ from femur_jax.phantom.fracture import (
     FRAGMENTS,
     Fracture,
     beak_height,
+    flare_height,
     fragment_distance,
     relative_to_fracture,
 )
@@ -102,8 +103,9 @@ def _fractions(
     region = fragment_distance(femur, fracture, 0, local)
     for k in range(1, FRAGMENTS):
         region = jnp.where(owner == k, fragment_distance(femur, fracture, k, local), region)
-    # The beak thickens the cortex outwards (periosteal) and, half as much, inwards (endosteal).
-    thickness = cortical_thickness(femur, place) + 1.5 * beak_height(femur, fracture, place)
+    # The cortex is thicker by the beak, outwards, and by the flare, inwards.
+    thickness = cortical_thickness(femur, place) + beak_height(femur, fracture, place)
+    thickness += flare_height(femur, fracture, place)
     fragment = coverage(region, width)
     whole = coverage(outer, width) * fragment
     cavity = coverage(outer + thickness, width) * fragment
