@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,7 @@ from femur_jax.phantom.anatomy import (
     thigh_distance,
 )
 from femur_jax.phantom.fracture import Fracture
+from femur_jax.phantom.xray import Implant
 
 IMPLANTS = ("none", "nail", "plate", "stem")
 
@@ -77,6 +79,18 @@ def draw_hardware(rng: np.random.Generator, femur: Femur, fracture: Fracture) ->
         cast_top=fracture.height + rng.uniform(80.0, 140.0),
         splint=float(rng.random() < 0.5),
     )
+
+
+def foreign_bodies(femur: Femur, hardware: Hardware) -> list[Implant]:
+    """What the rays meet beside the patient."""
+    femur, hardware = jax.tree.map(np.float32, (femur, hardware))
+    bodies = []
+    if hardware.implant:
+        material = "steel" if hardware.steel else "titanium"
+        bodies.append(Implant(jax.tree_util.Partial(metal_distance, femur, hardware), material))
+    if hardware.cast:
+        bodies.append(Implant(jax.tree_util.Partial(cast_distance, femur, hardware), "plaster"))
+    return bodies
 
 
 def metal_distance(femur: Femur, hardware: Hardware, p: Points) -> Scalars:

@@ -9,7 +9,7 @@ from femur_jax.phantom.anatomy import AWAY, Femur, axis_at, draw_femur
 from femur_jax.phantom.dicom_writer import Exposure, draw_identity, write_radiograph
 from femur_jax.phantom.faults import DOUBLING, annotate, spoil, write_again
 from femur_jax.phantom.fracture import Fracture, draw_fracture, reduce
-from femur_jax.phantom.hardware import IMPLANTS, draw_hardware
+from femur_jax.phantom.hardware import IMPLANTS, draw_hardware, foreign_bodies
 from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.outline import draw_outline
 from femur_jax.phantom.plan import Patient
@@ -53,7 +53,17 @@ def write_patient(
         # For a lateral view the other leg is moved away.
         seen = femur if view == "AP" else femur._replace(midline=AWAY)
         camera, shape, spacing = frame(rng, seen, fracture, hospital, view, laterality, coarsest_mm)
-        image = radiograph(rng, seen, fracture, hospital, camera, shape, spacing, laterality)
+        image = radiograph(
+            rng,
+            seen,
+            fracture,
+            hospital,
+            camera,
+            shape,
+            spacing,
+            laterality,
+            foreign_bodies(seen, hardware),
+        )
         exposure = Exposure(
             instance=i + 1,
             view=view,

@@ -1,24 +1,33 @@
 """From a patient before the camera to the grey values that a hospital shows."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float32
 
 from femur_jax.phantom.anatomy import Femur
+from femur_jax.phantom.detector import detect
 from femur_jax.phantom.fracture import Fracture
 from femur_jax.phantom.hospital import Hospital
-from femur_jax.phantom.xray import (
-    Camera,
-    add_texture,
-    broad_blur,
-    detect,
-    project,
-    transmission,
-)
+from femur_jax.phantom.interpolate import gaussian
+from femur_jax.phantom.spectrum import attenuate
+from femur_jax.phantom.texture import draw_texture
+from femur_jax.phantom.xray import Camera, Implant, Scene, expose
 
 GLYPHS = {
     "L": ("1....", "1....", "1....", "1....", "1....", "1....", "11111"),
     "R": ("1111.", "1...1", "1...1", "1111.", "1.1..", "1..1.", "1...1"),
 }
+
+
+LEAD = float(-np.log(attenuate({"bone": np.zeros(1), "lead": np.ones(1)})[0][0]))
+"""Attenuation by the lead of a marker, 1 mm."""
+
+BLOCK = 65536
+"""Pixels worked on at once."""
+
+CURVE = 2**14
+"""Entries of a display curve."""
 
 
 def radiograph(
@@ -30,78 +39,114 @@ def radiograph(
     shape: tuple[int, int],
     spacing: float,
     laterality: str,
-) -> Float[np.ndarray, "height width"]:
+    implants: Sequence[Implant] = (),
+) -> Float32[np.ndarray, "height width"]:
     """Takes and processes one radiograph: grey values 0 to 1, bone bright."""
-    # Cortices thinner than a pixel alias unless several rays share it.
-    supersample = 2 if spacing > 0.5 else 1
-    lengths = project(femur, fracture, camera, *shape, spacing, supersample)
+    muscle = draw_texture(rng, extent=200.0, pitch=2.0, exponent=3.0, deviation=0.015)
+    bone = draw_texture(rng, extent=100.0, pitch=spacing, exponent=1.5, deviation=0.04)
+    size = (shape[0] * spacing, shape[1] * spacing)
+    scene = Scene(femur, fracture, camera, size, implants)
+    exposure = expose(
+        scene, shape, spacing, muscle=muscle, scatter=hospital.scatter, heel=hospital.heel
+    )
+    field = collimated_field(rng, hospital, shape)
+    if hospital.marker:
+        _place_marker(rng, exposure.signal, field, laterality)
     signal = detect(
         rng,
-        transmission(add_texture(rng, lengths)),
-        spacing=spacing,
+        exposure.signal,
+        exposure.trabecular,
+        bone.values,
         photons=hospital.photons,
-        scatter=hospital.scatter,
         blur=hospital.blur,
+        grid=grid_lines(hospital, shape[1], spacing),
     )
-    return present(rng, hospital, signal, spacing=spacing, laterality=laterality)
+    return present(hospital, signal, field, spacing=spacing)
+
+
+def grid_lines(hospital: Hospital, width: int, spacing: float) -> Float32[np.ndarray, "width"]:
+    """Shadow of a stationary grid's lamellae along a row, averaged over each pixel.
+
+    Pixels coarser than the lamellae show them at another, lower frequency.
+    """
+    amplitude, frequency = hospital.grid
+    x = np.arange(width) * spacing
+    seen = amplitude * np.sinc(frequency * spacing)
+    return (seen * np.sin(2.0 * np.pi * frequency * x)).astype(np.float32)
 
 
 def collimated_field(
     rng: np.random.Generator, hospital: Hospital, shape: tuple[int, int]
-) -> Bool[np.ndarray, "height width"]:
-    """Where the beam falls: all but a margin of up to 8% at each edge."""
-    field = np.zeros(shape, bool)
+) -> tuple[slice, slice]:
+    """Rows and columns on which the beam falls: all but up to 8% at each edge."""
     margin = np.zeros(4) if hospital.border == "none" else rng.uniform(0.0, 0.08, 4)
     top, bottom, left, right = np.round(margin * np.repeat(shape, 2)).astype(int)
-    field[top : shape[0] - bottom, left : shape[1] - right] = True
-    return field
+    return slice(top, shape[0] - bottom), slice(left, shape[1] - right)
 
 
 def present(
-    rng: np.random.Generator,
     hospital: Hospital,
     signal: Float32[np.ndarray, "height width"],
+    field: tuple[slice, slice],
     *,
     spacing: float,
-    laterality: str,
-) -> Float[np.ndarray, "height width"]:
+) -> Float32[np.ndarray, "height width"]:
     """Processes a detector's signal for the viewer.
 
     Args:
-        rng: Source of randomness.
         hospital: Its habits.
-        signal: Log attenuation.
+        signal: Log attenuation; overwritten.
+        field: Rows and columns within the collimation.
         spacing: Side of a pixel, mm.
-        laterality: 'L' or 'R', for the marker.
 
     Returns:
         Grey values from 0 (black) to 1 (white), bone bright.
     """
-    field = collimated_field(rng, hospital, signal.shape)
-    coarse = broad_blur(signal, 30.0 / spacing)
-    detail = signal - hospital.detail * coarse
-    black, white = np.percentile(detail[field], [hospital.black, hospital.white])
-    image = np.clip((detail - black) / (white - black), 0.0, 1.0) ** hospital.gamma
-    if hospital.marker:
-        _place_marker(rng, image, field, laterality)
+    height, width = signal.shape
+    coarse = gaussian(signal, 30.0 / spacing)
+    lines = np.float32(hospital.detail) * coarse.widened(width)
+    # A hundred thousand pixels tell the percentiles.
+    stride = max(1, int(np.sqrt(signal.size / 1e5)))
+    rows, columns = (np.arange(s.start, s.stop, stride) for s in field)
+    # sampled
+    places = [a.ravel() for a in np.meshgrid(rows, columns, indexing="ij")]
+    detail = signal[rows][:, columns].ravel() - np.float32(hospital.detail) * coarse.at(*places)
+    black, white = np.percentile(detail, [hospital.black, hospital.white])
+    curve = np.linspace(0.0, 1.0, CURVE, dtype=np.float32) ** np.float32(hospital.gamma)
+    scale = np.float32((CURVE - 1) / (white - black))
+    block = max(1, BLOCK // width)
+    for top in range(0, height, block):
+        part = signal[top : top + block]
+        y = np.clip(np.arange(top, top + len(part)) / coarse.step, 0, len(lines) - 1)
+        above = np.minimum(y.astype(int), max(len(lines) - 2, 0))
+        share = (y - above).astype(np.float32)[:, None]
+        below = np.minimum(above + 1, len(lines) - 1)
+        part -= lines[above] + share * (lines[below] - lines[above])
+        part -= np.float32(black)
+        part *= scale
+        np.clip(part, 0, CURVE - 1, out=part)
+        np.take(curve, (part + np.float32(0.5)).astype(np.uint16), out=part, mode="clip")
     if hospital.border != "none":
-        image[~field] = 1.0 if hospital.border == "bright" else 0.0
-    return image
+        value = 1.0 if hospital.border == "bright" else 0.0
+        rows, columns = field
+        signal[: rows.start] = signal[rows.stop :] = value
+        signal[:, : columns.start] = signal[:, columns.stop :] = value
+    return signal
 
 
 def _place_marker(
     rng: np.random.Generator,
-    image: Float[np.ndarray, "height width"],
-    field: Bool[np.ndarray, "height width"],
+    signal: Float32[np.ndarray, "height width"],
+    field: tuple[slice, slice],
     laterality: str,
 ) -> None:
-    """Draws the side's letter into a corner of the field."""
+    """Puts a lead letter for the side, 1 mm thick, on a corner of the field."""
     glyph = np.array([[c == "1" for c in row] for row in GLYPHS[laterality]])
-    scale = max(1, round(max(image.shape) / 140))
+    scale = max(1, round(max(signal.shape) / 140))
     letter = np.kron(glyph, np.ones((scale, scale), bool))
-    rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
+    rows, columns = field
     inset = 2 * scale
-    top = rng.choice([rows[0] + inset, rows[-1] - inset - letter.shape[0]])
-    left = rng.choice([columns[0] + inset, columns[-1] - inset - letter.shape[1]])
-    corner = image[top : top + letter.shape[0], left : left + letter.shape[1]]
-    corner[letter] = 1.0
+    top = rng.choice([rows.start + inset, rows.stop - 1 - inset - letter.shape[0]])
+    left = rng.choice([columns.start + inset, columns.stop - 1 - inset - letter.shape[1]])
+    corner = signal[top : top + letter.shape[0], left : left + letter.shape[1]]
+    corner[letter] += LEAD

@@ -1,12 +1,16 @@
-"""What a point of space is made of: bone, marrow, fat or muscle of a broken femur in its thigh."""
+"""Paths of rays through bone, marrow and soft tissue of a broken femur in its thigh.
+
+A ray is sampled at nodes; between two nodes a signed distance is taken as linear, and the share of
+the interval where it is negative is integrated exactly. Surfaces stay sharp however far apart the
+nodes are; what remains is the curvature of surfaces between nodes. All lengths are in mm.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from femur_jax.phantom.anatomy import (
     Femur,
-    Number,
     Points,
     Scalars,
     cortical_thickness,
@@ -25,45 +29,100 @@ from femur_jax.phantom.fracture import (
     relative_to_fracture,
 )
 
-
-def coverage(distance: Scalars, width: Number) -> Scalars:
-    """How much of a sample `width` mm wide lies inside, 0 to 1: an anti-aliased indicator."""
-    return jnp.clip(0.5 - distance / width, 0.0, 1.0)
+Nodes = Float[Array, "nodes rays"]
+Interval = tuple[Scalars, Scalars]
 
 
-def bone_content(
-    femur: Femur, fracture: Fracture, p: Points, width: Number
-) -> tuple[Scalars, Scalars, Scalars]:
-    """Volume fractions of mineralised bone, of marrow, and of everything within the periosteum.
+def inside(start: Scalars, end: Scalars) -> Interval:
+    """Part of an interval, from 0 to 1, in which a linear distance is negative.
 
-    Three programs rather than one: fused into a single one, the compiler repeats what they share
-    for every use and takes five times longer.
+    Args:
+        start: Signed distance at the interval's first end.
+        end: At its other end.
+
+    Returns:
+        Where the part begins and ends; they are equal if it is empty.
+    """
+    cross = start / jnp.where(start == end, 1.0, start - end)
+    first = jnp.where(start < 0.0, 0.0, jnp.where(end < 0.0, cross, 1.0))
+    last = jnp.where(end < 0.0, 1.0, jnp.where(start < 0.0, cross, first))
+    return first, last
+
+
+def overlap(a: Interval, b: Interval) -> Scalars:
+    """Length of the intersection of two intervals."""
+    return jnp.maximum(jnp.minimum(a[1], b[1]) - jnp.maximum(a[0], b[0]), 0.0)
+
+
+@jax.jit
+def along_rays(
+    source: Float[Array, "3"],
+    directions: Float[Array, "3 rays"],
+    near: Float[Array, "rays"],
+    far: Float[Array, "rays"],
+    nodes: Float[Array, "nodes"],
+) -> Points:
+    """Points of rays, shape [nodes, rays] each, between two distances from the source.
+
+    Args:
+        source: Origin of all rays.
+        directions: Unit vectors.
+        near: Where sampling starts.
+        far: Where it ends.
+        nodes: Places between, 0 to 1.
+    """
+    t = near + nodes[:, None] * (far - near)
+    x, y, z = (source[i] + t * directions[i] for i in range(3))
+    return x, y, z
+
+
+def bone_path(
+    femur: Femur, fracture: Fracture, p: Points
+) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
+    """Shares of rays in mineralised bone and in all within the periosteum, marrow included.
+
+    Several programs rather than one: fused into a single one, the compiler repeats what they
+    share for every use and takes five times longer.
 
     Args:
         femur: The patient.
         fracture: How the femur is broken.
-        p: Points in mm.
-        width: Extent of a sample in mm.
+        p: Points along rays, equally far apart, shape [nodes, rays].
     """
-    owner = owning_fragment(femur, fracture, p)
+    owner, regions = owning_fragment(femur, fracture, p)
     place = _before_fracture(fracture, owner, p)
-    return _fractions(femur, fracture, owner, place, periosteum(femur, fracture, place), width)
+    outer = periosteum(femur, fracture, place)
+    inner, trabecular = _endosteum(femur, fracture, place, outer)
+    return _integrate_bone(owner, regions, outer, inner, trabecular)
+
+
+def bone_distance(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
+    """Distance to the bones where they lie now, fracture lines not cut out, in mm."""
+    owner, _ = owning_fragment(femur, fracture, p)
+    return periosteum(femur, fracture, _before_fracture(fracture, owner, p))
 
 
 @jax.jit
-def owning_fragment(femur: Femur, fracture: Fracture, p: Points) -> Int[Array, "*points"]:
-    """Number of the fragment that a point belongs to, inside bone or not."""
+def owning_fragment(
+    femur: Femur, fracture: Fracture, p: Points
+) -> tuple[Int[Array, "*points"], tuple[Scalars, ...]]:
+    """The fragment that a point belongs to, inside bone or not.
+
+    Returns:
+        Its number, and the distance to the region of each fragment in mm.
+    """
     owner = jnp.zeros(p[0].shape, jnp.int32)
     least = jnp.inf
+    regions = []
     for k in range(FRAGMENTS):
         q = _undo_motion(fracture, k, p)
         local = relative_to_fracture(femur, fracture, q)
-        region = fragment_distance(femur, fracture, k, local)
+        regions.append(fragment_distance(femur, fracture, k, local))
         # Shortened fragments overlap as regions of space; there the bone of the shaft decides.
-        claim = jnp.maximum(region, length(local[0], local[1]) - femur.shaft_radius)
+        claim = jnp.maximum(regions[k], length(local[0], local[1]) - femur.shaft_radius)
         owner = jnp.where(claim < least, k, owner)
         least = jnp.minimum(claim, least)
-    return owner
+    return owner, tuple(regions)
 
 
 @jax.jit
@@ -90,28 +149,46 @@ def periosteum(femur: Femur, fracture: Fracture, place: Points) -> Scalars:
 
 
 @jax.jit
-def _fractions(
-    femur: Femur,
-    fracture: Fracture,
-    owner: Int[Array, "*points"],
-    place: Points,
-    outer: Scalars,
-    width: Number,
-) -> tuple[Scalars, Scalars, Scalars]:
-    """Mineral, marrow and their sum from the distance to the periosteum."""
-    local = relative_to_fracture(femur, fracture, place)
-    region = fragment_distance(femur, fracture, 0, local)
-    for k in range(1, FRAGMENTS):
-        region = jnp.where(owner == k, fragment_distance(femur, fracture, k, local), region)
+def _endosteum(
+    femur: Femur, fracture: Fracture, place: Points, outer: Scalars
+) -> tuple[Scalars, Scalars]:
+    """Distance to the inner surface of the cortex, and the share of bone behind it."""
     # The cortex is thicker by the beak, outwards, and by the flare, inwards.
     thickness = cortical_thickness(femur, place) + beak_height(femur, fracture, place)
     thickness += flare_height(femur, fracture, place)
-    fragment = coverage(region, width)
-    whole = coverage(outer, width) * fragment
-    cavity = coverage(outer + thickness, width) * fragment
-    trabecular = femur.trabecular * (1.0 - diaphysis(femur, place[2]))
-    mineral = whole - (1.0 - trabecular) * cavity
-    return mineral, whole - mineral, whole
+    return outer + thickness, femur.trabecular * (1.0 - diaphysis(femur, place[2]))
+
+
+@jax.jit
+def _integrate_bone(
+    owner: Int[Array, "nodes rays"],
+    regions: tuple[Nodes, ...],
+    outer: Nodes,
+    inner: Nodes,
+    trabecular: Nodes,
+) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
+    first, last = owner[:-1], owner[1:]
+
+    def region(number: Int[Array, "intervals rays"], ends: slice) -> Scalars:
+        chosen = regions[0][ends]
+        for k in range(1, FRAGMENTS):
+            chosen = jnp.where(number == k, regions[k][ends], chosen)
+        return chosen
+
+    start, end = slice(None, -1), slice(1, None)
+    # Where the owner changes, the interval begins in one fragment and ends in another.
+    here = inside(region(first, start), region(first, end))
+    there = inside(region(last, start), region(last, end))
+    there = there[0], jnp.where(first == last, there[0], there[1])
+
+    def share(distance: Nodes) -> Scalars:
+        body = inside(distance[:-1], distance[1:])
+        both = overlap(body, here) + overlap(body, there)
+        return jnp.minimum(both, body[1] - body[0])
+
+    whole, cavity = share(outer), share(inner)
+    hollow = 1.0 - 0.5 * (trabecular[:-1] + trabecular[1:])
+    return (whole - hollow * cavity).mean(0), whole.mean(0)
 
 
 def _undo_motion(fracture: Fracture, k: int, p: Points) -> Points:
@@ -126,9 +203,14 @@ def _undo_motion(fracture: Fracture, k: int, p: Points) -> Points:
 
 
 @jax.jit
-def soft_content(femur: Femur, p: Points, width: Number) -> tuple[Scalars, Scalars]:
-    """Volume fractions of the thigh's fat and of all within the fascia, bones included."""
+def share_inside(distance: Nodes) -> Float[Array, "rays"]:
+    """Share of rays, 0 to 1, in which a distance at equally spaced nodes is negative."""
+    first, last = inside(distance[:-1], distance[1:])
+    return (last - first).mean(0)
+
+
+@jax.jit
+def soft_path(femur: Femur, p: Points) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
+    """Shares of rays within the skin and within the fascia, bones included."""
     skin = thigh_distance(femur, p)
-    # Samples lie far apart here; a wider ramp keeps them from showing as bands.
-    fascia = coverage(skin + femur.fat, 2.0 * width)
-    return coverage(skin, 2.0 * width) - fascia, fascia
+    return share_inside(skin), share_inside(skin + femur.fat)

@@ -1,39 +1,45 @@
-"""From an implicit volume to a detector's logarithmic signal.
+"""A cone beam through a patient: the logarithm of the signal that is to be expected.
 
-Path lengths through each material are integrated along the rays of a cone beam; attenuation is
-monoenergetic Beer-Lambert at an effective energy; the detector adds scatter, quantum noise and
-blur. All lengths are in mm.
+Rays are traced only where the image demands it, see `refine`. All lengths are in mm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jax.tree_util import Partial
+from jaxtyping import Float, Float32
 from scipy import ndimage
 
-from femur_jax.phantom.anatomy import Femur, Number, Points, Scalars
+from femur_jax.phantom.anatomy import Femur, Points, Scalars, thigh_distance
 from femur_jax.phantom.fracture import Fracture
-from femur_jax.phantom.volume import bone_content, soft_content
+from femur_jax.phantom.interpolate import bilinear, gaussian
+from femur_jax.phantom.refine import coarse_grid, refine
+from femur_jax.phantom.spectrum import attenuate
+from femur_jax.phantom.texture import Texture
+from femur_jax.phantom.volume import (
+    along_rays,
+    bone_distance,
+    bone_path,
+    share_inside,
+    soft_path,
+)
 
-ENERGY_KEV = 50.0
-"""Effective energy of a 70 to 80 kV beam."""
+RAYS = 4096
+"""Rays traced at once."""
 
-ATTENUATION = 0.1 * np.array([1.92 * 0.4242, 0.95 * 0.2123, 1.06 * 0.2264])
-"""Linear attenuation in 1/mm of cortical bone, adipose tissue (marrow too) and soft tissue.
+SEARCH_MM, SEARCH_NODES = 6.0, 48
+"""Distance between the rays that find out where the bodies are, and samples along each."""
 
-Density in g/cm3 times mass attenuation in cm2/g at 50 keV: NIST Standard Reference Database 126
-(Hubbell and Seltzer), tables of ICRU-44 tissues.
-"""
+COARSEST_MM, COARSEST_STEP = 1.2, 8
+"""Largest distance of traced rays, in mm and in pixels: a fracture's line is wider than that."""
 
-RAYS = 8192
-SAMPLES = 64
-"""Rays of a chunk, and depths along each ray."""
-
-Occupancy = Callable[[Points, Number], tuple[Scalars, ...]]
+TOLERANCE = 0.01
+"""Error of the interpolated logarithm of the signal: as large as the noise of 10^4 photons."""
 
 
 @dataclass(frozen=True)
@@ -101,165 +107,255 @@ def aim(
     )
 
 
-def path_lengths(
-    occupancy: Occupancy,
-    source: Float[np.ndarray, "3"],
-    directions: Float[np.ndarray, "3 rays"],
-    near: float,
-    far: float,
-) -> tuple[Float[Array, "rays"], ...]:
-    """Length of each ray in each material, in mm, by the midpoint rule with SAMPLES points.
+class Implant(NamedTuple):
+    """A foreign body.
 
-    Args:
-        occupancy: Volume fractions at points, anti-aliased over the given width in mm.
-        source: Origin of all rays.
-        directions: Unit vectors.
-        near: Distance from the source where integration starts.
-        far: Where it ends.
+    Attributes:
+        distance: Signed distance of points in mm; a `jax.tree_util.Partial` of one function for
+            all patients, so that it is compiled once.
+        material: Its name in `spectrum.ATTENUATION`.
     """
-    step = (far - near) / SAMPLES
-    shares = occupancy(_samples(source, directions, near, step), step)
-    return _integrate(shares, step)
+
+    distance: Partial
+    material: str
 
 
-@jax.jit
-def _samples(
-    source: Float[Array, "3"],
-    directions: Float[Array, "3 rays"],
-    near: Number,
-    step: Number,
-) -> Points:
-    """Midpoints of all depth intervals, shape [SAMPLES, rays] each."""
-    t = near + (jnp.arange(SAMPLES)[:, None] + 0.5) * step
-    x, y, z = (source[i] + t * directions[i] for i in range(3))
-    return x, y, z
+@dataclass(frozen=True)
+class _Body:
+    """Rays through one body.
+
+    Attributes:
+        shares: Of rays within it and its parts, from points along them.
+        nodes: Places of the points, from 0 to 1.
+        extent: Between which distances from the source it may lie, by ray of the search; NaN
+            where it does not.
+    """
+
+    shares: Callable[[Points], tuple[Scalars, ...]]
+    nodes: Float32[np.ndarray, "nodes"]
+    extent: Float32[np.ndarray, "2 rows columns"]
 
 
-@jax.jit
-def _integrate(
-    shares: tuple[Float[Array, "samples rays"], ...], step: Number
-) -> tuple[Float[Array, "rays"], ...]:
-    return tuple(step * share.sum(0) for share in shares)
+class Scene:
+    """A patient before a camera.
 
-
-def project(
-    femur: Femur,
-    fracture: Fracture,
-    camera: Camera,
-    height: int,
-    width: int,
-    spacing: float,
-    supersample: int = 1,
-) -> Float32[np.ndarray, "height width 3"]:
-    """Path lengths in mm through bone, adipose and soft tissue for every pixel of a detector.
-
-    Rays are traced in chunks of one size, so a single compilation serves all images and memory
-    beyond the result does not grow with them.
+    A few rays are searched first for where bones, skin and implants lie, with a margin; all others
+    are sampled between these bounds only.
 
     Args:
         femur: The patient.
         fracture: How the femur is broken.
         camera: Geometry.
-        height: Rows.
-        width: Columns.
-        spacing: Side of a detector pixel.
-        supersample: Rays per pixel along each side; their lengths are averaged.
+        size: Height and width of the detector, mm.
+        implants: Foreign bodies.
     """
-    # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
-    femur, fracture = jax.tree.map(np.float32, (femur, fracture))
-    rows, columns = height * supersample, width * supersample
-    pitch = spacing / supersample
-    down = ((np.arange(rows) - 0.5 * (rows - 1)) * pitch).astype(np.float32)
-    right = ((np.arange(columns) - 0.5 * (columns - 1)) * pitch).astype(np.float32)
-    lengths = np.empty((rows * columns, 3), np.float32)
-    source = camera.source.astype(np.float32)
-    middle = (camera.centre - camera.source).astype(np.float32)
-    axes = np.stack([camera.down, camera.right]).astype(np.float32)
-    distance = 0.5 * sum(camera.depth)
-    skin = (distance - 200.0, distance + 200.0)
-    for start in range(0, rows * columns, RAYS):
-        index = np.arange(start, start + RAYS) % (rows * columns)
-        rays = middle + np.stack([down[index // columns], right[index % columns]], -1) @ axes
-        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-        stop = min(start + RAYS, rows * columns)
-        mineral, marrow, whole = path_lengths(
-            partial(bone_content, femur, fracture), source, rays.T, *camera.depth
+
+    def __init__(
+        self,
+        femur: Femur,
+        fracture: Fracture,
+        camera: Camera,
+        size: tuple[float, float],
+        implants: Sequence[Implant] = (),
+    ):
+        # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
+        self._femur, self._fracture = jax.tree.map(jnp.float32, (femur, fracture))
+        self._camera = camera
+        self._size = size
+        middle = 0.5 * sum(camera.depth)
+        thigh = (middle - 200.0, middle + 200.0)
+        find = self._find
+        self._bone = find(
+            partial(bone_distance, self._femur, self._fracture),
+            partial(bone_path, self._femur, self._fracture),
+            camera.depth,
+            24,
         )
-        fat, fascia = path_lengths(partial(soft_content, femur), source, rays.T, *skin)
-        muscle = np.maximum(fascia - whole, 0.0)
-        lengths[start:stop] = np.stack([mineral, marrow + fat, muscle], -1)[: stop - start]
-    blocks = lengths.reshape(height, supersample, width, supersample, 3)
-    return blocks.mean((1, 3))
+        skin = partial(_skin_distance, self._femur)
+        self._soft = find(skin, partial(soft_path, self._femur), thigh, 20)
+        self._implants = [
+            (
+                i.material,
+                find(
+                    partial(_implant_distance, i.distance),
+                    partial(_implant_path, i.distance),
+                    thigh,
+                    64,
+                ),
+            )
+            for i in implants
+        ]
+
+    def lengths(
+        self, down: Float[np.ndarray, "rays"], right: Float[np.ndarray, "rays"]
+    ) -> dict[str, Float32[np.ndarray, "rays"]]:
+        """Path lengths in mm through each material of rays to places of the detector.
+
+        Args:
+            down: Of the detector's middle, mm.
+            right: Of it, mm.
+        """
+        mineral, whole = self._trace(self._bone, down, right)
+        skin, fascia = self._trace(self._soft, down, right)
+        result = {"bone": mineral, "adipose": whole - mineral + skin - fascia}
+        displaced = whole
+        for material, body in self._implants:
+            (path,) = self._trace(body, down, right)
+            result[material] = result.get(material, 0.0) + path
+            displaced = displaced + path
+        result["soft"] = np.maximum(fascia - displaced, 0.0)
+        return result
+
+    def _find(
+        self,
+        distance: Callable[[Points], Scalars],
+        shares: Callable[[Points], tuple[Scalars, ...]],
+        depth: tuple[float, float],
+        intervals: int,
+    ) -> _Body:
+        """Searches for a body whose distance is known."""
+        rows, columns = (int(np.ceil(side / SEARCH_MM)) + 1 for side in self._size)
+        down = (np.arange(rows) - 0.5 * (rows - 1)) * SEARCH_MM
+        right = (np.arange(columns) - 0.5 * (columns - 1)) * SEARCH_MM
+        near, far = (np.full(rows * columns, d, np.float32) for d in depth)
+        nodes = np.linspace(0.0, 1.0, SEARCH_NODES, dtype=np.float32)
+        step = (depth[1] - depth[0]) / (SEARCH_NODES - 1)
+        down, right = (a.ravel() for a in np.meshgrid(down, right, indexing="ij"))
+        # A ray beside this one is at most 0.7 x SEARCH_MM away, and a node half a step.
+        chunks = self._chunks(down, right, near, far, nodes)
+        close = np.concatenate([np.asarray(distance(p)) for p in chunks], 1)[:, : len(down)]
+        close = close < SEARCH_MM + 0.5 * step
+        t = near[0] + step * np.arange(SEARCH_NODES, dtype=np.float32)[:, None]
+        first = np.where(close, t, np.inf).min(0).reshape(rows, columns) - step
+        last = np.where(close, t, -np.inf).max(0).reshape(rows, columns) + step
+        # Of the neighbours too: then interpolation between rays keeps the margin.
+        first = ndimage.minimum_filter(first, 3, mode="nearest")
+        last = ndimage.maximum_filter(last, 3, mode="nearest")
+        extent = np.where(first < last, np.stack([first, last]), np.nan).astype(np.float32)
+        return _Body(shares, np.linspace(0.0, 1.0, intervals + 1, dtype=np.float32), extent)
+
+    def _trace(
+        self, body: _Body, down: Float[np.ndarray, "rays"], right: Float[np.ndarray, "rays"]
+    ) -> list[Float32[np.ndarray, "rays"]]:
+        """Lengths of rays within a body and its parts, mm."""
+        rows, columns = body.extent.shape[1:]
+        near, far = bilinear(
+            body.extent,
+            down / SEARCH_MM + 0.5 * (rows - 1),
+            right / SEARCH_MM + 0.5 * (columns - 1),
+        )
+        hit = np.flatnonzero(near < far)
+        near, far = near[hit], far[hit]
+        parts = [body.shares(p) for p in self._chunks(down[hit], right[hit], near, far, body.nodes)]
+        lengths = []
+        for part in zip(*parts, strict=True):
+            length = np.zeros(len(down), np.float32)
+            length[hit] = np.concatenate(part)[: len(hit)] * (far - near)
+            lengths.append(length)
+        return lengths
+
+    def _chunks(self, down, right, near, far, nodes) -> Iterator[Points]:
+        """Points along rays, RAYS of them at a time; the last are repeated."""
+        camera = self._camera
+        middle = camera.centre - camera.source
+        for start in range(0, len(down), RAYS):
+            index = np.minimum(np.arange(start, start + RAYS), len(down) - 1)
+            rays = middle[:, None] + np.outer(camera.down, down[index])
+            rays += np.outer(camera.right, right[index])
+            rays /= np.linalg.norm(rays, axis=0)
+            yield along_rays(
+                camera.source.astype(np.float32),
+                rays.astype(np.float32),
+                near[index],
+                far[index],
+                nodes,
+            )
 
 
-def power_law_noise(
-    rng: np.random.Generator, shape: tuple[int, int], exponent: float
-) -> Float32[np.ndarray, "height width"]:
-    """Noise of unit variance with power spectrum 1 / f^exponent: the texture of tissue.
+@jax.jit
+def _skin_distance(femur: Femur, p: Points) -> Scalars:
+    return thigh_distance(femur, p)
 
-    Burgess, J Opt Soc Am A 1999;16:633-646, measures exponents about 3 in radiographs.
+
+@jax.jit
+def _implant_distance(distance: Partial, p: Points) -> Scalars:
+    return distance(p)
+
+
+@jax.jit
+def _implant_path(distance: Partial, p: Points) -> tuple[Scalars]:
+    return (share_inside(distance(p)),)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What a detector is to expect.
+
+    Attributes:
+        signal: Logarithm of the open beam over the expected intensity, 0 in air.
+        trabecular: Its change by a relative change of the mineralised bone.
+        traced: Rays per pixel.
     """
-    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
-    frequency = np.hypot(fy, fx)
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal(shape, np.float32))
-    noise = np.fft.irfft2(spectrum * frequency ** (-0.5 * exponent), s=shape)
-    return (noise / noise.std()).astype(np.float32)
+
+    signal: Float32[np.ndarray, "height width"]
+    trabecular: Float32[np.ndarray, "height width"]
+    traced: float
 
 
-def add_texture(
-    rng: np.random.Generator, lengths: Float32[np.ndarray, "height width 3"]
-) -> Float32[np.ndarray, "height width 3"]:
-    """Lets bone and muscle vary as tissue does: trabeculae finely, muscle coarsely."""
-    shape = lengths.shape[:2]
-    factors = np.ones_like(lengths)
-    factors[..., 0] += 0.04 * power_law_noise(rng, shape, 1.5)
-    factors[..., 2] += 0.015 * power_law_noise(rng, shape, 3.0)
-    return lengths * factors
-
-
-def transmission(
-    lengths: Float[np.ndarray, "*pixels materials"],
-    attenuation: Float[np.ndarray, "materials"] = ATTENUATION,
-) -> Float[np.ndarray, "*pixels"]:
-    """Beer-Lambert: exp(-sum_m mu_m l_m), the share of photons that passes, 0 to 1."""
-    return np.exp(-(lengths @ attenuation.astype(lengths.dtype)))
-
-
-def broad_blur(
-    image: Float[np.ndarray, "height width"], sigma: float
-) -> Float[np.ndarray, "height width"]:
-    """Near-Gaussian blur by three box filters, whose cost does not depend on sigma (pixels).
-
-    Wells, IEEE PAMI 1986;8:234-239; a box of n pixels has variance (n^2 - 1) / 12.
-    """
-    size = max(1, round(float(np.sqrt(4.0 * sigma**2 + 1.0))))
-    for _ in range(3):
-        image = ndimage.uniform_filter(image, size, mode="nearest")
-    return image
-
-
-def detect(
-    rng: np.random.Generator,
-    primary: Float32[np.ndarray, "height width"],
-    *,
+def expose(
+    scene: Scene,
+    shape: tuple[int, int],
     spacing: float,
-    photons: float,
+    *,
+    muscle: Texture,
     scatter: float,
-    blur: float,
-) -> Float32[np.ndarray, "height width"]:
-    """The detector's signal as log attenuation, 0 in air, bright in bone.
+    heel: tuple[float, float] = (0.0, 0.0),
+    source_distance: float = 1150.0,
+) -> Exposure:
+    """Takes a picture without noise.
 
     Args:
-        rng: Source of the quantum noise.
-        primary: Transmission of the primary beam, 0 to 1.
+        scene: The patient before the camera.
+        shape: Height and width, pixels.
         spacing: Side of a pixel, mm.
-        photons: Mean count in an open pixel.
-        scatter: Scattered over primary photons, spread over about 40 mm.
-        blur: Standard deviation of the detector's blur, pixels.
+        muscle: Relative deviations of soft tissue.
+        scatter: Scattered over primary photons behind the grid, spread over about 40 mm.
+        heel: Relative rise of the beam's intensity per radian downwards and to the right: the
+            anode absorbs part of what leaves at a small angle to it.
+        source_distance: Of the detector, mm.
     """
-    scattered = scatter * broad_blur(primary, 40.0 / spacing)
-    expected = ndimage.gaussian_filter(primary + scattered, blur)
-    counts = rng.poisson(photons * expected).astype(np.float32)
-    # Half a count stands for none: the logarithm stays finite.
-    return -np.log(np.maximum(counts, 0.5) / np.float32(photons * (1.0 + scatter)))
+    # Cortices thinner than a pixel alias unless several rays share it.
+    rays = 2 if spacing > 0.5 else 1
+    grid, pitch = (shape[0] * rays, shape[1] * rays), spacing / rays
+    step = COARSEST_STEP
+    while step > 1 and step * pitch > COARSEST_MM:
+        step //= 2
+
+    def transmit(row, column):
+        down = (row - 0.5 * (grid[0] - 1)) * pitch
+        right = (column - 0.5 * (grid[1] - 1)) * pitch
+        lengths = scene.lengths(down, right)
+        lengths["soft"] *= 1 + muscle.at(down, right)
+        beam = 1 + heel[0] * down / source_distance + heel[1] * right / source_distance
+        transmission, sensitivity = attenuate(lengths)
+        return np.float32(beam) * transmission, sensitivity
+
+    rows, columns = coarse_grid(grid, step)
+    places = [a.ravel() for a in np.meshgrid(rows, columns, indexing="ij")]
+    primary, sensitivity = transmit(*places)
+    spread = gaussian(primary.reshape(len(rows), len(columns)), 40.0 / (pitch * step))
+
+    def logarithm(primary, sensitivity, row, column):
+        total = primary + scatter * spread.at(row / step, column / step)
+        return np.stack(
+            [np.log(np.float32(1.0 + scatter)) - np.log(total), sensitivity * primary / total]
+        )
+
+    def sample(row, column):
+        return logarithm(*transmit(row, column), row, column)
+
+    coarse = logarithm(primary, sensitivity, *places).reshape(2, len(rows), len(columns))
+    image, traced = refine(sample, coarse, step, grid, TOLERANCE)
+    if rays > 1:
+        image = image.reshape(2, shape[0], rays, shape[1], rays).mean((2, 4))
+    return Exposure(image[0], image[1], (traced + primary.size) / (shape[0] * shape[1]))
