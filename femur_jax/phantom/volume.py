@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from femur_jax.phantom.anatomy import (
+    TINY,
     Femur,
     Points,
     Scalars,
@@ -89,40 +90,41 @@ def bone_path(
         fracture: How the femur is broken.
         p: Points along rays, equally far apart, shape [nodes, rays].
     """
-    owner, regions = owning_fragment(femur, fracture, p)
+    owner, regions, claims = owning_fragment(femur, fracture, p)
     place = _before_fracture(fracture, owner, p)
     outer = periosteum(femur, fracture, place)
     inner, trabecular = _endosteum(femur, fracture, place, outer)
-    return _integrate_bone(owner, regions, outer, inner, trabecular)
+    return _integrate_bone(owner, regions, claims, outer, inner, trabecular)
 
 
 def bone_distance(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
     """Distance to the bones where they lie now, fracture lines not cut out, in mm."""
-    owner, _ = owning_fragment(femur, fracture, p)
+    owner, _, _ = owning_fragment(femur, fracture, p)
     return periosteum(femur, fracture, _before_fracture(fracture, owner, p))
 
 
 @jax.jit
 def owning_fragment(
     femur: Femur, fracture: Fracture, p: Points
-) -> tuple[Int[Array, "*points"], tuple[Scalars, ...]]:
+) -> tuple[Int[Array, "*points"], tuple[Scalars, ...], tuple[Scalars, ...]]:
     """The fragment that a point belongs to, inside bone or not.
 
     Returns:
-        Its number, and the distance to the region of each fragment in mm.
+        Its number; the distance to the region of each fragment in mm; each fragment's claim, of
+        which the owner's is the least.
     """
     owner = jnp.zeros(p[0].shape, jnp.int32)
     least = jnp.inf
-    regions = []
+    regions, claims = [], []
     for k in range(FRAGMENTS):
         q = _undo_motion(fracture, k, p)
         local = relative_to_fracture(femur, fracture, q)
         regions.append(fragment_distance(femur, fracture, k, local))
         # Shortened fragments overlap as regions of space; there the bone of the shaft decides.
-        claim = jnp.maximum(regions[k], length(local[0], local[1]) - femur.shaft_radius)
-        owner = jnp.where(claim < least, k, owner)
-        least = jnp.minimum(claim, least)
-    return owner, tuple(regions)
+        claims.append(jnp.maximum(regions[k], length(local[0], local[1]) - femur.shaft_radius))
+        owner = jnp.where(claims[k] < least, k, owner)
+        least = jnp.minimum(claims[k], least)
+    return owner, tuple(regions), tuple(claims)
 
 
 @jax.jit
@@ -163,28 +165,45 @@ def _endosteum(
 def _integrate_bone(
     owner: Int[Array, "nodes rays"],
     regions: tuple[Nodes, ...],
+    claims: tuple[Nodes, ...],
     outer: Nodes,
     inner: Nodes,
     trabecular: Nodes,
 ) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
-    first, last = owner[:-1], owner[1:]
+    """Shares of rays in bone from distances at their nodes; see `bone_path`.
 
-    def region(number: Int[Array, "intervals rays"], ends: slice) -> Scalars:
-        chosen = regions[0][ends]
+    An interval whose ends belong to two fragments changes hands where their claims are equal. A
+    distance to the surface is one fragment's only: beyond the change it is extrapolated.
+    """
+    first, last = owner[:-1], owner[1:]
+    start, end = slice(None, -1), slice(1, None)
+
+    def of(number: Int[Array, "intervals rays"], fields: tuple[Nodes, ...], at: slice) -> Scalars:
+        chosen = fields[0][at]
         for k in range(1, FRAGMENTS):
-            chosen = jnp.where(number == k, regions[k][ends], chosen)
+            chosen = jnp.where(number == k, fields[k][at], chosen)
         return chosen
 
-    start, end = slice(None, -1), slice(1, None)
-    # Where the owner changes, the interval begins in one fragment and ends in another.
-    here = inside(region(first, start), region(first, end))
-    there = inside(region(last, start), region(last, end))
-    there = there[0], jnp.where(first == last, there[0], there[1])
+    lead = of(last, claims, start) - of(first, claims, start)
+    lag = of(first, claims, end) - of(last, claims, end)
+    change = jnp.where(first != last, lead / (lead + lag + TINY), 1.0)
+    here = inside(of(first, regions, start), of(first, regions, end))
+    there = inside(of(last, regions, start), of(last, regions, end))
+    here = here[0], jnp.minimum(here[1], change)
+    there = jnp.maximum(there[0], change), there[1]
+
+    def beyond(distance: Nodes, number: Int[Array, "nodes rays"]) -> Scalars:
+        """Values at the ends of intervals, extrapolated from the two nodes before if need be."""
+        slope = jnp.where(number[1:-1] == number[:-2], distance[1:-1] - distance[:-2], 0.0)
+        slope = jnp.concatenate([jnp.zeros_like(slope[:1]), slope])
+        return jnp.where(number[1:] != number[:-1], distance[:-1] + slope, distance[1:])
 
     def share(distance: Nodes) -> Scalars:
-        body = inside(distance[:-1], distance[1:])
-        both = overlap(body, here) + overlap(body, there)
-        return jnp.minimum(both, body[1] - body[0])
+        forward = beyond(distance, owner)
+        backward = beyond(distance[::-1], owner[::-1])[::-1]
+        return overlap(inside(distance[:-1], forward), here) + overlap(
+            inside(backward, distance[1:]), there
+        )
 
     whole, cavity = share(outer), share(inner)
     hollow = 1.0 - 0.5 * (trabecular[:-1] + trabecular[1:])
