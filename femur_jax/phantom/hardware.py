@@ -112,7 +112,7 @@ def cast_distance(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
 
 
 def _nail(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
-    """A bowed intramedullary nail, a screw into the head and two across the condyles."""
+    """A bowed intramedullary nail, a screw into the head and two below the fracture."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)
     tube = elliptic_tube(x - axis_x, y - axis_y, hardware.radius, hardware.radius)
@@ -120,9 +120,11 @@ def _nail(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
     head, neck = head_centre(femur), femur.neck_height
     entry = (-0.35 * head[0], -0.35 * head[1], neck - 0.35 * (head[2] - neck))
     nail = jnp.minimum(nail, capsule(p, entry, head, 4.5))
+    reach = femur.shaft_radius + 4.0
     for above in (12.0, 34.0):
         height = hardware.bottom + above
-        nail = jnp.minimum(nail, capsule(p, (-30.0, 0.0, height), (32.0, 0.0, height), 2.4))
+        x, y = axis_at(femur, height)
+        nail = jnp.minimum(nail, capsule(p, (x - reach, y, height), (x + reach, y, height), 2.4))
     return nail
 
 

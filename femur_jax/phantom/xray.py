@@ -126,12 +126,14 @@ class _Body:
 
     Attributes:
         shares: Of rays within it and its parts, from points along them.
+        parts: How many shares.
         nodes: Places of the points, from 0 to 1.
         extent: Between which distances from the source it may lie, by ray of the search; NaN
             where it does not.
     """
 
     shares: Callable[[Points], tuple[Scalars, ...]]
+    parts: int
     nodes: Float32[np.ndarray, "nodes"]
     extent: Float32[np.ndarray, "2 rows columns"]
 
@@ -168,17 +170,19 @@ class Scene:
         self._bone = find(
             partial(bone_distance, self._femur, self._fracture),
             partial(bone_path, self._femur, self._fracture),
+            2,
             camera.depth,
             24,
         )
         skin = partial(_skin_distance, self._femur)
-        self._soft = find(skin, partial(soft_path, self._femur), thigh, 20)
+        self._soft = find(skin, partial(soft_path, self._femur), 2, thigh, 20)
         self._implants = [
             (
                 i.material,
                 find(
                     partial(_implant_distance, i.distance),
                     partial(_implant_path, i.distance),
+                    1,
                     thigh,
                     64,
                 ),
@@ -210,6 +214,7 @@ class Scene:
         self,
         distance: Callable[[Points], Scalars],
         shares: Callable[[Points], tuple[Scalars, ...]],
+        parts: int,
         depth: tuple[float, float],
         intervals: int,
     ) -> _Body:
@@ -232,7 +237,7 @@ class Scene:
         first = ndimage.minimum_filter(first, 3, mode="nearest")
         last = ndimage.maximum_filter(last, 3, mode="nearest")
         extent = np.where(first < last, np.stack([first, last]), np.nan).astype(np.float32)
-        return _Body(shares, np.linspace(0.0, 1.0, intervals + 1, dtype=np.float32), extent)
+        return _Body(shares, parts, np.linspace(0.0, 1.0, intervals + 1, dtype=np.float32), extent)
 
     def _trace(
         self, body: _Body, down: Float[np.ndarray, "rays"], right: Float[np.ndarray, "rays"]
@@ -245,6 +250,8 @@ class Scene:
             right / SEARCH_MM + 0.5 * (columns - 1),
         )
         hit = np.flatnonzero(near < far)
+        if not len(hit):
+            return [np.zeros(len(down), np.float32)] * body.parts
         near, far = near[hit], far[hit]
         parts = [body.shares(p) for p in self._chunks(down[hit], right[hit], near, far, body.nodes)]
         lengths = []
