@@ -17,7 +17,7 @@ from femur_jax.errors import UserError
 from femur_jax.phantom.patient import COARSEST_MM, Record, write_patient
 from femur_jax.phantom.plan import Patient, plan_cohort
 
-COLUMNS = ("path", "patient_id", "hospital", "label", "view", "laterality")
+COLUMNS: tuple[str, ...] = ("path", "patient_id", "hospital", "label", "view", "laterality")
 
 ONE_THREAD = {
     "NPROC": "1",  # XLA's pool

@@ -20,7 +20,7 @@ GLYPHS = {
 }
 
 
-LEAD = float(-np.log(attenuate({"bone": np.zeros(1), "lead": np.ones(1)})[0][0]))
+LEAD = float(-np.log(attenuate({"bone": np.zeros(1, "f4"), "lead": np.ones(1, "f4")})[0][0]))
 """Attenuation by the lead of a marker, 1 mm."""
 
 BLOCK = 65536

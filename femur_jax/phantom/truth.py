@@ -52,7 +52,7 @@ def describe_patient(
         "angle_deg": round(float(fracture.angle_deg), 2),
         "below_lesser_trochanter_mm": round(float(femur.lesser_trochanter - fracture.height), 1),
         "displacement_mm": round(float(np.linalg.norm(fracture.translation[1])), 2),
-        "rotation_deg": round(_angle_deg(fracture.rotation[1]), 2),
+        "rotation_deg": round(_angle_deg(np.asarray(fracture.rotation[1])), 2),
         "fragments": 2 + int(np.sum(fracture.wedge_length > 0)),
         "beak_mm": round(float(fracture.beak), 2),
         "flare_mm": round(float(fracture.flare), 2),
