@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from femur_jax.phantom.anatomy import (
     Femur,
+    Number,
     Points,
     axis_at,
     cortical_thickness,
@@ -91,7 +92,7 @@ def describe_image(
     """
 
     # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
-    femur, fracture = jax.tree.map(np.float32, (femur, fracture))
+    femur, fracture = jax.tree.map(jnp.float32, (femur, fracture))
 
     def visible(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 2"]:
         pixels = to_pixels(camera, points, shape, spacing)
@@ -125,7 +126,7 @@ def fracture_edge(femur: Femur, fracture: Fracture) -> Float[np.ndarray, "n 3"]:
     on_surface = _march(femur, fracture, np.cos(azimuth), np.sin(azimuth), np.zeros(LEVELS), 1.0)
     points = np.stack(on_surface, -1).astype(float)
     from_axis = points[:, 0] - np.asarray(axis_at(femur, jnp.asarray(points[:, 2]))[0])
-    return points[from_axis > fracture.reach]
+    return points[from_axis > float(fracture.reach)]
 
 
 def cortex(
@@ -164,7 +165,7 @@ def cortex(
     surface = surface_height(
         femur, fracture, jnp.asarray(outer[:, 0] - x), jnp.asarray(outer[:, 1] - y)
     )
-    above = z - fracture.height > np.asarray(surface)
+    above = z - float(fracture.height) > np.asarray(surface)
     mine = above if fragment == 0 else ~above
     return outer[mine], inner[mine]
 
@@ -176,7 +177,7 @@ def _march(
     u: Float[Array, "n"],
     v: Float[Array, "n"],
     height: Float[Array, "n"],
-    on_fracture: float,
+    on_fracture: Number,
 ) -> Points:
     """Walks from outside towards the axis until the bone's surface is met.
 
@@ -205,9 +206,12 @@ def move(
     fracture: Fracture, fragment: int, points: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
     """Carries points of a fragment to where it lies after the fracture."""
-    centre = np.array([0.0, 0.0, fracture.height])
-    turned = (points - centre) @ np.asarray(fracture.rotation[fragment], float).T
-    return turned + centre + fracture.translation[fragment]
+    centre = np.array([0.0, 0.0, float(fracture.height)])
+    rotation, translation = (
+        np.asarray(motions[fragment], float)
+        for motions in (fracture.rotation, fracture.translation)
+    )
+    return (points - centre) @ rotation.T + centre + translation
 
 
 def to_pixels(

@@ -129,9 +129,7 @@ def test_fragments_move_as_their_rigid_motion_says(cases):
     moved = (p - centre) @ np.asarray(fracture.rotation[1], float).T + centre
     moved = moved + fracture.translation[1]
 
-    np.testing.assert_allclose(
-        mineral(femur, fracture, moved), mineral(femur, whole, p), atol=2e-2
-    )
+    np.testing.assert_allclose(mineral(femur, fracture, moved), mineral(femur, whole, p), atol=2e-2)
     owner, *_ = owning_fragment(femur, fracture, tuple(jnp.asarray(moved.T, jnp.float32)))
     assert (np.asarray(owner) == 1).all()
 
