@@ -1,58 +1,63 @@
 """A detector: quantum noise and blur, in the logarithm of its signal."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float32
+from scipy.special import ndtri
 
-BLOCK = 65536
-"""Pixels worked on at once: a few arrays of them fit into a core's cache."""
+BLOCK = 24576
+"""Pixels worked on at once: a few arrays of them fit into a core's cache, and each stays below the
+size from which memory is mapped anew for every array."""
 
 FEW = 50.0
 """Counts below which a normal distribution is too far from Poisson's."""
 
+QUANTILES = ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
+"""Of the normal distribution: 16 random bits choose one, four times faster than exact sampling."""
+
 
 def detect(
     rng: np.random.Generator,
-    signal: Float32[np.ndarray, "height width"],
-    trabecular: Float32[np.ndarray, "height width"],
-    bone: Float32[np.ndarray, "side side"],
+    rows: Callable[[int, int], Float32[np.ndarray, "2 rows width"]],
+    shape: tuple[int, int],
+    texture: Float32[np.ndarray, "side side"],
     *,
     photons: float,
     blur: float,
-    grid: Float32[np.ndarray, "width"],
 ) -> Float32[np.ndarray, "height width"]:
     """The detector's signal as log attenuation, 0 in air, bright in bone.
 
     Args:
         rng: Source of the quantum noise.
-        signal: Logarithm of the open beam over the expected intensity.
-        trabecular: Its change by a relative change of bone.
-        bone: Relative deviations of bone, repeated over the image.
+        rows: Gives rows of the expected signal, and its change by a relative change of bone.
+        shape: Height and width.
+        texture: Relative deviations of bone, repeated over the image.
         photons: Mean count in an open pixel.
-        blur: Standard deviation of the detector's blur, pixels, at most 1.
-        grid: Addition to the signal by the lamellae of a grid, alike in all rows.
+        blur: Standard deviation of the detector's blur, pixels, at most 0.7.
 
     Returns:
-        The signal with noise of counts: their mean is photons exp(-signal), after the blur.
+        -log(N / photons) with counts N of mean photons exp(-signal) after the blur.
     """
-    height, width = signal.shape
-    bone = np.tile(bone, (1, -(-width // bone.shape[1])))[:, :width]
-    result = np.empty((height, width), np.float32)
-    rows = max(1, BLOCK // width)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
+    height, width = shape
+    texture = np.tile(texture, (1, -(-width // texture.shape[1])))[:, :width]
+    result = np.empty(shape, np.float32)
+    step = max(1, BLOCK // width)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
         halo = np.clip(np.arange(top - 1, bottom + 1), 0, height - 1)
-        inner = slice(halo[0], halo[-1] + 1)
-        expected = bone[np.arange(inner.start, inner.stop) % len(bone)]
-        expected *= trabecular[inner]
-        expected += signal[inner]
-        expected += grid
+        signal, trabecular = rows(halo[0], halo[-1] + 1)
+        expected = texture[np.arange(halo[0], halo[-1] + 1) % len(texture)]
+        expected *= trabecular
+        expected += signal
         np.negative(expected, out=expected)
         np.exp(expected, out=expected)
         expected = _blur(expected[halo - halo[0]], blur)
-        noise = rng.standard_normal(expected.shape, np.float32)
+        bits = np.frombuffer(rng.bytes(2 * expected.size), np.uint16).reshape(expected.shape)
+        noise = np.take(QUANTILES, bits, mode="clip")
         noise *= np.sqrt(expected * np.float32(1.0 / photons))
-        few = np.flatnonzero(expected < FEW / photons) if expected.min() < FEW / photons else ()
-        if len(few):
+        if expected.min() < FEW / photons:
+            few = np.flatnonzero(expected < FEW / photons)
             mean = expected.flat[few]
             noise.flat[few] = rng.poisson(mean * photons) / photons - mean
         expected += noise

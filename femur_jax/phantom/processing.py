@@ -1,12 +1,13 @@
 """From a patient before the camera to the grey values that a hospital shows."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from femur_jax.phantom.anatomy import Femur
-from femur_jax.phantom.detector import detect
+from femur_jax.phantom.detector import BLOCK, detect
 from femur_jax.phantom.fracture import Fracture
 from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.interpolate import gaussian
@@ -20,14 +21,46 @@ GLYPHS = {
 }
 
 
-LEAD = float(-np.log(attenuate({"bone": np.zeros(1, "f4"), "lead": np.ones(1, "f4")})[0][0]))
+LEAD = -np.log(attenuate({"bone": np.zeros(1), "lead": np.ones(1)})[0][0]).astype(np.float32)
 """Attenuation by the lead of a marker, 1 mm."""
-
-BLOCK = 65536
-"""Pixels worked on at once."""
 
 CURVE = 2**14
 """Entries of a display curve."""
+
+
+class Marker(NamedTuple):
+    """A lead letter on the detector.
+
+    Attributes:
+        top, left: Its corner, pixels.
+        attenuation: Logarithm of the open beam over what passes.
+    """
+
+    top: int
+    left: int
+    attenuation: Float32[np.ndarray, "height width"]
+
+    def shade(self, signal: Float32[np.ndarray, "rows width"], first: int) -> None:
+        """Adds it to rows of an image, the first of which is given."""
+        height, width = self.attenuation.shape
+        top, bottom = max(self.top, first), min(self.top + height, first + len(signal))
+        if top < bottom:
+            part = self.attenuation[top - self.top : bottom - self.top]
+            signal[top - first : bottom - first, self.left : self.left + width] += part
+
+
+def draw_marker(
+    rng: np.random.Generator, shape: tuple[int, int], field: tuple[slice, slice], laterality: str
+) -> Marker:
+    """Puts a letter for the side, 1 mm thick, on a corner of the field."""
+    glyph = np.array([[c == "1" for c in row] for row in GLYPHS[laterality]])
+    scale = max(1, round(max(shape) / 140))
+    letter = np.kron(glyph, np.ones((scale, scale), bool))
+    rows, columns = field
+    inset = 2 * scale
+    top = rng.choice([rows.start + inset, rows.stop - 1 - inset - letter.shape[0]])
+    left = rng.choice([columns.start + inset, columns.stop - 1 - inset - letter.shape[1]])
+    return Marker(int(top), int(left), np.where(letter, LEAD, np.float32(0.0)))
 
 
 def radiograph(
@@ -43,24 +76,24 @@ def radiograph(
 ) -> Float32[np.ndarray, "height width"]:
     """Takes and processes one radiograph: grey values 0 to 1, bone bright."""
     muscle = draw_texture(rng, extent=200.0, pitch=2.0, exponent=3.0, deviation=0.015)
-    bone = draw_texture(rng, extent=100.0, pitch=spacing, exponent=1.5, deviation=0.04)
+    bone = draw_texture(rng, extent=64.0, pitch=spacing, exponent=1.5, deviation=0.04)
     size = (shape[0] * spacing, shape[1] * spacing)
     scene = Scene(femur, fracture, camera, size, implants)
     exposure = expose(
         scene, shape, spacing, muscle=muscle, scatter=hospital.scatter, heel=hospital.heel
     )
     field = collimated_field(rng, hospital, shape)
-    if hospital.marker:
-        _place_marker(rng, exposure.signal, field, laterality)
-    signal = detect(
-        rng,
-        exposure.signal,
-        exposure.trabecular,
-        bone.values,
-        photons=hospital.photons,
-        blur=hospital.blur,
-        grid=grid_lines(hospital, shape[1], spacing),
-    )
+    shadows = grid_lines(hospital, shape[1], spacing)
+    lead = draw_marker(rng, shape, field, laterality) if hospital.marker else None
+
+    def rows(top: int, bottom: int) -> Float32[np.ndarray, "2 rows width"]:
+        block = exposure.rows(top, bottom)
+        block[0] += shadows
+        if lead:
+            lead.shade(block[0], top)
+        return block
+
+    signal = detect(rng, rows, shape, bone.values, photons=hospital.photons, blur=hospital.blur)
     return present(hospital, signal, field, spacing=spacing)
 
 
@@ -132,21 +165,3 @@ def present(
         signal[: rows.start] = signal[rows.stop :] = value
         signal[:, : columns.start] = signal[:, columns.stop :] = value
     return signal
-
-
-def _place_marker(
-    rng: np.random.Generator,
-    signal: Float32[np.ndarray, "height width"],
-    field: tuple[slice, slice],
-    laterality: str,
-) -> None:
-    """Puts a lead letter for the side, 1 mm thick, on a corner of the field."""
-    glyph = np.array([[c == "1" for c in row] for row in GLYPHS[laterality]])
-    scale = max(1, round(max(signal.shape) / 140))
-    letter = np.kron(glyph, np.ones((scale, scale), bool))
-    rows, columns = field
-    inset = 2 * scale
-    top = rng.choice([rows.start + inset, rows.stop - 1 - inset - letter.shape[0]])
-    left = rng.choice([columns.start + inset, columns.stop - 1 - inset - letter.shape[1]])
-    corner = signal[top : top + letter.shape[0], left : left + letter.shape[1]]
-    corner[letter] += LEAD

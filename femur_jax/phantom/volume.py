@@ -5,8 +5,12 @@ the interval where it is negative is integrated exactly. Surfaces stay sharp how
 nodes are; what remains is the curvature of surfaces between nodes. All lengths are in mm.
 """
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from femur_jax.phantom.anatomy import (
@@ -55,25 +59,38 @@ def overlap(a: Interval, b: Interval) -> Scalars:
     return jnp.maximum(jnp.minimum(a[1], b[1]) - jnp.maximum(a[0], b[0]), 0.0)
 
 
-@jax.jit
-def along_rays(
-    source: Float[Array, "3"],
-    directions: Float[Array, "3 rays"],
-    near: Float[Array, "rays"],
-    far: Float[Array, "rays"],
-    nodes: Float[Array, "nodes"],
-) -> Points:
-    """Points of rays, shape [nodes, rays] each, between two distances from the source.
+class Rays(NamedTuple):
+    """Rays from a common source to places of a flat detector, and the part of them to sample.
 
-    Args:
-        source: Origin of all rays.
-        directions: Unit vectors.
-        near: Where sampling starts.
+    Attributes:
+        source: The focal spot, mm.
+        middle: From there to the detector's middle.
+        axes: Unit vectors down and to the right on the detector.
+        down: Place of each ray on the detector, mm.
+        right: Likewise.
+        near: Distance from the source, along the ray, where sampling starts.
         far: Where it ends.
-        nodes: Places between, 0 to 1.
     """
-    t = near + nodes[:, None] * (far - near)
-    x, y, z = (source[i] + t * directions[i] for i in range(3))
+
+    source: Float[np.ndarray | Array, "3"]
+    middle: Float[np.ndarray | Array, "3"]
+    axes: Float[np.ndarray | Array, "2 3"]
+    down: Float[np.ndarray | Array, "rays"]
+    right: Float[np.ndarray | Array, "rays"]
+    near: Float[np.ndarray | Array, "rays"]
+    far: Float[np.ndarray | Array, "rays"]
+
+
+@partial(jax.jit, static_argnames="intervals")
+def points(rays: Rays, intervals: int) -> Points:
+    """Equally spaced points along rays, both ends included, shape [intervals + 1, rays]."""
+    direction = [
+        rays.middle[i] + rays.axes[0, i] * rays.down + rays.axes[1, i] * rays.right
+        for i in range(3)
+    ]
+    share = jnp.arange(intervals + 1)[:, None] / intervals
+    t = (rays.near + share * (rays.far - rays.near)) / length(*direction)
+    x, y, z = (rays.source[i] + t * direction[i] for i in range(3))
     return x, y, z
 
 
@@ -91,16 +108,15 @@ def bone_path(
         p: Points along rays, equally far apart, shape [nodes, rays].
     """
     owner, regions, claims = owning_fragment(femur, fracture, p)
-    place = _before_fracture(fracture, owner, p)
-    outer = periosteum(femur, fracture, place)
-    inner, trabecular = _endosteum(femur, fracture, place, outer)
-    return _integrate_bone(owner, regions, claims, outer, inner, trabecular)
+    place = before_fracture(fracture, owner, p)
+    return _mean(_bone_shares(owner, regions, claims, *_cortex(femur, fracture, place)))
 
 
 def bone_distance(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
     """Distance to the bones where they lie now, fracture lines not cut out, in mm."""
     owner, _, _ = owning_fragment(femur, fracture, p)
-    return periosteum(femur, fracture, _before_fracture(fracture, owner, p))
+    outer, _, _ = _cortex(femur, fracture, before_fracture(fracture, owner, p))
+    return outer
 
 
 @jax.jit
@@ -128,7 +144,7 @@ def owning_fragment(
 
 
 @jax.jit
-def _before_fracture(fracture: Fracture, owner: Int[Array, "*points"], p: Points) -> Points:
+def before_fracture(fracture: Fracture, owner: Int[Array, "*points"], p: Points) -> Points:
     """Where points lay in the intact bone."""
     x, y, z = _undo_motion(fracture, 0, p)
     for k in range(1, FRAGMENTS):
@@ -141,7 +157,6 @@ def _before_fracture(fracture: Fracture, owner: Int[Array, "*points"], p: Points
     return x, y, z
 
 
-@jax.jit
 def periosteum(femur: Femur, fracture: Fracture, place: Points) -> Scalars:
     """Distance to the outer surface of the bones before they broke, in mm."""
     return jnp.minimum(
@@ -151,26 +166,25 @@ def periosteum(femur: Femur, fracture: Fracture, place: Points) -> Scalars:
 
 
 @jax.jit
-def _endosteum(
-    femur: Femur, fracture: Fracture, place: Points, outer: Scalars
-) -> tuple[Scalars, Scalars]:
-    """Distance to the inner surface of the cortex, and the share of bone behind it."""
+def _cortex(femur: Femur, fracture: Fracture, place: Points) -> tuple[Scalars, Scalars, Scalars]:
+    """Distances to the outer and inner surface, and the volume fraction of bone behind it."""
+    outer = periosteum(femur, fracture, place)
     # The cortex is thicker by the beak, outwards, and by the flare, inwards.
     thickness = cortical_thickness(femur, place) + beak_height(femur, fracture, place)
     thickness += flare_height(femur, fracture, place)
-    return outer + thickness, femur.trabecular * (1.0 - diaphysis(femur, place[2]))
+    return outer, outer + thickness, femur.trabecular * (1.0 - diaphysis(femur, place[2]))
 
 
 @jax.jit
-def _integrate_bone(
+def _bone_shares(
     owner: Int[Array, "nodes rays"],
     regions: tuple[Nodes, ...],
     claims: tuple[Nodes, ...],
     outer: Nodes,
     inner: Nodes,
     trabecular: Nodes,
-) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
-    """Shares of rays in bone from distances at their nodes; see `bone_path`.
+) -> tuple[Scalars, Scalars]:
+    """Shares of intervals in bone from distances at their nodes; see `bone_path`.
 
     An interval whose ends belong to two fragments changes hands where their claims are equal. A
     distance to the surface is one fragment's only: beyond the change it is extrapolated.
@@ -207,7 +221,12 @@ def _integrate_bone(
 
     whole, cavity = share(outer), share(inner)
     hollow = 1.0 - 0.5 * (trabecular[:-1] + trabecular[1:])
-    return (whole - hollow * cavity).mean(0), whole.mean(0)
+    return whole - hollow * cavity, whole
+
+
+@jax.jit
+def _mean(shares: tuple[Float[Array, "intervals rays"], ...]) -> tuple[Float[Array, "rays"], ...]:
+    return tuple(share.mean(0) for share in shares)
 
 
 def _undo_motion(fracture: Fracture, k: int, p: Points) -> Points:
@@ -226,6 +245,22 @@ def share_inside(distance: Nodes) -> Float[Array, "rays"]:
     """Share of rays, 0 to 1, in which a distance at equally spaced nodes is negative."""
     first, last = inside(distance[:-1], distance[1:])
     return (last - first).mean(0)
+
+
+@jax.jit
+def bounds(distance: Nodes, margin: float) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
+    """Where rays come within a margin of a body for the first and leave it for the last time.
+
+    Returns:
+        Shares of the ray, 0 to 1; the first is infinite and the last minus infinite if it stays
+        away.
+    """
+    first, last = inside(distance[:-1] - margin, distance[1:] - margin)
+    intervals = len(first)
+    node = jnp.arange(intervals)[:, None]
+    near = jnp.where(last > first, node + first, jnp.inf).min(0)
+    far = jnp.where(last > first, node + last, -jnp.inf).max(0)
+    return near / intervals, far / intervals
 
 
 @jax.jit

@@ -15,28 +15,33 @@ from jax.tree_util import Partial
 from jaxtyping import Float, Float32
 from scipy import ndimage
 
-from femur_jax.phantom.anatomy import Femur, Points, Scalars, thigh_distance
+from femur_jax.phantom.anatomy import Femur, Points, Scalars, axis_at, thigh_distance
 from femur_jax.phantom.fracture import Fracture
-from femur_jax.phantom.interpolate import bilinear, gaussian
-from femur_jax.phantom.refine import coarse_grid, refine
+from femur_jax.phantom.interpolate import gaussian
+from femur_jax.phantom.refine import Refined, coarse_grid, refine
 from femur_jax.phantom.spectrum import attenuate
 from femur_jax.phantom.texture import Texture
 from femur_jax.phantom.volume import (
-    along_rays,
+    Rays,
     bone_distance,
     bone_path,
+    bounds,
+    points,
     share_inside,
     soft_path,
 )
 
-RAYS = 4096
-"""Rays traced at once."""
+RAYS = 1024
+"""Rays traced at once: arrays of all their points stay below the size for which memory is mapped."""
 
-SEARCH_MM, SEARCH_NODES = 6.0, 48
-"""Distance between the rays that find out where the bodies are, and samples along each."""
+SEARCH_MM, SEARCH_INTERVALS = 6.0, 48
+"""Distance between the rays that find out where the bodies are, and intervals of each."""
 
-COARSEST_MM, COARSEST_STEP = 1.2, 8
-"""Largest distance of traced rays, in mm and in pixels: a fracture's line is wider than that."""
+COARSEST_MM, COARSEST_STEP = 1.6, 16
+"""Largest distance of traced rays, in mm and in pixels; half of it near the fracture."""
+
+FRACTURE_MM = 40.0
+"""How far above and below its middle a fracture's line is looked for."""
 
 TOLERANCE = 0.01
 """Error of the interpolated logarithm of the signal: as large as the noise of 10^4 photons."""
@@ -126,15 +131,13 @@ class _Body:
 
     Attributes:
         shares: Of rays within it and its parts, from points along them.
-        parts: How many shares.
-        nodes: Places of the points, from 0 to 1.
-        extent: Between which distances from the source it may lie, by ray of the search; NaN
-            where it does not.
+        intervals: Between the points.
+        extent: Between which distances from the source it may lie, by ray of the search;
+            the first is greater where it does not.
     """
 
     shares: Callable[[Points], tuple[Scalars, ...]]
-    parts: int
-    nodes: Float32[np.ndarray, "nodes"]
+    intervals: int
     extent: Float32[np.ndarray, "2 rows columns"]
 
 
@@ -150,6 +153,9 @@ class Scene:
         camera: Geometry.
         size: Height and width of the detector, mm.
         implants: Foreign bodies.
+
+    Attributes:
+        fracture_row: How far below the detector's middle the fracture appears, mm.
     """
 
     def __init__(
@@ -162,27 +168,30 @@ class Scene:
     ):
         # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
         self._femur, self._fracture = jax.tree.map(jnp.float32, (femur, fracture))
-        self._camera = camera
+        self._source, self._middle, self._axes = jax.tree.map(
+            jnp.float32,
+            (camera.source, camera.centre - camera.source, np.stack([camera.down, camera.right])),
+        )
         self._size = size
+        x, y = axis_at(femur, fracture.height)
+        self.fracture_row = camera.pixel(np.array([x, y, fracture.height], float))[1]
         middle = 0.5 * sum(camera.depth)
         thigh = (middle - 200.0, middle + 200.0)
         find = self._find
         self._bone = find(
             partial(bone_distance, self._femur, self._fracture),
             partial(bone_path, self._femur, self._fracture),
-            2,
             camera.depth,
             24,
         )
         skin = partial(_skin_distance, self._femur)
-        self._soft = find(skin, partial(soft_path, self._femur), 2, thigh, 20)
+        self._soft = find(skin, partial(soft_path, self._femur), thigh, 20)
         self._implants = [
             (
                 i.material,
                 find(
                     partial(_implant_distance, i.distance),
                     partial(_implant_path, i.distance),
-                    1,
                     thigh,
                     64,
                 ),
@@ -214,46 +223,45 @@ class Scene:
         self,
         distance: Callable[[Points], Scalars],
         shares: Callable[[Points], tuple[Scalars, ...]],
-        parts: int,
         depth: tuple[float, float],
         intervals: int,
     ) -> _Body:
         """Searches for a body whose distance is known."""
         rows, columns = (int(np.ceil(side / SEARCH_MM)) + 1 for side in self._size)
-        down = (np.arange(rows) - 0.5 * (rows - 1)) * SEARCH_MM
-        right = (np.arange(columns) - 0.5 * (columns - 1)) * SEARCH_MM
-        near, far = (np.full(rows * columns, d, np.float32) for d in depth)
-        nodes = np.linspace(0.0, 1.0, SEARCH_NODES, dtype=np.float32)
-        step = (depth[1] - depth[0]) / (SEARCH_NODES - 1)
+        down = (np.arange(rows, dtype=np.float32) - 0.5 * (rows - 1)) * SEARCH_MM
+        right = (np.arange(columns, dtype=np.float32) - 0.5 * (columns - 1)) * SEARCH_MM
         down, right = (a.ravel() for a in np.meshgrid(down, right, indexing="ij"))
-        # A ray beside this one is at most 0.7 x SEARCH_MM away, and a node half a step.
-        chunks = self._chunks(down, right, near, far, nodes)
-        close = np.concatenate([np.asarray(distance(p)) for p in chunks], 1)[:, : len(down)]
-        close = close < SEARCH_MM + 0.5 * step
-        t = near[0] + step * np.arange(SEARCH_NODES, dtype=np.float32)[:, None]
-        first = np.where(close, t, np.inf).min(0).reshape(rows, columns) - step
-        last = np.where(close, t, -np.inf).max(0).reshape(rows, columns) + step
-        # Of the neighbours too: then interpolation between rays keeps the margin.
-        first = ndimage.minimum_filter(first, 3, mode="nearest")
-        last = ndimage.maximum_filter(last, 3, mode="nearest")
-        extent = np.where(first < last, np.stack([first, last]), np.nan).astype(np.float32)
-        return _Body(shares, parts, np.linspace(0.0, 1.0, intervals + 1, dtype=np.float32), extent)
+        near, far = (np.full(down.size, d, np.float32) for d in depth)
+        # Another ray is at most 0.71 x SEARCH_MM from the nearest of these, a point of it a
+        # quarter of a step from the nearest node in the mean.
+        length = depth[1] - depth[0]
+        margin = 0.75 * SEARCH_MM + 0.25 * length / SEARCH_INTERVALS
+        chunks = self._chunks(down, right, near, far, SEARCH_INTERVALS)
+        found = [np.stack(bounds(distance(p), margin)) for p in chunks]
+        near, far = np.concatenate(found, 1)[:, : down.size].reshape(2, rows, columns)
+        near, far = depth[0] + length * near, depth[0] + length * far
+        # The neighbours' bounds too: beside the end of a displaced fragment distances jump.
+        near = ndimage.minimum_filter(near, 3, mode="nearest")
+        far = ndimage.maximum_filter(far, 3, mode="nearest")
+        return _Body(shares, intervals, np.stack([near, far]))
 
     def _trace(
-        self, body: _Body, down: Float[np.ndarray, "rays"], right: Float[np.ndarray, "rays"]
+        self, body: _Body, down: Float32[np.ndarray, "rays"], right: Float32[np.ndarray, "rays"]
     ) -> list[Float32[np.ndarray, "rays"]]:
         """Lengths of rays within a body and its parts, mm."""
         rows, columns = body.extent.shape[1:]
-        near, far = bilinear(
-            body.extent,
-            down / SEARCH_MM + 0.5 * (rows - 1),
-            right / SEARCH_MM + 0.5 * (columns - 1),
-        )
+        scale = np.float32(1.0 / SEARCH_MM)
+        # Adding half before the cast rounds to the nearest ray of the search.
+        row = (down * scale + np.float32(0.5 * rows)).astype(np.int32)
+        column = (right * scale + np.float32(0.5 * columns)).astype(np.int32)
+        nearest = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
+        near, far = (np.take(bound, nearest) for bound in body.extent)
         hit = np.flatnonzero(near < far)
         if not len(hit):
-            return [np.zeros(len(down), np.float32)] * body.parts
-        near, far = near[hit], far[hit]
-        parts = [body.shares(p) for p in self._chunks(down[hit], right[hit], near, far, body.nodes)]
+            hit = np.zeros(1, int)  # a ray of no length tells how many parts there are
+        near, far = near[hit], np.maximum(near, far)[hit]
+        chunks = self._chunks(down[hit], right[hit], near, far, body.intervals)
+        parts = [[np.asarray(share) for share in body.shares(p)] for p in chunks]
         lengths = []
         for part in zip(*parts, strict=True):
             length = np.zeros(len(down), np.float32)
@@ -261,22 +269,22 @@ class Scene:
             lengths.append(length)
         return lengths
 
-    def _chunks(self, down, right, near, far, nodes) -> Iterator[Points]:
-        """Points along rays, RAYS of them at a time; the last are repeated."""
-        camera = self._camera
-        middle = camera.centre - camera.source
+    def _chunks(
+        self,
+        down: Float32[np.ndarray, "rays"],
+        right: Float32[np.ndarray, "rays"],
+        near: Float32[np.ndarray, "rays"],
+        far: Float32[np.ndarray, "rays"],
+        intervals: int,
+    ) -> Iterator[Points]:
+        """Points along rays, RAYS of them at a time; the last ray fills the last chunk."""
         for start in range(0, len(down), RAYS):
-            index = np.minimum(np.arange(start, start + RAYS), len(down) - 1)
-            rays = middle[:, None] + np.outer(camera.down, down[index])
-            rays += np.outer(camera.right, right[index])
-            rays /= np.linalg.norm(rays, axis=0)
-            yield along_rays(
-                camera.source.astype(np.float32),
-                rays.astype(np.float32),
-                near[index],
-                far[index],
-                nodes,
-            )
+            chunk = slice(start, start + RAYS)
+            columns = [a[chunk] for a in (down, right, near, far)]
+            short = RAYS - len(columns[0])
+            if short:
+                columns = [np.pad(a, (0, short), mode="edge") for a in columns]
+            yield points(Rays(self._source, self._middle, self._axes, *columns), intervals)
 
 
 @jax.jit
@@ -299,14 +307,23 @@ class Exposure:
     """What a detector is to expect.
 
     Attributes:
-        signal: Logarithm of the open beam over the expected intensity, 0 in air.
-        trabecular: Its change by a relative change of the mineralised bone.
-        traced: Rays per pixel.
+        image: Logarithm of the open beam over the expected intensity, 0 in air, and its change by
+            a relative change of the mineralised bone.
+        rays: Points of the image per pixel along each side.
+        shape: Height and width, pixels.
     """
 
-    signal: Float32[np.ndarray, "height width"]
-    trabecular: Float32[np.ndarray, "height width"]
-    traced: float
+    image: Refined
+    rays: int
+    shape: tuple[int, int]
+
+    def rows(self, top: int, bottom: int) -> Float32[np.ndarray, "2 rows width"]:
+        """Both channels of some rows of pixels."""
+        n = self.rays
+        block = self.image.rows(n * top, n * bottom)
+        if n == 1:
+            return block
+        return block.reshape(2, bottom - top, n, self.shape[1], n).mean((2, 4))
 
 
 def expose(
@@ -339,8 +356,8 @@ def expose(
         step //= 2
 
     def transmit(row, column):
-        down = (row - 0.5 * (grid[0] - 1)) * pitch
-        right = (column - 0.5 * (grid[1] - 1)) * pitch
+        down = ((row - 0.5 * (grid[0] - 1)) * pitch).astype(np.float32)
+        right = ((column - 0.5 * (grid[1] - 1)) * pitch).astype(np.float32)
         lengths = scene.lengths(down, right)
         lengths["soft"] *= 1 + muscle.at(down, right)
         beam = 1 + heel[0] * down / source_distance + heel[1] * right / source_distance
@@ -362,7 +379,9 @@ def expose(
         return logarithm(*transmit(row, column), row, column)
 
     coarse = logarithm(primary, sensitivity, *places).reshape(2, len(rows), len(columns))
-    image, traced = refine(sample, coarse, step, grid, TOLERANCE)
-    if rays > 1:
-        image = image.reshape(2, shape[0], rays, shape[1], rays).mean((2, 4))
-    return Exposure(image[0], image[1], (traced + primary.size) / (shape[0] * shape[1]))
+    # A line may lie between two rows of the coarse grid.
+    below = (rows - 0.5 * (grid[0] - 1)) * pitch
+    near = np.abs(below - scene.fracture_row) < FRACTURE_MM
+    watched = near[:, None] & (coarse[1] > 0)
+    image = refine(sample, coarse, step, grid, TOLERANCE, watched)
+    return Exposure(image, rays, shape)
