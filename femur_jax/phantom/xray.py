@@ -258,8 +258,9 @@ class Scene:
         near, far = (np.take(bound, nearest) for bound in body.extent)
         hit = np.flatnonzero(near < far)
         if not len(hit):
-            hit = np.zeros(1, int)  # a ray of no length tells how many parts there are
-        near, far = near[hit], np.maximum(near, far)[hit]
+            # A ray of no length tells how many parts there are.
+            hit, (near, far) = np.zeros(1, int), np.zeros((2, len(down)), np.float32)
+        near, far = near[hit], far[hit]
         chunks = self._chunks(down[hit], right[hit], near, far, body.intervals)
         parts = [[np.asarray(share) for share in body.shares(p)] for p in chunks]
         lengths = []
