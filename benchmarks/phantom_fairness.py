@@ -21,7 +21,7 @@ from benchmarks.measurements import Found
 from femur_jax.data.dicom import read_dicom
 from femur_jax.phantom.cohort import write_cohort
 
-PATIENTS, IMAGES, HOSPITALS = 600, 1200, 24
+PATIENTS, IMAGES, HOSPITALS = 600, 1200, 16
 BINS = 64
 RESAMPLES = 1000
 

@@ -74,7 +74,7 @@ def draw_identity(rng: np.random.Generator, uid_root: str) -> Identity:
 
 
 @dataclass(frozen=True)
-class Exposure:
+class Acquisition:
     """One radiograph of an examination.
 
     Attributes:
@@ -160,7 +160,7 @@ def write_radiograph(
     image: Float[np.ndarray, "height width"],
     hospital: Hospital,
     identity: Identity,
-    exposure: Exposure,
+    acquisition: Acquisition,
 ) -> None:
     """Writes a DX or CR file.
 
@@ -169,22 +169,22 @@ def write_radiograph(
         image: Grey values 0 to 1, bone bright.
         hospital: Its habits.
         identity: Whose it is.
-        exposure: What was taken, and how.
+        acquisition: What was taken, and how.
     """
-    outline = exposure.outline
+    outline = acquisition.outline
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.SOPClassUID = _sop_class(hospital, exposure.processed)
-    ds.SOPInstanceUID = _image_uid(identity, hospital, exposure.instance, exposure.copy)
+    ds.SOPClassUID = _sop_class(hospital, acquisition.processed)
+    ds.SOPInstanceUID = _image_uid(identity, hospital, acquisition.instance, acquisition.copy)
     ds.StudyInstanceUID = _uid(identity, hospital.name, "study")
-    ds.SeriesInstanceUID = _uid(identity, hospital.name, "series", exposure.instance)
-    ds.ImageType = ["ORIGINAL" if exposure.source is None else "DERIVED", "PRIMARY"]
+    ds.SeriesInstanceUID = _uid(identity, hospital.name, "series", acquisition.instance)
+    ds.ImageType = ["ORIGINAL" if acquisition.source is None else "DERIVED", "PRIMARY"]
     ds.SyntheticData = "YES"
-    _describe_examination(ds, hospital, identity, exposure)
-    if exposure.source is not None:
-        ds.SourceImageSequence = [_source(identity, hospital, exposure)]
-    _describe_grey_values(ds, hospital, exposure)
-    _describe_spacing(ds, hospital, exposure)
+    _describe_examination(ds, hospital, identity, acquisition)
+    if acquisition.source is not None:
+        ds.SourceImageSequence = [_source(identity, hospital, acquisition)]
+    _describe_grey_values(ds, hospital, acquisition)
+    _describe_spacing(ds, hospital, acquisition)
     if outline is not None and outline.kind != "PADDING":
         declare_shutter(ds, outline)
     elif outline is not None:
@@ -215,12 +215,12 @@ def _image_uid(identity: Identity, hospital: Hospital, instance: int, copy: str)
     return _uid(identity, hospital.name, "image", instance, copy)
 
 
-def _source(identity: Identity, hospital: Hospital, exposure: Exposure) -> Dataset:
+def _source(identity: Identity, hospital: Hospital, acquisition: Acquisition) -> Dataset:
     """Reference to the unprocessed image (PS3.3 C.12.4)."""
     item = Dataset()
     item.ReferencedSOPClassUID = _sop_class(hospital, processed=False)
     item.ReferencedSOPInstanceUID = _image_uid(
-        identity, hospital, exposure.instance, exposure.source or ""
+        identity, hospital, acquisition.instance, acquisition.source or ""
     )
     item.PurposeOfReferenceCodeSequence = [_code("121358", "DCM", "For Processing predecessor")]
     return item
@@ -232,9 +232,9 @@ def _decimal(value: float) -> str:
 
 
 def _describe_examination(
-    ds: Dataset, hospital: Hospital, identity: Identity, exposure: Exposure
+    ds: Dataset, hospital: Hospital, identity: Identity, acquisition: Acquisition
 ) -> None:
-    instance, laterality = exposure.instance, exposure.laterality
+    instance, laterality = acquisition.instance, acquisition.laterality
     ds.PatientName, ds.PatientID = identity.name, identity.patient_id
     ds.PatientBirthDate, ds.PatientSex = identity.birth_date, identity.sex
     ds.PatientAge = f"{identity.age:03d}Y"
@@ -249,14 +249,16 @@ def _describe_examination(
     ds.Manufacturer, ds.ManufacturerModelName = hospital.device
     ds.BodyPartExamined = "FEMUR"
     lateral = "LL" if laterality == "L" else "RL"
-    ds.ViewPosition = "AP" if exposure.view == "AP" else lateral
-    row_direction = "L" if exposure.view == "AP" else {"L": "P", "R": "A"}[laterality]
+    ds.ViewPosition = "AP" if acquisition.view == "AP" else lateral
+    row_direction = "L" if acquisition.view == "AP" else {"L": "P", "R": "A"}[laterality]
     ds.PatientOrientation = [row_direction, "F"]
     ds.KVP = str(hospital.kvp)
     ds.IrradiationEventUID = _uid(identity, hospital.name, "exposure", instance)
-    ds.BurnedInAnnotation = "YES" if exposure.burned_in else "NO"
+    ds.BurnedInAnnotation = "YES" if acquisition.burned_in else "NO"
     if hospital.modality == "DX":
-        ds.PresentationIntentType = "FOR PRESENTATION" if exposure.processed else "FOR PROCESSING"
+        ds.PresentationIntentType = (
+            "FOR PRESENTATION" if acquisition.processed else "FOR PROCESSING"
+        )
         ds.ImageLaterality, ds.PositionerType = laterality, ""
         ds.AnatomicRegionSequence = [_code("71341001", "SCT", "Femur")]
         ds.DetectorType = "SCINTILLATOR"
@@ -272,7 +274,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return code
 
 
-def _describe_grey_values(ds: Dataset, hospital: Hospital, exposure: Exposure) -> None:
+def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
     """Modality transform, VOI and polarity."""
     low, high = stored_range(hospital)
     ds.PhotometricInterpretation = hospital.photometric
@@ -285,7 +287,7 @@ def _describe_grey_values(ds: Dataset, hospital: Hospital, exposure: Exposure) -
     first, last = slope * low + intercept, slope * high + intercept
     # PS3.3 C.11.2.1.2.1: the window runs from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
     center, width = 0.5 * (first + last) + 0.5, last - first + 1.0
-    if not exposure.processed:
+    if not acquisition.processed:
         return  # PS3.3 C.8.11.3: no VOI
     if hospital.voi == "window":
         ds.WindowCenter, ds.WindowWidth = _decimal(center), _decimal(width)
@@ -307,14 +309,14 @@ def _describe_grey_values(ds: Dataset, hospital: Hospital, exposure: Exposure) -
         ds.VOILUTSequence = [lut]
 
 
-def _describe_spacing(ds: Dataset, hospital: Hospital, exposure: Exposure) -> None:
+def _describe_spacing(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
     if hospital.spacing in ("detector", "calibrated"):
-        ds.ImagerPixelSpacing = [_decimal(exposure.spacing)] * 2
+        ds.ImagerPixelSpacing = [_decimal(acquisition.spacing)] * 2
     if hospital.spacing == "zero":
         ds.PixelSpacing = ["0.000", "0.000"]
     elif hospital.spacing == "calibrated":
-        ds.PixelSpacing = [_decimal(exposure.spacing / exposure.magnification)] * 2
+        ds.PixelSpacing = [_decimal(acquisition.spacing / acquisition.magnification)] * 2
         ds.PixelSpacingCalibrationType = "GEOMETRY"
         ds.PixelSpacingCalibrationDescription = "Patient plane"
         if hospital.modality == "DX":
-            ds.EstimatedRadiographicMagnificationFactor = _decimal(exposure.magnification)
+            ds.EstimatedRadiographicMagnificationFactor = _decimal(acquisition.magnification)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from femur_jax.phantom.dicom_writer import Exposure, Identity, write_radiograph
+from femur_jax.phantom.dicom_writer import Acquisition, Identity, write_radiograph
 from femur_jax.phantom.hospital import Hospital
 
 DOUBLING = ("resent", "copied", "recoded", "unprocessed", "misfiled")
@@ -43,7 +43,7 @@ def write_again(
     image: Float[np.ndarray, "height width"],
     hospital: Hospital,
     identity: Identity,
-    exposure: Exposure,
+    acquisition: Acquisition,
 ) -> None:
     """Adds the second file of a fault that makes two of one image.
 
@@ -54,21 +54,21 @@ def write_again(
         image: Its grey values, 0 to 1.
         hospital: Whose files these are.
         identity: Whose image it is.
-        exposure: Of the first file.
+        acquisition: Of the first file.
     """
     if fault == "resent":
         shutil.copyfile(first, second)
         return
-    exposure = replace(exposure, copy=fault)
+    acquisition = replace(acquisition, copy=fault)
     if fault == "recoded":
         rle = hospital.transfer_syntax == RLELossless
         hospital = replace(hospital, transfer_syntax=ExplicitVRLittleEndian if rle else RLELossless)
     if fault == "unprocessed":
         # As before the display curve: linear and flat.
         image = 0.25 + 0.5 * image ** (1.0 / hospital.gamma)
-        exposure = replace(exposure, processed=False, outline=None, source=None)
+        acquisition = replace(acquisition, processed=False, outline=None, source=None)
         hospital = replace(hospital, voi="none")
-    write_radiograph(second, image, hospital, identity, exposure)
+    write_radiograph(second, image, hospital, identity, acquisition)
 
 
 def spoil(rng: np.random.Generator, fault: str, path: Path) -> None:

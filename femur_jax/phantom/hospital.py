@@ -1,7 +1,6 @@
 """What differs between hospitals: detector, processing, format, and the look of their images."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydicom.uid import (
@@ -164,7 +163,7 @@ def draw_hospitals(seed: int, number: int, long_side: tuple[int, int]) -> list[H
 def _draw_hospital(
     rng: np.random.Generator, name: str, syntax: UID, long_side: int, rank: float
 ) -> Hospital:
-    def choose(**shares: float) -> Any:
+    def choose(**shares: float) -> str:
         return str(rng.choice(list(shares), p=list(shares.values())))
 
     modality = choose(DX=0.6, CR=0.4)

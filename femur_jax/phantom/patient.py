@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from femur_jax.phantom.anatomy import AWAY, Femur, axis_at, draw_femur
-from femur_jax.phantom.dicom_writer import Exposure, draw_identity, write_radiograph
+from femur_jax.phantom.dicom_writer import Acquisition, draw_identity, write_radiograph
 from femur_jax.phantom.faults import DOUBLING, annotate, spoil, write_again
 from femur_jax.phantom.fracture import Fracture, draw_fracture, reduce
 from femur_jax.phantom.hardware import IMPLANTS, draw_hardware, foreign_bodies
@@ -64,7 +64,7 @@ def write_patient(
             laterality,
             foreign_bodies(seen, hardware),
         )
-        exposure = Exposure(
+        acquisition = Acquisition(
             instance=i + 1,
             view=view,
             laterality=laterality,
@@ -74,12 +74,12 @@ def write_patient(
             burned_in=fault == "annotated",
             source=fault if fault == "unprocessed" else None,
         )
-        if exposure.burned_in:
+        if acquisition.burned_in:
             image = annotate(image, identity)
         home = folder / hospital.name
         home.mkdir(exist_ok=True)
         path = home / f"{name}_{i + 1}.dcm"
-        write_radiograph(path, image, hospital, identity, exposure)
+        write_radiograph(path, image, hospital, identity, acquisition)
         record = {
             "path": str(path.relative_to(folder)),
             "patient_id": name,
@@ -101,7 +101,7 @@ def write_patient(
             seconds[f"{patient_id(patient.misfiled_as)}_m"] = "misfiled"
         for stem, kind in seconds.items():
             second = path.with_stem(stem)
-            write_again(kind, path, second, image, hospital, identity, exposure)
+            write_again(kind, path, second, image, hospital, identity, acquisition)
             copy = {"path": str(second.relative_to(folder)), "fault": kind}
             copy |= {"patient_id": stem.split("_")[0], "same_as": record["path"]}
             records.append(record | copy)

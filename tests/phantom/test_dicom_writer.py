@@ -11,7 +11,7 @@ import pytest
 from pydicom import uid
 from pydicom.encaps import get_frame
 
-from femur_jax.phantom.dicom_writer import Exposure, draw_identity, to_stored, write_radiograph
+from femur_jax.phantom.dicom_writer import Acquisition, draw_identity, to_stored, write_radiograph
 from femur_jax.phantom.encoding import NEAR
 from femur_jax.phantom.hospital import (
     COMMON_SYNTAXES,
@@ -44,13 +44,13 @@ def habits(**changes):
     return replace(draw_hospitals(0, 1, (64, 64))[0], **plain | changes)
 
 
-def exposure(**changes):
+def acquisition(**changes):
     taken = {"instance": 1, "view": "AP", "laterality": "L", "spacing": 0.2, "magnification": 1.15}
-    return Exposure(**taken | changes)
+    return Acquisition(**taken | changes)
 
 
 def write(path, hospital, image, **changes):
-    write_radiograph(path, image, hospital, IDENTITY, exposure(**changes))
+    write_radiograph(path, image, hospital, IDENTITY, acquisition(**changes))
     return pydicom.dcmread(path)
 
 
