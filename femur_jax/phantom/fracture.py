@@ -4,8 +4,7 @@ A fracture is a surface across the shaft, up to two wedges beside it, and a rigi
 fragment. Fragments are 0 proximal (fixed), 1 distal, 2 and 3 wedges.
 
 Sources: criteria of atypical fractures in Shane et al., J Bone Miner Res 2014;29:1-23 (ASBMR);
-shaft fractures 32-A (spiral, oblique, transverse), -B (wedge), -C (comminuted) in the AO/OTA
-compendium, J Orthop Trauma 2018;32:S33-S44.
+types and codes of femur fractures in the AO/OTA compendium, J Orthop Trauma 2018;32:S33-S44.
 """
 
 from typing import NamedTuple
@@ -24,11 +23,24 @@ from femur_jax.phantom.anatomy import (
 
 FRAGMENTS = 4
 
+TYPES = ("transverse", "oblique", "spiral", "wedge", "comminuted")
+
+NORMAL_TYPES = {
+    "shaft": (0.14, 0.22, 0.34, 0.18, 0.12),
+    "pertrochanteric": (0.0, 0.6, 0.0, 0.0, 0.4),
+    "supracondylar": (0.2, 0.35, 0.1, 0.1, 0.25),
+}
+"""Shares of the types among normal fractures of a place."""
+
+EVERYWHERE = -1e3
+"""The `reach` of a complete fracture, mm."""
+
 
 class Fracture(NamedTuple):
     """One fracture; lengths in mm, angles in rad unless named otherwise.
 
     Attributes:
+        type: Index into TYPES.
         height: Level on the shaft, z.
         angle_deg: Inclination of the fracture to the shaft's cross-section at its origin, degrees.
         slope: Rise of the surface along x (lateral) and y (front).
@@ -39,8 +51,9 @@ class Fracture(NamedTuple):
         roughness: Amplitude of the surface's irregularity.
         gap: Width of the fracture line.
         reach: The fracture line exists laterally of this x, seen from the shaft's axis.
-        beak: Height of the lateral periosteal and endosteal beak, 0 for none.
-        beak_width: Half its extent along the shaft.
+        beak: Height of the lateral periosteal beak, 0 for none.
+        flare: Height of the lateral endosteal thickening, 0 for none.
+        beak_width: Half the extent of both along the shaft.
         wedge_length: Of the two wedges along the shaft, 0 for none.
         wedge_azimuth: Side of the shaft from which each is broken.
         wedge_height: Level of each above the fracture.
@@ -48,6 +61,7 @@ class Fracture(NamedTuple):
         translation: Of each fragment.
     """
 
+    type: int
     height: float
     angle_deg: float
     slope: Float[np.ndarray | Array, "2"]
@@ -59,6 +73,7 @@ class Fracture(NamedTuple):
     gap: float
     reach: float
     beak: float
+    flare: float
     beak_width: float
     wedge_length: Float[np.ndarray | Array, "2"]
     wedge_azimuth: Float[np.ndarray | Array, "2"]
@@ -79,30 +94,37 @@ def draw_fracture(rng: np.random.Generator, femur: Femur, label: str) -> Fractur
 
 
 def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
-    """Transverse from the lateral cortex, with a beak; complete or of the lateral cortex only.
+    """Transverse from the lateral cortex, mostly with a beak; complete or of that cortex only.
 
     The angle is 4.8 +- 4.2 degrees within 0.3 to 18; 25 of 129 lie within 80 mm below the lesser
-    trochanter.
+    trochanter. One in ten shows neither periosteal nor endosteal thickening: four of the five
+    major features are enough.
     """
     subtrochanteric = rng.random() < 25 / 129
-    below = np.clip(rng.normal(40, 15), 10, 78) if subtrochanteric else rng.normal(135, 30)
+    # mm, mean and standard deviation, least and greatest
+    mean, deviation, *bounds = (40, 15, 10, 78) if subtrochanteric else (135, 30, 82, 250)
+    below = np.clip(rng.normal(mean, deviation), *bounds)
     angle = float(np.clip(rng.normal(4.8, 4.2), 0.3, 18.0))
     complete = rng.random() < 0.7
     displaced = complete and rng.random() < 0.6
     along = rng.choice([-1.0, 1.0])
     motion = _displacement(rng, femur, 1.0 if displaced else 0.1) if complete else np.zeros(6)
+    medial_slope = rng.uniform(0.0, 0.5) if complete else 0.0
+    thickened = rng.choice(4, p=[0.1, 0.4, 0.13, 0.37])  # nowhere, outside, inside, both
     return Fracture(
-        height=_on_shaft(femur, below),
+        type=TYPES.index("oblique" if medial_slope > 0.25 else "transverse"),
+        height=_on_shaft(femur, float(below)),
         angle_deg=angle,
         slope=np.array([along * np.tan(np.deg2rad(angle)), rng.normal(0, 0.05)]),
         pitch=0.0,
         seam=0.0,
-        medial_slope=along * rng.uniform(0.0, 0.4) if complete else 0.0,
+        medial_slope=along * medial_slope,
         spike=along * rng.uniform(5, 14) if complete and rng.random() < 0.4 else 0.0,
         roughness=0.2,
         gap=rng.uniform(1.5, 3.0),
-        reach=-1e3 if complete else rng.uniform(-0.1, 0.6) * femur.shaft_radius,
-        beak=rng.uniform(2.5, 5.0),
+        reach=EVERYWHERE if complete else rng.uniform(-0.1, 0.6) * femur.shaft_radius,
+        beak=(thickened % 2) * rng.uniform(1.5, 5.0),
+        flare=(thickened // 2) * rng.uniform(1.0, 3.0),
         beak_width=rng.uniform(9.0, 16.0),
         wedge_length=np.zeros(2),
         wedge_azimuth=np.zeros(2),
@@ -112,41 +134,74 @@ def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
 
 
 def _draw_normal(rng: np.random.Generator, femur: Femur) -> Fracture:
-    """Spiral, oblique, wedge or comminuted, rarely transverse; mostly steeper than 30 degrees."""
-    kind = rng.choice(
-        ["spiral", "oblique", "wedge", "comminuted", "transverse"], p=[0.34, 0.24, 0.2, 0.14, 0.08]
-    )
-    subtrochanteric = rng.random() < 25 / 129
-    below = np.clip(rng.normal(40, 15), 10, 78) if subtrochanteric else rng.normal(140, 40)
-    radius = femur.shaft_radius
-    steep = kind != "transverse"
-    angle = float(rng.uniform(35, 60) if steep else rng.uniform(5, 28))
-    rise = rng.choice([-1.0, 1.0]) * np.tan(np.deg2rad(angle))
-    azimuth = rng.uniform(-0.9, 0.9)
-    spiral = kind == "spiral"
-    wedges = {"wedge": 1, "comminuted": 2}.get(str(kind), 0)
+    """Spiral, oblique, wedge, comminuted or transverse, of the shaft or next to it.
+
+    Mostly steeper than 30 degrees. A few transverse ones have a slight periosteal reaction.
+    """
+    place = str(rng.choice(list(NORMAL_TYPES), p=[0.76, 0.09, 0.15]))
+    kind = str(rng.choice(TYPES, p=NORMAL_TYPES[place]))
+    transverse, spiral = kind == "transverse", kind == "spiral"
+    angle = float(rng.uniform(3, 28) if transverse else rng.uniform(32, 58))
+    tangent = np.tan(np.deg2rad(angle))
+    direction, azimuth = rng.choice([-1.0, 1.0]), rng.uniform(-0.9, 0.9)
+    if place == "pertrochanteric":  # from the greater trochanter down to the lesser one
+        height = float(femur.lesser_trochanter) + rng.uniform(4, 14)
+        direction, azimuth = 1.0, rng.uniform(-0.4, 0.4)
+    elif place == "supracondylar":
+        height = rng.uniform(0.16, 0.26) * femur.length
+    else:
+        subtrochanteric = rng.random() < 25 / 129
+        below = np.clip(rng.normal(40, 15), 10, 78) if subtrochanteric else rng.normal(140, 35)
+        height = _on_shaft(femur, float(below))
+    rise = direction * tangent
+    wedges = {"wedge": 1, "comminuted": 2}.get(kind, 0)
     present = np.arange(2) < wedges
     side = rng.uniform(-np.pi, np.pi)
     wedge_azimuth = np.array([side, side + rng.uniform(2.0, 4.2)])
     severity = 0.25 if rng.random() < 0.25 else 1.0
+    long = (35, 75) if place == "shaft" else (25, 45)
     return Fracture(
-        height=_on_shaft(femur, below),
+        type=TYPES.index(kind),
+        height=height,
         angle_deg=angle,
         slope=np.zeros(2) if spiral else rise * np.array([np.cos(azimuth), np.sin(azimuth)]),
-        pitch=2.0 * np.pi * radius * rise if spiral else 0.0,
+        pitch=2.0 * np.pi * femur.shaft_radius * rise if spiral else 0.0,
         seam=rng.uniform(-0.5, 0.5),
         medial_slope=0.0,
         spike=0.0,
         roughness=rng.uniform(0.4, 1.0),
         gap=rng.uniform(1.5, 3.5),
-        reach=-1e3,
-        beak=0.0,
-        beak_width=10.0,
-        wedge_length=present * rng.uniform(35, 75, 2),
+        reach=EVERYWHERE,
+        beak=rng.uniform(0.5, 1.5) if transverse and rng.random() < 0.2 else 0.0,
+        flare=0.0,
+        beak_width=rng.uniform(9.0, 16.0),
+        wedge_length=present * rng.uniform(*long, 2),
         wedge_azimuth=wedge_azimuth,
         wedge_height=present * rng.normal(0, 10, 2),
         **_rigid_motions(rng, _displacement(rng, femur, severity), wedge_azimuth),
     )
+
+
+def reduce(fracture: Fracture, remaining: float) -> Fracture:
+    """Sets the fragments: a share `remaining` of each one's displacement is left."""
+    turns = Rotation.from_matrix(fracture.rotation).as_rotvec() * remaining
+    return fracture._replace(
+        rotation=Rotation.from_rotvec(turns).as_matrix().astype(np.float32),
+        translation=fracture.translation * np.float32(remaining),
+    )
+
+
+def ao_code(femur: Femur, fracture: Fracture) -> str:
+    """Bone, segment, type and group of the AO/OTA classification of 2018; thirds of the shaft."""
+    kind = TYPES[int(fracture.type)]
+    below = float(femur.lesser_trochanter) - fracture.height
+    if below < 0.0:
+        return "31A2" if kind == "comminuted" else "31A1"
+    if fracture.height < 0.265 * femur.length:
+        return "33A3" if kind in ("wedge", "comminuted") else "33A2"
+    group = {"spiral": "A1", "oblique": "A2", "transverse": "A3", "wedge": "B2", "comminuted": "B3"}
+    third = int(3.0 * below / (float(femur.lesser_trochanter) - 0.265 * femur.length))
+    return f"32{group[kind]}({'abc'[min(third, 2)]})"
 
 
 def _on_shaft(femur: Femur, below: float) -> float:
@@ -205,20 +260,24 @@ def fragment_distance(femur: Femur, fracture: Fracture, k: int, local: Points) -
         return half_gap + wedges[0]
     if k == 3:
         return half_gap + jnp.maximum(wedges[1], -wedges[0])
+    above = (z - surface_height(femur, fracture, x, y)) * jnp.cos(jnp.deg2rad(fracture.angle_deg))
+    side = -above if k == 0 else above
+    return jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
+
+
+def surface_height(femur: Femur, fracture: Fracture, x: Scalars, y: Scalars) -> Scalars:
+    """z of the fracture's surface, relative to the fracture, at places relative to the axis."""
     # Share of a turn about the shaft by the diamond angle: within 0.012 of atan2, 20 times faster.
     turn = jnp.sign(y) * 0.25 * (1.0 - x / (jnp.abs(x) + jnp.abs(y) + 1e-6)) - fracture.seam
     medial = jnp.maximum(-x, 0.0)
-    surface = (
+    return (
         x * fracture.slope[0]
         + y * fracture.slope[1]
         + fracture.pitch * (turn - jnp.round(turn))
         + fracture.medial_slope * medial
-        + fracture.spike * jnp.clip(2.0 * medial / r - 1.0, 0.0, 1.0)
+        + fracture.spike * jnp.clip(2.0 * medial / femur.shaft_radius - 1.0, 0.0, 1.0)
         + fracture.roughness * (zigzag(0.21 * x + 0.13 * y) + zigzag(0.31 * y - 0.11 * x))
     )
-    above = (z - surface) * jnp.cos(jnp.deg2rad(fracture.angle_deg))
-    side = -above if k == 0 else above
-    return jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
 
 
 def zigzag(x: Scalars) -> Scalars:
@@ -233,8 +292,18 @@ def relative_to_fracture(femur: Femur, fracture: Fracture, p: Points) -> Points:
 
 
 def beak_height(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
-    """Height in mm of the beak: a ridge of the lateral cortex that peaks at the fracture line."""
+    """Height in mm of the periosteal beak: a ridge of the lateral cortex at the fracture line."""
+    return fracture.beak * _ridge(femur, fracture, p)
+
+
+def flare_height(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
+    """Height in mm of the endosteal thickening opposite the beak's place."""
+    return fracture.flare * _ridge(femur, fracture, p)
+
+
+def _ridge(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
+    """1 where the fracture line meets the lateral cortex, falling to 0 around it."""
     x, _, z = relative_to_fracture(femur, fracture, p)
     lateral = jnp.clip((x / femur.shaft_radius - 0.2) / 0.8, 0.0, 1.0)
     along = jnp.abs(z - x * fracture.slope[0])
-    return fracture.beak * lateral * jnp.maximum(1.0 - along / fracture.beak_width, 0.0)
+    return lateral * jnp.maximum(1.0 - along / fracture.beak_width, 0.0)

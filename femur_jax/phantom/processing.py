@@ -1,5 +1,6 @@
 """From a patient before the camera to the grey values that a hospital shows."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.interpolate import gaussian
 from femur_jax.phantom.spectrum import ATTENUATION, WEIGHTS
 from femur_jax.phantom.texture import draw_texture
-from femur_jax.phantom.xray import Camera, Scene, expose
+from femur_jax.phantom.xray import Camera, Implant, Scene, expose
 
 GLYPHS = {
     "L": ("1....", "1....", "1....", "1....", "1....", "1....", "11111"),
@@ -79,11 +80,13 @@ def radiograph(
     shape: tuple[int, int],
     spacing: float,
     laterality: str,
+    implants: Sequence[Implant] = (),
 ) -> Float32[np.ndarray, "height width"]:
     """Takes and processes one radiograph: grey values 0 to 1, bone bright."""
     muscle = draw_texture(rng, extent=200.0, pitch=2.0, exponent=3.0, deviation=0.015)
     bone = draw_texture(rng, extent=64.0, pitch=spacing, exponent=1.5, deviation=0.04)
-    scene = Scene(femur, fracture, camera, (shape[0] * spacing, shape[1] * spacing))
+    size = (shape[0] * spacing, shape[1] * spacing)
+    scene = Scene(femur, fracture, camera, size, implants)
     exposure = expose(
         scene, shape, spacing, muscle=muscle, scatter=hospital.scatter, heel=hospital.heel
     )

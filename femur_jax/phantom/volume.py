@@ -30,6 +30,7 @@ from femur_jax.phantom.fracture import (
     FRAGMENTS,
     Fracture,
     beak_height,
+    flare_height,
     fragment_distance,
     relative_to_fracture,
 )
@@ -169,8 +170,9 @@ def periosteum(femur: Femur, fracture: Fracture, place: Points) -> Scalars:
 def _cortex(femur: Femur, fracture: Fracture, place: Points) -> tuple[Scalars, Scalars, Scalars]:
     """Distances to the outer and inner surface, and the volume fraction of bone behind it."""
     outer = periosteum(femur, fracture, place)
-    # The beak thickens the cortex outwards (periosteal) and, half as much, inwards (endosteal).
-    thickness = cortical_thickness(femur, place) + 1.5 * beak_height(femur, fracture, place)
+    # The cortex is thicker by the beak, outwards, and by the flare, inwards.
+    thickness = cortical_thickness(femur, place) + beak_height(femur, fracture, place)
+    thickness += flare_height(femur, fracture, place)
     return outer, outer + thickness, femur.trabecular * (1.0 - diaphysis(femur, place[2]))
 
 

@@ -257,6 +257,9 @@ class Scene:
         nearest = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
         near, far = (np.take(bound, nearest) for bound in body.extent)
         hit = np.flatnonzero(near < far)
+        if not len(hit):
+            # A ray of no length tells how many parts there are.
+            hit, (near, far) = np.zeros(1, int), np.zeros((2, len(down)), np.float32)
         near, far = near[hit], far[hit]
         chunks = self._chunks(down[hit], right[hit], near, far, body.intervals)
         parts = [[np.asarray(share) for share in body.shares(p)] for p in chunks]

@@ -125,13 +125,13 @@ def test_a_transverse_gap_is_missing_from_the_path_along_the_cortex(patients):
 
 
 def test_few_nodes_agree_with_a_dense_sum(patients):
-    """Rays through fractures: 24 intervals against counting 4000 points inside."""
+    """Rays through fractures: 24 intervals against counting 2000 points inside."""
     rng = np.random.default_rng(0)
     errors = []
-    for _, femur, fracture in patients[:6]:
+    for _, femur, fracture in patients[:4]:
         x, y = (float(v) for v in axis_at(femur, fracture.height))
-        across = np.float32(x + rng.uniform(-25, 25, 60))
-        height = np.float32(fracture.height + rng.uniform(-40, 40, 60))
+        across = np.float32(x + rng.uniform(-25, 25, 40))
+        height = np.float32(fracture.height + rng.uniform(-40, 40, 40))
 
         def along(nodes, x=across, y=y, z=height):
             depth = nodes[:, None] + 0 * x
@@ -140,7 +140,7 @@ def test_few_nodes_agree_with_a_dense_sum(patients):
             )
 
         few = bone_path(femur, fracture, along(np.linspace(-30, 30, 25)))
-        p = along(np.linspace(-30, 30, 4001))
+        p = along(np.linspace(-30, 30, 2001))
         owner, regions, _ = owning_fragment(femur, fracture, p)
         outer, inner, trabecular = _cortex(femur, fracture, before_fracture(fracture, owner, p))
         region = np.take_along_axis(np.stack(regions), np.asarray(owner)[None], 0)[0]

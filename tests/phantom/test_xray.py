@@ -63,7 +63,7 @@ def test_lateral_side_of_a_right_leg_is_left_in_the_image():
 def test_picture_is_the_same_for_left_and_mirrored_right(patient):
     z = patient[1].height
     left, right = (signal(patient, z, (24, 20), 8.0, laterality=side) for side in "LR")
-    np.testing.assert_allclose(left, right[:, ::-1], atol=2e-3)
+    np.testing.assert_allclose(left, right[:, ::-1], atol=0.02)
 
 
 def test_rays_cross_two_cortices_and_the_canal(patient):
@@ -90,16 +90,16 @@ def test_rays_cross_two_cortices_and_the_canal(patient):
 @pytest.mark.parametrize("view", ["AP", "lateral"])
 def test_few_rays_give_the_picture_of_a_ray_at_every_pixel(patient, view, monkeypatch):
     _, fracture = patient
-    shape, spacing = (260, 130), 0.35
+    shape, spacing = (300, 150), 0.2
     sparse = exposure(patient, fracture.height, shape, spacing, view=view, scatter=0.3)
     monkeypatch.setattr(xray, "COARSEST_STEP", 1)
     dense = exposure(patient, fracture.height, shape, spacing, view=view, scatter=0.3)
     assert dense.image.sampled == shape[0] * shape[1]
-    assert sparse.image.sampled < 0.35 * dense.image.sampled
+    assert sparse.image.sampled < 0.3 * dense.image.sampled
     error = np.abs(sparse.rows(0, shape[0])[0] - dense.rows(0, shape[0])[0])
     # The noise of 10^5 photons behind a thigh is 0.02 or more.
     assert error.mean() < 0.003
-    assert np.quantile(error, 0.999) < 0.05
+    assert np.quantile(error, 0.999) < 0.1
 
 
 def test_coarse_pixels_average_the_rays_of_fine_ones(patient):
