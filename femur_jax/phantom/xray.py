@@ -299,7 +299,7 @@ def _implant_distance(distance: Partial, p: Points) -> Scalars:
 
 
 @jax.jit
-def _implant_path(distance: Partial, p: Points) -> tuple[Scalars]:
+def _implant_path(distance: Partial, p: Points) -> tuple[Float[Array, "rays"]]:
     return (share_inside(distance(p)),)
 
 
