@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Float, Float32
+from jaxtyping import Array, Float, Float32
 from scipy import ndimage
 
 from femur_jax.phantom.anatomy import Femur, Points, Scalars, axis_at, thigh_distance
