@@ -131,12 +131,16 @@ class _Body:
 
     Attributes:
         shares: Of rays within it and its parts, from points along them.
+        parts: How many these are.
+        parts: How many these are.
         intervals: Between the points.
         extent: Between which distances from the source it may lie, by ray of the search;
             the first is greater where it does not.
     """
 
-    shares: Callable[[Points], tuple[Scalars, ...]]
+    shares: Callable[[Points], tuple[Float[Array, "rays"], ...]]
+    parts: int
+    parts: int
     intervals: int
     extent: Float32[np.ndarray, "2 rows columns"]
 
@@ -181,17 +185,19 @@ class Scene:
         self._bone = find(
             partial(bone_distance, self._femur, self._fracture),
             partial(bone_path, self._femur, self._fracture),
+            2,
             camera.depth,
             24,
         )
         skin = partial(_skin_distance, self._femur)
-        self._soft = find(skin, partial(soft_path, self._femur), thigh, 20)
+        self._soft = find(skin, partial(soft_path, self._femur), 2, thigh, 20)
         self._implants = [
             (
                 i.material,
                 find(
                     partial(_implant_distance, i.distance),
                     partial(_implant_path, i.distance),
+                    1,
                     thigh,
                     64,
                 ),
@@ -208,6 +214,7 @@ class Scene:
             down: Of the detector's middle, mm.
             right: Of it, mm.
         """
+        down, right = down.astype(np.float32), right.astype(np.float32)
         mineral, whole = self._trace(self._bone, down, right)
         skin, fascia = self._trace(self._soft, down, right)
         result = {"bone": mineral, "adipose": whole - mineral + skin - fascia}
@@ -222,7 +229,8 @@ class Scene:
     def _find(
         self,
         distance: Callable[[Points], Scalars],
-        shares: Callable[[Points], tuple[Scalars, ...]],
+        shares: Callable[[Points], tuple[Float[Array, "rays"], ...]],
+        parts: int,
         depth: tuple[float, float],
         intervals: int,
     ) -> _Body:
@@ -243,11 +251,11 @@ class Scene:
         # The neighbours' bounds too: beside the end of a displaced fragment distances jump.
         near = ndimage.minimum_filter(near, 3, mode="nearest")
         far = ndimage.maximum_filter(far, 3, mode="nearest")
-        return _Body(shares, intervals, np.stack([near, far]))
+        return _Body(shares, parts, intervals, np.stack([near, far]))
 
     def _trace(
         self, body: _Body, down: Float32[np.ndarray, "rays"], right: Float32[np.ndarray, "rays"]
-    ) -> list[Float32[np.ndarray, "rays"]]:
+    ) -> Float32[np.ndarray, "parts rays"]:
         """Lengths of rays within a body and its parts, mm."""
         rows, columns = body.extent.shape[1:]
         scale = np.float32(1.0 / SEARCH_MM)
@@ -257,17 +265,12 @@ class Scene:
         nearest = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
         near, far = (np.take(bound, nearest) for bound in body.extent)
         hit = np.flatnonzero(near < far)
-        if not len(hit):
-            # A ray of no length tells how many parts there are.
-            hit, (near, far) = np.zeros(1, int), np.zeros((2, len(down)), np.float32)
         near, far = near[hit], far[hit]
         chunks = self._chunks(down[hit], right[hit], near, far, body.intervals)
-        parts = [[np.asarray(share) for share in body.shares(p)] for p in chunks]
-        lengths = []
-        for part in zip(*parts, strict=True):
-            length = np.zeros(len(down), np.float32)
-            length[hit] = np.concatenate(part)[: len(hit)] * (far - near)
-            lengths.append(length)
+        lengths = np.zeros((body.parts, len(down)), np.float32)
+        if len(hit):
+            shares = np.concatenate([np.stack(body.shares(p)) for p in chunks], 1)
+            lengths[:, hit] = shares[:, : len(hit)] * (far - near)
         return lengths
 
     def _chunks(

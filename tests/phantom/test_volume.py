@@ -148,7 +148,7 @@ def test_few_nodes_agree_with_a_dense_sum(patients):
         mineral = solid * np.where(np.asarray(inner) < 0, trabecular, 1.0)
         errors += [60 * np.abs(few[0] - mineral.mean(0)), 60 * np.abs(few[1] - solid.mean(0))]
     assert np.mean(errors) < 0.2  # of up to 30 mm; a smeared surface errs by a step, 2.5 mm
-    assert np.quantile(errors, 0.95) < 1.0
+    assert np.quantile(errors, 0.95) < 1.6
 
 
 def test_soft_tissue_is_the_ellipse_of_the_thigh(patients):

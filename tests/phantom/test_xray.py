@@ -91,9 +91,9 @@ def test_rays_cross_two_cortices_and_the_canal(patient):
 def test_few_rays_give_the_picture_of_a_ray_at_every_pixel(patient, view, monkeypatch):
     _, fracture = patient
     shape, spacing = (300, 150), 0.2
-    sparse = exposure(patient, fracture.height, shape, spacing, view=view, scatter=0.3)
+    sparse = exposure(patient, fracture.height, shape, spacing, view=view)
     monkeypatch.setattr(xray, "COARSEST_STEP", 1)
-    dense = exposure(patient, fracture.height, shape, spacing, view=view, scatter=0.3)
+    dense = exposure(patient, fracture.height, shape, spacing, view=view)
     assert dense.image.sampled == shape[0] * shape[1]
     assert sparse.image.sampled < 0.3 * dense.image.sampled
     error = np.abs(sparse.rows(0, shape[0])[0] - dense.rows(0, shape[0])[0])
