@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from femur_jax.errors import UserError
@@ -117,9 +118,10 @@ def write_cohort(
 def _simulated(
     work: partial[list[Record]], plan: Sequence[Patient], workers: int
 ) -> Iterator[Iterator[list[Record]]]:
-    """Results for all patients in their order, from processes with one thread each."""
+    """Results for all patients in their order, computed on the CPU, by one thread a process."""
     if workers == 1:
-        yield map(work, plan)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            yield map(work, plan)
         return
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from scipy.spatial.transform import Rotation
 
 from femur_jax.phantom.anatomy import (
+    CONVERGENCE,
     Femur,
     Points,
     Scalars,
@@ -32,7 +33,10 @@ NORMAL_TYPES = {
 }
 """Shares of the types among normal fractures of a place."""
 
-EVERYWHERE = -1e3
+FAR = 1e3
+"""Distance in mm to what is not there, or where all is."""
+
+EVERYWHERE = -FAR
 """The `reach` of a complete fracture, mm."""
 
 
@@ -254,15 +258,19 @@ def fragment_distance(femur: Femur, fracture: Fracture, k: int, local: Points) -
     for i in range(2):
         azimuth, long = fracture.wedge_azimuth[i], fracture.wedge_length[i]
         side = jnp.clip((x * jnp.cos(azimuth) + y * jnp.sin(azimuth)) / r, -1.0, 1.2)
-        half = jnp.where(long > 0.0, 0.25 * long * (1.0 + side), -1e3)
+        half = jnp.where(long > 0.0, 0.25 * long * (1.0 + side), -FAR)
         wedges.append(jnp.abs(z - fracture.wedge_height[i]) - half)
     if k == 2:
-        return half_gap + wedges[0]
-    if k == 3:
-        return half_gap + jnp.maximum(wedges[1], -wedges[0])
-    above = (z - surface_height(femur, fracture, x, y)) * jnp.cos(jnp.deg2rad(fracture.angle_deg))
-    side = -above if k == 0 else above
-    return jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
+        region = half_gap + wedges[0]
+    elif k == 3:
+        region = half_gap + jnp.maximum(wedges[1], -wedges[0])
+    else:
+        above = z - surface_height(femur, fracture, x, y)
+        side = above * jnp.cos(jnp.deg2rad(fracture.angle_deg)) * (-1.0 if k == 0 else 1.0)
+        region = jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
+    # The other leg is whole, and stays where the proximal fragment is.
+    other = x + femur.midline + CONVERGENCE * (z + fracture.height) < 0.0
+    return jnp.where(other, -FAR if k == 0 else FAR, region)
 
 
 def surface_height(femur: Femur, fracture: Fracture, x: Scalars, y: Scalars) -> Scalars:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from femur_jax.phantom.anatomy import axis_at, draw_femur
+from femur_jax.phantom.anatomy import axis_at, draw_femur, other_side
 from femur_jax.phantom.fracture import (
     TYPES,
     ao_code,
@@ -132,6 +132,20 @@ def test_fragments_move_as_their_rigid_motion_says(cases):
     np.testing.assert_allclose(mineral(femur, fracture, moved), mineral(femur, whole, p), atol=2e-2)
     owner, *_ = owning_fragment(femur, fracture, tuple(jnp.asarray(moved.T, jnp.float32)))
     assert (np.asarray(owner) == 1).all()
+
+
+def test_the_other_leg_stays_whole(cases):
+    """The middle of its lateral and medial cortex is bone from hip to knee."""
+    for femur, fracture in cases["NFF"][:12]:
+        femur = femur._replace(midline=70.0)
+        z = np.linspace(155, 300, 40)
+        x, y = (np.asarray(v) for v in axis_at(femur, jnp.asarray(z)))
+        for side in (1.0, -1.0):
+            wall = np.stack([x + side * (femur.shaft_radius - 2.5), y, z], -1)
+            mirrored = other_side(femur, tuple(jnp.asarray(wall.T, jnp.float32)))
+            np.testing.assert_allclose(
+                mineral(femur, fracture, np.stack(mirrored, -1)), 1.0, atol=0.01
+            )
 
 
 def test_transverse_fracture_leaves_the_stated_gap(cases):

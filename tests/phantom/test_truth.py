@@ -18,7 +18,7 @@ def bone_image(femur, fracture, camera):
     height, width = SHAPE
     down = (np.arange(height) - 0.5 * (height - 1)) * SPACING
     right = (np.arange(width) - 0.5 * (width - 1)) * SPACING
-    places = [a.ravel() for a in np.meshgrid(down, right, indexing="ij")]
+    places = [a.ravel().astype("f4") for a in np.meshgrid(down, right, indexing="ij")]
     scene = Scene(femur, fracture, camera, (height * SPACING, width * SPACING))
     return np.asarray(scene.lengths(*places)["bone"]).reshape(SHAPE)
 
@@ -32,7 +32,8 @@ def at(image, points):
 def case(request):
     """A transverse fracture at mid-shaft whose distal fragment moved 6 mm sideways and 4 down."""
     rng = np.random.default_rng(2)
-    femur = draw_femur(rng, "AFF")
+    # With an even wall the ridge is where a circle's tangent touches it.
+    femur = draw_femur(rng, "AFF")._replace(cortex=5.0, lateral_cortex=0.0)
     fracture = draw_fracture(rng, femur, "AFF")
     fracture = fracture._replace(
         height=0.5 * femur.length,
