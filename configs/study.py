@@ -27,7 +27,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "hospitals": 4,
             "aff_fraction": 0.4,
             "long_side": (64, 128),  # shortest and longest, in pixels
-            "views_per_patient": (1, 2),
+            "images": 480,
             "coarsest_mm": 1.2,  # of a pixel: the smallest images show 8 cm of the femur
         }
     )
@@ -39,7 +39,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.ingest.update(patch=32, max_quarantined=0.0)
     if variant == "smoke":
         config.ingest.update(patch=32, max_quarantined=0.0)
-        config.phantom.update(patients=48)
+        config.phantom.update(patients=48, images=72)
         for part, steps in ((config.diffusion, 30), (config.gan, 20), (config.classifier, 30)):
             part.train.update(steps=steps, checkpoint_every=10, log_every=5)
         config.diffusion.train.update(warmup_steps=5)

@@ -1,11 +1,28 @@
-"""Writes a cohort of simulated femur radiographs as DICOM files with labels.csv."""
+"""Writes a cohort of simulated femur radiographs as DICOM files with labels.csv.
+
+What is known of each image (the fracture's type and place, outlines, faults) is written beside
+the folder, as OUT.truth.jsonl. `--full` makes the cohort that stands in for the real one: 4300
+radiographs of 1 to 15 megapixels of 1200 patients in 72 hospitals, 20% with an atypical fracture,
+and 3% of the images with a fault of the export.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from femur_jax.errors import UserError
-from femur_jax.phantom.cohort import COARSEST_MM, write_cohort
+from femur_jax.phantom.cohort import write_cohort
+from femur_jax.phantom.hospital import long_sides
+from femur_jax.phantom.patient import COARSEST_MM
+
+FULL = {
+    "patients": 1200,
+    "images": 4300,
+    "hospitals": 72,
+    "aff": 0.2,
+    "megapixels": (1.0, 15.0),
+    "faults": 0.03,
+}
 
 
 def main() -> int:
@@ -13,7 +30,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="new or empty folder")
+    parser.add_argument("--full", action="store_true", help="other defaults: see above")
     parser.add_argument("--patients", type=int, default=160, help="number of patients")
+    parser.add_argument("--images", type=int, default=320, help="number of radiographs")
     parser.add_argument("--hospitals", type=int, default=8, help="number of hospitals")
     parser.add_argument("--aff", type=float, default=0.5, help="share of patients with AFF")
     parser.add_argument(
@@ -25,27 +44,42 @@ def main() -> int:
         help="longer side of the smallest and the largest images, pixels",
     )
     parser.add_argument(
-        "--views",
-        type=int,
+        "--megapixels",
+        type=float,
         nargs=2,
-        default=(1, 3),
         metavar=("MIN", "MAX"),
-        help="radiographs of a patient",
+        help="area of the smallest and the largest images, in place of --long-side",
     )
     parser.add_argument(
         "--coarsest-mm", type=float, default=COARSEST_MM, help="largest pixel, at the bone"
     )
+    parser.add_argument(
+        "--faults", type=float, default=0.0, help="share of images with a fault of the export"
+    )
+    parser.add_argument(
+        "--only",
+        type=patient_range,
+        metavar="FIRST:LAST",
+        help="only these patients of the cohort, counted from 0, LAST excluded",
+    )
+    parser.add_argument("--workers", type=int, help="processes; one per core by default")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal files")
+    if parser.parse_known_args()[0].full:
+        parser.set_defaults(**FULL)
     args = parser.parse_args()
+    sides = long_sides(tuple(args.megapixels)) if args.megapixels else tuple(args.long_side)
     try:
         labels = write_cohort(
             args.out,
             patients=args.patients,
+            images=args.images,
             hospitals=args.hospitals,
             aff_fraction=args.aff,
-            long_side=tuple(args.long_side),
-            views_per_patient=tuple(args.views),
+            long_side=sides,
             coarsest_mm=args.coarsest_mm,
+            faults=args.faults,
+            only=args.only,
+            workers=args.workers,
             seed=args.seed,
         )
     except UserError as error:
@@ -53,6 +87,12 @@ def main() -> int:
         return 2
     print(labels)
     return 0
+
+
+def patient_range(text: str) -> tuple[int, int]:
+    """FIRST:LAST as numbers."""
+    first, last = text.split(":")
+    return int(first), int(last)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ TINY = 1e-6  # keeps first-order distances finite, and right, at a body's centre
 SHELL = 1.3
 """Thickness of the cortex at both ends of the bone, mm."""
 
+AWAY = 1e3
+"""A `midline` in mm that leaves the other leg out of the picture."""
+
+CONVERGENCE = 0.14
+"""Slope of the femoral shaft to the midline: hips stand further apart than knees."""
+
 
 class Femur(NamedTuple):
     """Measurements of one femur and the thigh around it; lengths in mm, angles in rad.
@@ -40,6 +46,7 @@ class Femur(NamedTuple):
         trabecular: Volume fraction of bone inside head, trochanters and condyles.
         thigh_radius: At mid-shaft.
         fat: Thickness of the fat under the skin.
+        midline: Distance from the knee to the plane that mirrors the other leg.
     """
 
     length: float
@@ -56,6 +63,7 @@ class Femur(NamedTuple):
     trabecular: float
     thigh_radius: float
     fat: float
+    midline: float
 
     @property
     def neck_height(self) -> Number:
@@ -93,13 +101,14 @@ def draw_femur(rng: np.random.Generator, label: str) -> Femur:
         anteversion=np.deg2rad(normal(12, 5)),
         shaft_radius=size * normal(13.7, 0.6),
         condyle_width=size * normal(80, 2.5),
-        cortex=size * normal(6.2, 0.8),
-        lateral_cortex=normal(0.25, 0.1) if atypical else normal(0.05, 0.06),
-        bow_radius=normal(820, 80) if atypical else normal(980, 100),
-        lateral_bow=normal(7, 3.5) if atypical else normal(2, 2),
+        cortex=size * normal(6.6 if atypical else 6.2, 0.8),
+        lateral_cortex=normal(0.2, 0.1) if atypical else normal(0.06, 0.07),
+        bow_radius=normal(840, 95) if atypical else normal(970, 100),
+        lateral_bow=normal(6, 3.5) if atypical else normal(2.5, 2.5),
         trabecular=normal(0.24, 0.04),
         thigh_radius=size * normal(72, 8),
         fat=normal(13, 4),
+        midline=AWAY if rng.random() < 0.4 else rng.uniform(60, 110),
     )
 
 
@@ -186,20 +195,26 @@ def shaft_distance(femur: Femur, p: Points) -> Scalars:
     return jnp.maximum(tube, jnp.maximum(20.0 - z, z - femur.neck_height - 12.0))
 
 
-def femur_distance(femur: Femur, p: Points) -> Scalars:
-    """Distance to the outer surface of the whole femur in mm."""
-    width, neck, head = femur.condyle_width, femur.neck_height, head_centre(femur)
+def distal_distance(femur: Femur, p: Points) -> Scalars:
+    """Distance to shaft and condyles in mm."""
+    width = femur.condyle_width
     condyle = (0.24 * width, 31.0, 24.0)
     condyles = smooth_union(
         ellipsoid(p, (-0.27 * width, -12.0, 25.0), condyle),
         ellipsoid(p, (0.26 * width, -10.0, 27.0), condyle),
         6.0,
     )
+    return smooth_union(shaft_distance(femur, p), condyles, 12.0)
+
+
+def femur_distance(femur: Femur, p: Points) -> Scalars:
+    """Distance to the outer surface of the whole femur in mm."""
+    neck, head = femur.neck_height, head_centre(femur)
     greater_trochanter = ellipsoid(p, (11.0, -5.0, neck + 8.0), (15.0, 18.0, 27.0))
     lesser_trochanter = ellipsoid(
         p, (-0.85 * femur.shaft_radius, -9.0, femur.lesser_trochanter), (9.0, 9.0, 15.0)
     )
-    distance = smooth_union(shaft_distance(femur, p), condyles, 12.0)
+    distance = distal_distance(femur, p)
     distance = smooth_union(distance, greater_trochanter, 8.0)
     distance = smooth_union(distance, lesser_trochanter, 10.0)
     distance = smooth_union(
@@ -209,10 +224,23 @@ def femur_distance(femur: Femur, p: Points) -> Scalars:
 
 
 def neighbour_distance(femur: Femur, p: Points) -> Scalars:
-    """Distance to the bones seen beside the femur, acetabulum, pelvis, patella, tibia, in mm."""
+    """Distance to the bones seen beside the femur: pelvis, patella, tibia, other leg; in mm."""
+    q = other_side(femur, p)
+    leg = jnp.minimum(distal_distance(femur, q), _knee_distance(femur, q))
+    return jnp.minimum(jnp.minimum(_pelvis_distance(femur, p), _knee_distance(femur, p)), leg)
+
+
+def other_side(femur: Femur, p: Points) -> Points:
+    """Mirrors points at the midline, which the shaft nears towards the knee."""
     x, y, z = p
+    twice = 2.0 * (x + femur.midline + CONVERGENCE * z) / (1.0 + CONVERGENCE**2)
+    return x - twice, y, z - CONVERGENCE * twice
+
+
+def _pelvis_distance(femur: Femur, p: Points) -> Scalars:
+    """Distance to half a pelvis with its acetabulum in mm."""
     centre = head_centre(femur)
-    hip = (x - centre[0], y - centre[1], z - centre[2])
+    hip = (p[0] - centre[0], p[1] - centre[1], p[2] - centre[2])
     cup = jnp.abs(length(*hip) - femur.head_radius - 9.0) - 4.5
     rim = 2.0 + 0.72 * hip[0] - 0.15 * hip[1] - 0.68 * hip[2]
     acetabulum = -smooth_union(-cup, -rim, 16.0)  # a rounded intersection
@@ -222,13 +250,18 @@ def neighbour_distance(femur: Femur, p: Points) -> Scalars:
     pelvis = smooth_union(smooth_union(ilium, pubis, 20.0), ischium, 20.0)
     pelvis = smooth_union(pelvis, acetabulum, 14.0)
     # The joint space stays free of the pelvis' thickness.
-    pelvis = jnp.maximum(pelvis, femur.head_radius + 4.0 - length(*hip))
+    return jnp.maximum(pelvis, femur.head_radius + 4.0 - length(*hip))
+
+
+def _knee_distance(femur: Femur, p: Points) -> Scalars:
+    """Distance to tibia and patella in mm."""
+    x, y, z = p
     flare = rise(z + 34.0, 9.0)
     tibia = elliptic_tube(
         x, y + 8.0, 13.0 + (0.5 * femur.condyle_width - 13.0) * flare, 13.0 + 11.0 * flare
     )
     patella = ellipsoid(p, (0.0, 34.0, 42.0), (21.0, 9.0, 20.0))
-    return jnp.minimum(pelvis, jnp.minimum(jnp.maximum(tibia, z + 4.0), patella))
+    return jnp.minimum(jnp.maximum(tibia, z + 4.0), patella)
 
 
 def diaphysis(femur: Femur, z: Scalars) -> Scalars:
@@ -241,11 +274,17 @@ def cortical_thickness(femur: Femur, p: Points) -> Scalars:
     """Thickness of the cortex in mm: tapers from mid-shaft to a shell at both ends."""
     x, _, z = p
     lateral = jnp.clip((x - axis_at(femur, z)[0]) / femur.shaft_radius, -0.3, 1.0)
-    shaft = femur.cortex * (1.0 + femur.lateral_cortex * lateral)
+    taper = 1.0 - 0.2 * jnp.minimum(((z - 0.52 * femur.length) / (0.25 * femur.length)) ** 2, 1.0)
+    shaft = femur.cortex * taper * (1.0 + femur.lateral_cortex * lateral)
     return SHELL + (shaft - SHELL) * diaphysis(femur, z)
 
 
 def thigh_distance(femur: Femur, p: Points) -> Scalars:
+    """Distance to the skin of both thighs in mm."""
+    return jnp.minimum(_one_thigh(femur, p), _one_thigh(femur, other_side(femur, p)))
+
+
+def _one_thigh(femur: Femur, p: Points) -> Scalars:
     """Distance to the skin in mm: a tapering thigh that joins the trunk at the hip."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)

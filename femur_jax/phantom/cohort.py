@@ -1,53 +1,67 @@
-"""A cohort of simulated patients as DICOM files with a table of labels."""
+"""A cohort of simulated patients as DICOM files with a table of labels and the truth."""
 
 import csv
+import json
+import multiprocessing
+import os
 import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Bool, Float
+import jax
 from tqdm import tqdm
 
 from femur_jax.errors import UserError
-from femur_jax.phantom.anatomy import Femur, axis_at, draw_femur
-from femur_jax.phantom.dicom_writer import draw_identity, write_radiograph
-from femur_jax.phantom.fracture import Fracture, draw_fracture
-from femur_jax.phantom.hospital import Hospital, draw_hospitals, present
-from femur_jax.phantom.xray import Camera, add_texture, aim, detect, project, transmission
+from femur_jax.phantom.patient import COARSEST_MM, Record, write_patient
+from femur_jax.phantom.plan import Patient, plan_cohort
 
-COLUMNS = ("path", "patient_id", "hospital", "label", "view", "laterality")
+COLUMNS: tuple[str, ...] = ("path", "patient_id", "hospital", "label", "view", "laterality")
 
-COARSEST_MM = 2.5
-"""Largest pixel in mm at the bone; small images show less of the leg rather than coarser pixels."""
+ONE_THREAD = {
+    "NPROC": "1",  # XLA's pool
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "JAX_PLATFORMS": "cpu",
+}
+"""Environment of a worker: as many workers as cores would else fight for them."""
 
 
 def write_cohort(
     folder: Path,
     *,
     patients: int,
+    images: int,
     hospitals: int,
     aff_fraction: float,
     long_side: tuple[int, int],
-    views_per_patient: tuple[int, int],
     coarsest_mm: float = COARSEST_MM,
+    faults: float = 0.0,
+    only: tuple[int, int] | None = None,
+    workers: int | None = None,
     seed: int,
     progress: bool = True,
 ) -> Path:
-    """Writes DICOM files and labels.csv.
+    """Writes DICOM files and labels.csv, and beside the folder, `<folder>.truth.jsonl`.
 
-    Exactly round(patients * aff_fraction) patients have an atypical fracture, dealt out evenly
-    over the hospitals. A patient's body, fracture and images depend on the seed, the patient's
-    number, label and hospital only. The folder appears when all files are written.
+    A patient's body, fracture and images depend on the seed and on the plan of the cohort, not on
+    the number of workers nor on `only`. The folder appears when all files are written.
 
     Args:
         folder: Must not exist or be empty.
         patients: How many.
+        images: Radiographs of all patients together. Faults may add files.
         hospitals: How many, at most as many as patients.
         aff_fraction: Share of patients with an atypical fracture, 0 to 1.
         long_side: Least and greatest length of an image's longer side in pixels. With a factor 2
             between them and at least 4 hospitals, areas of images differ by more than 4.
-        views_per_patient: Least and greatest number of radiographs of a patient.
         coarsest_mm: Most that a pixel may cover of the bone: small images show less of it.
+        faults: Share of the images with a mishap, see `faults`.
+        only: Writes but the patients from the first number to before the last, from 0.
+        workers: Processes; by default one per core. 1 simulates in this process.
         seed: Equal seeds give equal pixels and headers.
         progress: Shows a bar with the time left on stderr.
 
@@ -57,178 +71,67 @@ def write_cohort(
     Raises:
         UserError: The folder is not empty, or a number is out of range.
     """
-    _check(folder, patients, hospitals, aff_fraction, long_side, views_per_patient)
-    labels, homes = _assign(patients, hospitals, aff_fraction, seed)
-    habits = draw_hospitals(seed, hospitals, long_side)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: name a new one.")
+    plan = plan_cohort(
+        seed,
+        patients=patients,
+        images=images,
+        hospitals=hospitals,
+        aff_fraction=aff_fraction,
+        long_side=long_side,
+        faults=faults,
+    )
+    if only is not None:
+        if not 0 <= only[0] < only[1] <= patients:
+            raise UserError(
+                f"There are no patients {only[0]} to {only[1]} among {patients}: "
+                "number them from 0, the last excluded."
+            )
+        plan = plan[slice(*only)]
+    workers = os.cpu_count() or 1 if workers is None else workers
+    if workers < 1:
+        raise UserError(f"The number of workers is {workers}; give 1 or more.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        unfinished = Path(scratch) / folder.name
+        unfinished, truth = Path(scratch) / "cohort", Path(scratch) / "truth"
         unfinished.mkdir()
-        rows = []
-        for number in tqdm(range(patients), "patients", unit="patient", disable=not progress):
-            label = "AFF" if labels[number] else "NFF"
-            hospital = habits[homes[number]]
-            rows += write_patient(
-                unfinished, seed, number, label, hospital, views_per_patient, coarsest_mm
-            )
-        with (unfinished / "labels.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+        work = partial(write_patient, unfinished, seed, coarsest_mm=coarsest_mm)
+        with (
+            (unfinished / "labels.csv").open("w", newline="") as table,
+            truth.open("w") as lines,
+            _simulated(work, plan, min(workers, len(plan))) as results,
+        ):
+            rows = csv.DictWriter(table, COLUMNS, extrasaction="ignore")
+            rows.writeheader()
+            for records in tqdm(
+                results, "patients", len(plan), unit="patient", disable=not progress
+            ):
+                rows.writerows(records)
+                lines.writelines(json.dumps(record) + "\n" for record in records)
+        truth.replace(folder.with_name(f"{folder.name}.truth.jsonl"))
         unfinished.replace(folder)
     return folder / "labels.csv"
 
 
-def _check(
-    folder: Path,
-    patients: int,
-    hospitals: int,
-    aff_fraction: float,
-    long_side: tuple[int, int],
-    views_per_patient: tuple[int, int],
-) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder: name a new one.")
-    if not 1 <= hospitals <= patients:
-        raise UserError(
-            f"{hospitals} hospitals do not suit {patients} patients: "
-            "choose at least 1 hospital and at least one patient for each."
-        )
-    if not 0.0 <= aff_fraction <= 1.0:
-        raise UserError(f"The share of AFF, {aff_fraction}, must lie between 0 and 1.")
-    if not 32 <= long_side[0] <= long_side[1]:
-        raise UserError(
-            f"The image sides {long_side[0]} to {long_side[1]} pixels must be in rising order "
-            "and at least 32."
-        )
-    if not 1 <= views_per_patient[0] <= views_per_patient[1]:
-        raise UserError(
-            f"The views per patient {views_per_patient[0]} to {views_per_patient[1]} must be in "
-            "rising order and at least 1."
-        )
-
-
-def _assign(
-    patients: int, hospitals: int, aff_fraction: float, seed: int
-) -> tuple[Bool[np.ndarray, "patients"], np.ndarray]:
-    """Label and hospital of every patient; each class goes round the hospitals in turn.
-
-    The classes start from opposite ends, so every hospital gets a patient, and in an order of
-    hospitals that depends on the seed.
-    """
-    rng = np.random.default_rng([seed, 1])
-    atypical = rng.permutation(patients) < round(patients * aff_fraction)
-    order = rng.permutation(hospitals)
-    homes = np.empty(patients, int)
-    homes[atypical] = order[np.arange(atypical.sum()) % hospitals]
-    homes[~atypical] = order[::-1][np.arange((~atypical).sum()) % hospitals]
-    return atypical, homes
-
-
-def write_patient(
-    folder: Path,
-    seed: int,
-    number: int,
-    label: str,
-    hospital: Hospital,
-    views_per_patient: tuple[int, int],
-    coarsest_mm: float = COARSEST_MM,
-) -> list[tuple[str, ...]]:
-    """Writes a patient's radiographs, AP and lateral in turn.
-
-    Returns:
-        Their rows of labels.csv.
-    """
-    rng = np.random.default_rng([seed, 2, number])
-    femur = draw_femur(rng, label)
-    fracture = draw_fracture(rng, femur, label)
-    laterality = str(rng.choice(["L", "R"]))
-    identity = draw_identity(rng, f"{seed} {number}")
-    patient = f"P{number + 1:05d}"
-    (folder / hospital.name).mkdir(exist_ok=True)
-    rows = []
-    for view_number in range(int(rng.integers(views_per_patient[0], views_per_patient[1] + 1))):
-        view = ("AP", "lateral")[view_number % 2]
-        camera, shape, spacing = frame(
-            rng, femur, fracture, hospital, view, laterality, coarsest_mm
-        )
-        image = radiograph(rng, femur, fracture, hospital, camera, shape, spacing, laterality)
-        name = f"{hospital.name}/{patient}_{view_number + 1}.dcm"
-        write_radiograph(
-            folder / name,
-            image,
-            hospital,
-            identity,
-            instance=view_number + 1,
-            view=view,
-            laterality=laterality,
-            spacing=spacing,
-            magnification=camera.magnification,
-        )
-        rows.append((name, patient, hospital.name, label, view, laterality))
-    return rows
-
-
-def frame(
-    rng: np.random.Generator,
-    femur: Femur,
-    fracture: Fracture,
-    hospital: Hospital,
-    view: str,
-    laterality: str,
-    coarsest_mm: float = COARSEST_MM,
-) -> tuple[Camera, tuple[int, int], float]:
-    """Chooses what an image shows: the whole femur, half of it, or the fracture's surroundings.
-
-    The fracture lies within the middle 70% of the height.
-
-    Returns:
-        The camera, height and width in pixels, and the side of a detector pixel in mm.
-    """
-    aspect = rng.uniform(*hospital.aspect)
-    shape = (hospital.long_side, round(hospital.long_side * aspect))
-    covered = rng.choice(
-        [femur.length + 60.0, rng.uniform(250, 330), rng.uniform(170, 250)], p=[0.2, 0.35, 0.45]
-    )
-    covered = min(covered, coarsest_mm * hospital.long_side)
-    offset = rng.uniform(-0.35, 0.35) * covered
-    middle = 0.5 * femur.length
-    # The whole femur is centred as far as the fracture's place allows.
-    reach = 0.35 * covered
-    z = fracture.height + (
-        np.clip(middle - fracture.height, -reach, reach) if covered > 340 else offset
-    )
-    x, y = (float(v) for v in axis_at(femur, float(z)))
-    target = np.array([x, y, z]) + np.array([*rng.normal(0, 0.03, 2), 0.0]) * covered * aspect
-    camera = aim(
-        target,
-        view=view,
-        laterality=laterality,
-        turn=rng.normal(0, np.deg2rad(8)),
-        tilt=rng.normal(0, np.deg2rad(4)),
-        detector_distance=rng.uniform(90, 160),
-    )
-    return camera, shape, covered * camera.magnification / shape[0]
-
-
-def radiograph(
-    rng: np.random.Generator,
-    femur: Femur,
-    fracture: Fracture,
-    hospital: Hospital,
-    camera: Camera,
-    shape: tuple[int, int],
-    spacing: float,
-    laterality: str,
-) -> Float[np.ndarray, "height width"]:
-    """Takes and processes one radiograph: grey values 0 to 1, bone bright."""
-    # Cortices thinner than a pixel alias unless several rays share it.
-    supersample = 2 if spacing > 0.5 else 1
-    lengths = project(femur, fracture, camera, *shape, spacing, supersample)
-    signal = detect(
-        rng,
-        transmission(add_texture(rng, lengths)),
-        spacing=spacing,
-        photons=hospital.photons,
-        scatter=hospital.scatter,
-        blur=hospital.blur,
-    )
-    return present(rng, hospital, signal, spacing=spacing, laterality=laterality)
+@contextmanager
+def _simulated(
+    work: partial[list[Record]], plan: Sequence[Patient], workers: int
+) -> Iterator[Iterator[list[Record]]]:
+    """Results for all patients in their order, computed on the CPU, by one thread a process."""
+    if workers == 1:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            yield map(work, plan)
+        return
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            yield pool.map(work, plan)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

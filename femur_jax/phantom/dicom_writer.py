@@ -3,21 +3,24 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, Integer
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
+    DigitalXRayImageStorageForProcessing,
     generate_uid,
 )
+from scipy.special import logit
 
+from femur_jax.phantom.encoding import set_pixels
 from femur_jax.phantom.hospital import Hospital
+from femur_jax.phantom.outline import Outline, declare_shutter
+
+SIGMOID_EDGE = 0.005
+"""What a sigmoid window makes of the ends of the range; it reaches neither 0 nor 1."""
 
 FAMILY_NAMES = [
     "Andersson",
@@ -70,15 +73,56 @@ def draw_identity(rng: np.random.Generator, uid_root: str) -> Identity:
     )
 
 
+@dataclass(frozen=True)
+class Acquisition:
+    """One radiograph of an examination.
+
+    Attributes:
+        instance: Its number, from 1.
+        view: 'AP' or 'lateral'.
+        laterality: 'L' or 'R'.
+        spacing: Side of a pixel at the detector, mm.
+        magnification: Of the bone on the detector.
+        outline: What the header declares valid, None for the whole image.
+        copy: Tells apart instances of the same picture.
+        burned_in: Whether a name is drawn into the pixels.
+        processed: False for the detector's values, FOR PROCESSING.
+        source: The `copy` of the instance that this one was processed from, None if not sent.
+    """
+
+    instance: int
+    view: str
+    laterality: str
+    spacing: float
+    magnification: float
+    outline: Outline | None = None
+    copy: str = ""
+    burned_in: bool = False
+    processed: bool = True
+    source: str | None = None
+
+
 def stored_range(hospital: Hospital) -> tuple[int, int]:
-    """Stored values at the ends of the displayed range."""
+    """Stored values at the ends of the displayed range, before a sign."""
     top = 2**hospital.bits - 1
     return round(hospital.range[0] * top), round(hospital.range[1] * top)
 
 
+def sign_offset(hospital: Hospital) -> int:
+    """What signed values lack."""
+    return 2 ** (hospital.bits - 1) if hospital.signed else 0
+
+
+def padding_value(hospital: Hospital) -> int:
+    """The stored value that means no image, shown black; before a sign."""
+    return 2**hospital.bits - 1 if hospital.photometric == "MONOCHROME1" else 0
+
+
 def to_stored(
-    hospital: Hospital, image: Float[np.ndarray, "height width"]
-) -> UInt16[np.ndarray, "height width"]:
+    hospital: Hospital,
+    image: Float[np.ndarray, "height width"],
+    outline: Outline | None = None,
+) -> Integer[np.ndarray, "height width"]:
     """Stored values that a viewer turns back into the image.
 
     The inverse of the display pipeline of PS3.4 N.2: photometric inversion, VOI, and no change
@@ -87,12 +131,28 @@ def to_stored(
     Args:
         hospital: Its habits.
         image: Grey values 0 to 1, bone bright.
+        outline: What is valid. The rest becomes padding, or under a shutter the brightest.
     """
     low, high = stored_range(hospital)
-    shown = 1.0 - image if hospital.photometric == "MONOCHROME1" else image
+    shown = np.array(image, np.float32)
+    if outline is not None:
+        shown[~outline.inside] = 1.0
+    if hospital.photometric == "MONOCHROME1":
+        shown = np.subtract(1.0, shown, out=shown)
     if hospital.voi == "lut":
-        shown = np.sqrt(shown)  # the LUT squares
-    return np.round(low + shown * (high - low)).astype(np.uint16)
+        np.sqrt(shown, out=shown)  # the LUT squares
+    elif hospital.voi == "sigmoid":
+        np.clip(shown, SIGMOID_EDGE, 1.0 - SIGMOID_EDGE, out=shown)
+        shown = 0.5 - 0.5 * logit(shown) / np.float32(logit(SIGMOID_EDGE))
+    shown *= high - low
+    shown += low
+    values = np.rint(shown, out=shown).astype(np.uint8 if hospital.bits == 8 else np.uint16)
+    if outline is not None and outline.kind == "PADDING":
+        values[~outline.inside] = padding_value(hospital)
+    if hospital.signed:
+        signed = values.astype(np.int32) - sign_offset(hospital)
+        return signed.astype(np.int8 if hospital.bits == 8 else np.int16)
+    return values
 
 
 def write_radiograph(
@@ -100,12 +160,7 @@ def write_radiograph(
     image: Float[np.ndarray, "height width"],
     hospital: Hospital,
     identity: Identity,
-    *,
-    instance: int,
-    view: str,
-    laterality: str,
-    spacing: float,
-    magnification: float,
+    acquisition: Acquisition,
 ) -> None:
     """Writes a DX or CR file.
 
@@ -114,44 +169,61 @@ def write_radiograph(
         image: Grey values 0 to 1, bone bright.
         hospital: Its habits.
         identity: Whose it is.
-        instance: Number of the image in its examination, from 1.
-        view: 'AP' or 'lateral'.
-        laterality: 'L' or 'R'.
-        spacing: Side of a pixel at the detector, mm.
-        magnification: Of the bone on the detector.
+        acquisition: What was taken, and how.
     """
-    digital = hospital.modality == "DX"
+    outline = acquisition.outline
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.SOPClassUID = (
-        DigitalXRayImageStorageForPresentation if digital else ComputedRadiographyImageStorage
-    )
-    ds.SOPInstanceUID = _uid(identity, f"image {instance}")
-    ds.StudyInstanceUID = _uid(identity, "study")
-    ds.SeriesInstanceUID = _uid(identity, f"series {instance}")
-    ds.ImageType = ["ORIGINAL", "PRIMARY"]
+    ds.SOPClassUID = _sop_class(hospital, acquisition.processed)
+    ds.SOPInstanceUID = _image_uid(identity, hospital, acquisition.instance, acquisition.copy)
+    ds.StudyInstanceUID = _uid(identity, hospital.name, "study")
+    ds.SeriesInstanceUID = _uid(identity, hospital.name, "series", acquisition.instance)
+    ds.ImageType = ["ORIGINAL" if acquisition.source is None else "DERIVED", "PRIMARY"]
     ds.SyntheticData = "YES"
-    _describe_examination(ds, hospital, identity, instance, view, laterality)
-
-    low, high = stored_range(hospital)
-    _describe_grey_values(ds, hospital, low, high)
-    if hospital.spacing != "none":
-        ds.ImagerPixelSpacing = [_decimal(spacing)] * 2
-    if hospital.spacing == "calibrated":
-        ds.PixelSpacing = [_decimal(spacing / magnification)] * 2
-        ds.PixelSpacingCalibrationType = "GEOMETRY"
-        ds.PixelSpacingCalibrationDescription = "Patient plane"
-        ds.EstimatedRadiographicMagnificationFactor = _decimal(magnification)
+    _describe_examination(ds, hospital, identity, acquisition)
+    if acquisition.source is not None:
+        ds.SourceImageSequence = [_source(identity, hospital, acquisition)]
+    _describe_grey_values(ds, hospital, acquisition)
+    _describe_spacing(ds, hospital, acquisition)
+    if outline is not None and outline.kind != "PADDING":
+        declare_shutter(ds, outline)
+    elif outline is not None:
+        padding = padding_value(hospital) - sign_offset(hospital)
+        ds.add_new("PixelPaddingValue", "SS" if hospital.signed else "US", padding)
 
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    set_pixels(ds, to_stored(hospital, image), hospital)
+    ds.file_meta.TransferSyntaxUID = UID(hospital.transfer_syntax)
+    set_pixels(ds, to_stored(hospital, image, outline), hospital.bits)
     ds.save_as(path, enforce_file_format=True)
 
 
-def _uid(identity: Identity, what: str) -> UID:
-    return generate_uid(entropy_srcs=[identity.uid_root, what])
+def _sop_class(hospital: Hospital, processed: bool) -> UID:
+    if hospital.modality == "CR":
+        return ComputedRadiographyImageStorage
+    if processed:
+        return DigitalXRayImageStorageForPresentation
+    return DigitalXRayImageStorageForProcessing
+
+
+def _uid(identity: Identity, *what: object) -> UID:
+    return generate_uid(entropy_srcs=[identity.uid_root, *map(str, what)])
+
+
+def _image_uid(identity: Identity, hospital: Hospital, instance: int, copy: str) -> UID:
+    return _uid(identity, hospital.name, "image", instance, copy)
+
+
+def _source(identity: Identity, hospital: Hospital, acquisition: Acquisition) -> Dataset:
+    """Reference to the unprocessed image (PS3.3 C.12.4)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = _sop_class(hospital, processed=False)
+    item.ReferencedSOPInstanceUID = _image_uid(
+        identity, hospital, acquisition.instance, acquisition.source or ""
+    )
+    item.PurposeOfReferenceCodeSequence = [_code("121358", "DCM", "For Processing predecessor")]
+    return item
 
 
 def _decimal(value: float) -> str:
@@ -160,8 +232,9 @@ def _decimal(value: float) -> str:
 
 
 def _describe_examination(
-    ds: Dataset, hospital: Hospital, identity: Identity, instance: int, view: str, laterality: str
+    ds: Dataset, hospital: Hospital, identity: Identity, acquisition: Acquisition
 ) -> None:
+    instance, laterality = acquisition.instance, acquisition.laterality
     ds.PatientName, ds.PatientID = identity.name, identity.patient_id
     ds.PatientBirthDate, ds.PatientSex = identity.birth_date, identity.sex
     ds.PatientAge = f"{identity.age:03d}Y"
@@ -175,22 +248,24 @@ def _describe_examination(
     ds.Modality = hospital.modality
     ds.Manufacturer, ds.ManufacturerModelName = hospital.device
     ds.BodyPartExamined = "FEMUR"
-    ds.ViewPosition = "AP" if view == "AP" else ("LL" if laterality == "L" else "RL")
-    ds.Laterality = laterality
-    row_direction = "L" if view == "AP" else {"L": "P", "R": "A"}[laterality]
+    lateral = "LL" if laterality == "L" else "RL"
+    ds.ViewPosition = "AP" if acquisition.view == "AP" else lateral
+    row_direction = "L" if acquisition.view == "AP" else {"L": "P", "R": "A"}[laterality]
     ds.PatientOrientation = [row_direction, "F"]
-    ds.KVP = "77"
-    ds.BurnedInAnnotation = "NO"
-    ds.LossyImageCompression = "00"
+    ds.KVP = str(hospital.kvp)
+    ds.IrradiationEventUID = _uid(identity, hospital.name, "exposure", instance)
+    ds.BurnedInAnnotation = "YES" if acquisition.burned_in else "NO"
     if hospital.modality == "DX":
-        ds.PresentationIntentType = "FOR PRESENTATION"
-        ds.ImageLaterality = laterality
+        ds.PresentationIntentType = (
+            "FOR PRESENTATION" if acquisition.processed else "FOR PROCESSING"
+        )
+        ds.ImageLaterality, ds.PositionerType = laterality, ""
         ds.AnatomicRegionSequence = [_code("71341001", "SCT", "Femur")]
         ds.DetectorType = "SCINTILLATOR"
         ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
         ds.AcquisitionContextSequence = []
     else:
-        ds.PlateType = "IP"
+        ds.Laterality, ds.PlateType = laterality, "IP"
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -199,58 +274,49 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return code
 
 
-def _describe_grey_values(ds: Dataset, hospital: Hospital, low: int, high: int) -> None:
+def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
     """Modality transform, VOI and polarity."""
+    low, high = stored_range(hospital)
     ds.PhotometricInterpretation = hospital.photometric
     slope, intercept = hospital.rescale
-    ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = (
-        _decimal(slope),
-        _decimal(intercept),
-        "US",
-    )
+    ds.RescaleSlope, ds.RescaleType = _decimal(slope), "US"
+    ds.RescaleIntercept = _decimal(intercept + slope * sign_offset(hospital))
     if hospital.modality == "DX":
         inverse = hospital.photometric == "MONOCHROME1"
         ds.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    first, last = slope * low + intercept, slope * high + intercept
+    # PS3.3 C.11.2.1.2.1: the window runs from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
+    center, width = 0.5 * (first + last) + 0.5, last - first + 1.0
+    if not acquisition.processed:
+        return  # PS3.3 C.8.11.3: no VOI
     if hospital.voi == "window":
-        first, last = slope * low + intercept, slope * high + intercept
-        # PS3.3 C.11.2.1.2.1: the window runs from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
-        ds.WindowCenter = _decimal(0.5 * (first + last) + 0.5)
-        ds.WindowWidth = _decimal(last - first + 1.0)
+        ds.WindowCenter, ds.WindowWidth = _decimal(center), _decimal(width)
+    elif hospital.voi == "windows":
+        ds.WindowCenter = [_decimal(center), _decimal(center)]
+        ds.WindowWidth = [_decimal(width), _decimal(0.6 * width)]
+        ds.WindowCenterWidthExplanation = ["NORMAL", "HARDER"]
+    elif hospital.voi == "sigmoid":
+        # PS3.3 C.11.2.1.3.1: 1 / (1 + exp(-4 (x - c) / w)).
+        ds.WindowCenter = _decimal(0.5 * (first + last))
+        ds.WindowWidth = _decimal(2.0 * (last - first) / -float(logit(SIGMOID_EDGE)))
+        ds.VOILUTFunction = "SIGMOID"
     elif hospital.voi == "lut":
+        order = "<" if UID(hospital.transfer_syntax).is_little_endian else ">"
+        entries = np.round(np.linspace(0.0, 1.0, high - low + 1) ** 2 * 65535.0)
         lut = Dataset()
-        entries = np.linspace(0.0, 1.0, high - low + 1) ** 2 * 65535.0
         lut.LUTDescriptor = [len(entries), low, 16]
-        lut.add_new("LUTData", "OW", np.round(entries).astype("<u2").tobytes())
+        lut.add_new("LUTData", "OW", entries.astype(f"{order}u2").tobytes())
         ds.VOILUTSequence = [lut]
 
 
-def set_pixels(ds: Dataset, stored: UInt16[np.ndarray, "height width"], hospital: Hospital) -> None:
-    """Puts pixels into a dataset, encoded in the hospital's transfer syntax."""
-    ds.Rows, ds.Columns = stored.shape
-    ds.SamplesPerPixel = 1
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, hospital.bits, hospital.bits - 1
-    ds.PixelRepresentation = 0
-    ds.file_meta.TransferSyntaxUID = UID(hospital.transfer_syntax)
-    if hospital.transfer_syntax == JPEGLosslessSV1:
-        # First-order prediction: selection value 1.
-        frame = imagecodecs.jpeg8_encode(
-            stored, lossless=True, predictor=1, bitspersample=hospital.bits
-        )
-    elif hospital.transfer_syntax == JPEG2000Lossless:
-        # pydicom's encoder takes six wavelet levels, too many for sides under 32 pixels.
-        frame = imagecodecs.jpeg2k_encode(
-            stored,
-            codecformat="j2k",
-            level=0,
-            reversible=True,
-            resolutions=4,
-            bitspersample=hospital.bits,
-        )
-    elif ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        ds.compress(hospital.transfer_syntax, stored, generate_instance_uid=False)
-        return
-    else:
-        ds.add_new("PixelData", "OW", stored.astype("<u2").tobytes())
-        return
-    ds.add_new("PixelData", "OB", encapsulate([bytes(frame)]))
-    ds["PixelData"].is_undefined_length = True
+def _describe_spacing(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
+    if hospital.spacing in ("detector", "calibrated"):
+        ds.ImagerPixelSpacing = [_decimal(acquisition.spacing)] * 2
+    if hospital.spacing == "zero":
+        ds.PixelSpacing = ["0.000", "0.000"]
+    elif hospital.spacing == "calibrated":
+        ds.PixelSpacing = [_decimal(acquisition.spacing / acquisition.magnification)] * 2
+        ds.PixelSpacingCalibrationType = "GEOMETRY"
+        ds.PixelSpacingCalibrationDescription = "Patient plane"
+        if hospital.modality == "DX":
+            ds.EstimatedRadiographicMagnificationFactor = _decimal(acquisition.magnification)

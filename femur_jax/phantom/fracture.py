@@ -4,39 +4,47 @@ A fracture is a surface across the shaft, up to two wedges beside it, and a rigi
 fragment. Fragments are 0 proximal (fixed), 1 distal, 2 and 3 wedges.
 
 Sources: criteria of atypical fractures in Shane et al., J Bone Miner Res 2014;29:1-23 (ASBMR);
-shaft fractures 32-A (spiral, oblique, transverse), -B (wedge), -C (comminuted) in the AO/OTA
-compendium, J Orthop Trauma 2018;32:S33-S44.
+types and codes of femur fractures in the AO/OTA compendium, J Orthop Trauma 2018;32:S33-S44.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from scipy.spatial.transform import Rotation
 
 from femur_jax.phantom.anatomy import (
+    CONVERGENCE,
     Femur,
-    Number,
     Points,
     Scalars,
     axis_at,
-    cortical_thickness,
-    diaphysis,
-    femur_distance,
-    length,
-    neighbour_distance,
-    thigh_distance,
 )
 
 FRAGMENTS = 4
+
+TYPES = ("transverse", "oblique", "spiral", "wedge", "comminuted")
+
+NORMAL_TYPES = {
+    "shaft": (0.14, 0.22, 0.34, 0.18, 0.12),
+    "pertrochanteric": (0.0, 0.6, 0.0, 0.0, 0.4),
+    "supracondylar": (0.2, 0.35, 0.1, 0.1, 0.25),
+}
+"""Shares of the types among normal fractures of a place."""
+
+FAR = 1e3
+"""Distance in mm to what is not there, or where all is."""
+
+EVERYWHERE = -FAR
+"""The `reach` of a complete fracture, mm."""
 
 
 class Fracture(NamedTuple):
     """One fracture; lengths in mm, angles in rad unless named otherwise.
 
     Attributes:
+        type: Index into TYPES.
         height: Level on the shaft, z.
         angle_deg: Inclination of the fracture to the shaft's cross-section at its origin, degrees.
         slope: Rise of the surface along x (lateral) and y (front).
@@ -47,8 +55,9 @@ class Fracture(NamedTuple):
         roughness: Amplitude of the surface's irregularity.
         gap: Width of the fracture line.
         reach: The fracture line exists laterally of this x, seen from the shaft's axis.
-        beak: Height of the lateral periosteal and endosteal beak, 0 for none.
-        beak_width: Half its extent along the shaft.
+        beak: Height of the lateral periosteal beak, 0 for none.
+        flare: Height of the lateral endosteal thickening, 0 for none.
+        beak_width: Half the extent of both along the shaft.
         wedge_length: Of the two wedges along the shaft, 0 for none.
         wedge_azimuth: Side of the shaft from which each is broken.
         wedge_height: Level of each above the fracture.
@@ -56,6 +65,7 @@ class Fracture(NamedTuple):
         translation: Of each fragment.
     """
 
+    type: int
     height: float
     angle_deg: float
     slope: Float[np.ndarray | Array, "2"]
@@ -67,6 +77,7 @@ class Fracture(NamedTuple):
     gap: float
     reach: float
     beak: float
+    flare: float
     beak_width: float
     wedge_length: Float[np.ndarray | Array, "2"]
     wedge_azimuth: Float[np.ndarray | Array, "2"]
@@ -87,30 +98,37 @@ def draw_fracture(rng: np.random.Generator, femur: Femur, label: str) -> Fractur
 
 
 def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
-    """Transverse from the lateral cortex, with a beak; complete or of the lateral cortex only.
+    """Transverse from the lateral cortex, mostly with a beak; complete or of that cortex only.
 
     The angle is 4.8 +- 4.2 degrees within 0.3 to 18; 25 of 129 lie within 80 mm below the lesser
-    trochanter.
+    trochanter. One in ten shows neither periosteal nor endosteal thickening: four of the five
+    major features are enough.
     """
     subtrochanteric = rng.random() < 25 / 129
-    below = np.clip(rng.normal(40, 15), 10, 78) if subtrochanteric else rng.normal(135, 30)
+    # mm, mean and standard deviation, least and greatest
+    mean, deviation, *bounds = (40, 15, 10, 78) if subtrochanteric else (135, 30, 82, 250)
+    below = np.clip(rng.normal(mean, deviation), *bounds)
     angle = float(np.clip(rng.normal(4.8, 4.2), 0.3, 18.0))
     complete = rng.random() < 0.7
     displaced = complete and rng.random() < 0.6
     along = rng.choice([-1.0, 1.0])
     motion = _displacement(rng, femur, 1.0 if displaced else 0.1) if complete else np.zeros(6)
+    medial_slope = rng.uniform(0.0, 0.5) if complete else 0.0
+    thickened = rng.choice(4, p=[0.1, 0.4, 0.13, 0.37])  # nowhere, outside, inside, both
     return Fracture(
-        height=_on_shaft(femur, below),
+        type=TYPES.index("oblique" if medial_slope > 0.25 else "transverse"),
+        height=_on_shaft(femur, float(below)),
         angle_deg=angle,
         slope=np.array([along * np.tan(np.deg2rad(angle)), rng.normal(0, 0.05)]),
         pitch=0.0,
         seam=0.0,
-        medial_slope=along * rng.uniform(0.0, 0.4) if complete else 0.0,
+        medial_slope=along * medial_slope,
         spike=along * rng.uniform(5, 14) if complete and rng.random() < 0.4 else 0.0,
         roughness=0.2,
         gap=rng.uniform(1.5, 3.0),
-        reach=-1e3 if complete else rng.uniform(-0.1, 0.6) * femur.shaft_radius,
-        beak=rng.uniform(2.5, 5.0),
+        reach=EVERYWHERE if complete else rng.uniform(-0.1, 0.6) * femur.shaft_radius,
+        beak=(thickened % 2) * rng.uniform(1.5, 5.0),
+        flare=(thickened // 2) * rng.uniform(1.0, 3.0),
         beak_width=rng.uniform(9.0, 16.0),
         wedge_length=np.zeros(2),
         wedge_azimuth=np.zeros(2),
@@ -120,41 +138,74 @@ def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
 
 
 def _draw_normal(rng: np.random.Generator, femur: Femur) -> Fracture:
-    """Spiral, oblique, wedge or comminuted, rarely transverse; mostly steeper than 30 degrees."""
-    kind = rng.choice(
-        ["spiral", "oblique", "wedge", "comminuted", "transverse"], p=[0.34, 0.24, 0.2, 0.14, 0.08]
-    )
-    subtrochanteric = rng.random() < 25 / 129
-    below = np.clip(rng.normal(40, 15), 10, 78) if subtrochanteric else rng.normal(140, 40)
-    radius = femur.shaft_radius
-    steep = kind != "transverse"
-    angle = float(rng.uniform(35, 60) if steep else rng.uniform(5, 28))
-    rise = rng.choice([-1.0, 1.0]) * np.tan(np.deg2rad(angle))
-    azimuth = rng.uniform(-0.9, 0.9)
-    spiral = kind == "spiral"
-    wedges = {"wedge": 1, "comminuted": 2}.get(str(kind), 0)
+    """Spiral, oblique, wedge, comminuted or transverse, of the shaft or next to it.
+
+    Mostly steeper than 30 degrees. A few transverse ones have a slight periosteal reaction.
+    """
+    place = str(rng.choice(list(NORMAL_TYPES), p=[0.76, 0.09, 0.15]))
+    kind = str(rng.choice(TYPES, p=NORMAL_TYPES[place]))
+    transverse, spiral = kind == "transverse", kind == "spiral"
+    angle = float(rng.uniform(3, 28) if transverse else rng.uniform(32, 58))
+    tangent = np.tan(np.deg2rad(angle))
+    direction, azimuth = rng.choice([-1.0, 1.0]), rng.uniform(-0.9, 0.9)
+    if place == "pertrochanteric":  # from the greater trochanter down to the lesser one
+        height = float(femur.lesser_trochanter) + rng.uniform(4, 14)
+        direction, azimuth = 1.0, rng.uniform(-0.4, 0.4)
+    elif place == "supracondylar":
+        height = rng.uniform(0.16, 0.26) * femur.length
+    else:
+        subtrochanteric = rng.random() < 25 / 129
+        below = np.clip(rng.normal(40, 15), 10, 78) if subtrochanteric else rng.normal(140, 35)
+        height = _on_shaft(femur, float(below))
+    rise = direction * tangent
+    wedges = {"wedge": 1, "comminuted": 2}.get(kind, 0)
     present = np.arange(2) < wedges
     side = rng.uniform(-np.pi, np.pi)
     wedge_azimuth = np.array([side, side + rng.uniform(2.0, 4.2)])
     severity = 0.25 if rng.random() < 0.25 else 1.0
+    long = (35, 75) if place == "shaft" else (25, 45)
     return Fracture(
-        height=_on_shaft(femur, below),
+        type=TYPES.index(kind),
+        height=height,
         angle_deg=angle,
         slope=np.zeros(2) if spiral else rise * np.array([np.cos(azimuth), np.sin(azimuth)]),
-        pitch=2.0 * np.pi * radius * rise if spiral else 0.0,
+        pitch=2.0 * np.pi * femur.shaft_radius * rise if spiral else 0.0,
         seam=rng.uniform(-0.5, 0.5),
         medial_slope=0.0,
         spike=0.0,
         roughness=rng.uniform(0.4, 1.0),
         gap=rng.uniform(1.5, 3.5),
-        reach=-1e3,
-        beak=0.0,
-        beak_width=10.0,
-        wedge_length=present * rng.uniform(35, 75, 2),
+        reach=EVERYWHERE,
+        beak=rng.uniform(0.5, 1.5) if transverse and rng.random() < 0.2 else 0.0,
+        flare=0.0,
+        beak_width=rng.uniform(9.0, 16.0),
+        wedge_length=present * rng.uniform(*long, 2),
         wedge_azimuth=wedge_azimuth,
         wedge_height=present * rng.normal(0, 10, 2),
         **_rigid_motions(rng, _displacement(rng, femur, severity), wedge_azimuth),
     )
+
+
+def reduce(fracture: Fracture, remaining: float) -> Fracture:
+    """Sets the fragments: a share `remaining` of each one's displacement is left."""
+    turns = Rotation.from_matrix(fracture.rotation).as_rotvec() * remaining
+    return fracture._replace(
+        rotation=Rotation.from_rotvec(turns).as_matrix().astype(np.float32),
+        translation=fracture.translation * np.float32(remaining),
+    )
+
+
+def ao_code(femur: Femur, fracture: Fracture) -> str:
+    """Bone, segment, type and group of the AO/OTA classification of 2018; thirds of the shaft."""
+    kind = TYPES[int(fracture.type)]
+    below = float(femur.lesser_trochanter) - fracture.height
+    if below < 0.0:
+        return "31A2" if kind == "comminuted" else "31A1"
+    if fracture.height < 0.265 * femur.length:
+        return "33A3" if kind in ("wedge", "comminuted") else "33A2"
+    group = {"spiral": "A1", "oblique": "A2", "transverse": "A3", "wedge": "B2", "comminuted": "B3"}
+    third = int(3.0 * below / (float(femur.lesser_trochanter) - 0.265 * femur.length))
+    return f"32{group[kind]}({'abc'[min(third, 2)]})"
 
 
 def _on_shaft(femur: Femur, below: float) -> float:
@@ -207,26 +258,34 @@ def fragment_distance(femur: Femur, fracture: Fracture, k: int, local: Points) -
     for i in range(2):
         azimuth, long = fracture.wedge_azimuth[i], fracture.wedge_length[i]
         side = jnp.clip((x * jnp.cos(azimuth) + y * jnp.sin(azimuth)) / r, -1.0, 1.2)
-        half = jnp.where(long > 0.0, 0.25 * long * (1.0 + side), -1e3)
+        half = jnp.where(long > 0.0, 0.25 * long * (1.0 + side), -FAR)
         wedges.append(jnp.abs(z - fracture.wedge_height[i]) - half)
     if k == 2:
-        return half_gap + wedges[0]
-    if k == 3:
-        return half_gap + jnp.maximum(wedges[1], -wedges[0])
+        region = half_gap + wedges[0]
+    elif k == 3:
+        region = half_gap + jnp.maximum(wedges[1], -wedges[0])
+    else:
+        above = z - surface_height(femur, fracture, x, y)
+        side = above * jnp.cos(jnp.deg2rad(fracture.angle_deg)) * (-1.0 if k == 0 else 1.0)
+        region = jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
+    # The other leg is whole, and stays where the proximal fragment is.
+    other = x + femur.midline + CONVERGENCE * (z + fracture.height) < 0.0
+    return jnp.where(other, -FAR if k == 0 else FAR, region)
+
+
+def surface_height(femur: Femur, fracture: Fracture, x: Scalars, y: Scalars) -> Scalars:
+    """z of the fracture's surface, relative to the fracture, at places relative to the axis."""
     # Share of a turn about the shaft by the diamond angle: within 0.012 of atan2, 20 times faster.
     turn = jnp.sign(y) * 0.25 * (1.0 - x / (jnp.abs(x) + jnp.abs(y) + 1e-6)) - fracture.seam
     medial = jnp.maximum(-x, 0.0)
-    surface = (
+    return (
         x * fracture.slope[0]
         + y * fracture.slope[1]
         + fracture.pitch * (turn - jnp.round(turn))
         + fracture.medial_slope * medial
-        + fracture.spike * jnp.clip(2.0 * medial / r - 1.0, 0.0, 1.0)
+        + fracture.spike * jnp.clip(2.0 * medial / femur.shaft_radius - 1.0, 0.0, 1.0)
         + fracture.roughness * (zigzag(0.21 * x + 0.13 * y) + zigzag(0.31 * y - 0.11 * x))
     )
-    above = (z - surface) * jnp.cos(jnp.deg2rad(fracture.angle_deg))
-    side = -above if k == 0 else above
-    return jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
 
 
 def zigzag(x: Scalars) -> Scalars:
@@ -234,122 +293,25 @@ def zigzag(x: Scalars) -> Scalars:
     return 4.0 * jnp.abs(x - jnp.round(x)) - 1.0
 
 
-def coverage(distance: Scalars, width: Number) -> Scalars:
-    """How much of a sample `width` mm wide lies inside, 0 to 1: an anti-aliased indicator."""
-    return jnp.clip(0.5 - distance / width, 0.0, 1.0)
-
-
-def bone_content(
-    femur: Femur, fracture: Fracture, p: Points, width: Number
-) -> tuple[Scalars, Scalars, Scalars]:
-    """Volume fractions of mineralised bone, of marrow, and of everything within the periosteum.
-
-    Three programs rather than one: fused into a single one, the compiler repeats what they share
-    for every use and takes five times longer.
-
-    Args:
-        femur: The patient.
-        fracture: How the femur is broken.
-        p: Points in mm.
-        width: Extent of a sample in mm.
-    """
-    owner = owning_fragment(femur, fracture, p)
-    place = _before_fracture(fracture, owner, p)
-    return _fractions(femur, fracture, owner, place, periosteum(femur, fracture, place), width)
-
-
-@jax.jit
-def owning_fragment(femur: Femur, fracture: Fracture, p: Points) -> Int[Array, "*points"]:
-    """Number of the fragment that a point belongs to, inside bone or not."""
-    owner = jnp.zeros(p[0].shape, jnp.int32)
-    least = jnp.inf
-    for k in range(FRAGMENTS):
-        q = _undo_motion(fracture, k, p)
-        local = _relative_to_fracture(femur, fracture, q)
-        region = fragment_distance(femur, fracture, k, local)
-        # Shortened fragments overlap as regions of space; there the bone of the shaft decides.
-        claim = jnp.maximum(region, length(local[0], local[1]) - femur.shaft_radius)
-        owner = jnp.where(claim < least, k, owner)
-        least = jnp.minimum(claim, least)
-    return owner
-
-
-@jax.jit
-def _before_fracture(fracture: Fracture, owner: Int[Array, "*points"], p: Points) -> Points:
-    """Where points lay in the intact bone."""
-    x, y, z = _undo_motion(fracture, 0, p)
-    for k in range(1, FRAGMENTS):
-        u, v, w = _undo_motion(fracture, k, p)
-        x, y, z = (
-            jnp.where(owner == k, u, x),
-            jnp.where(owner == k, v, y),
-            jnp.where(owner == k, w, z),
-        )
-    return x, y, z
-
-
-@jax.jit
-def periosteum(femur: Femur, fracture: Fracture, place: Points) -> Scalars:
-    """Distance to the outer surface of the bones before they broke, in mm."""
-    return jnp.minimum(
-        femur_distance(femur, place) - beak_height(femur, fracture, place),
-        neighbour_distance(femur, place),
-    )
-
-
-@jax.jit
-def _fractions(
-    femur: Femur,
-    fracture: Fracture,
-    owner: Int[Array, "*points"],
-    place: Points,
-    outer: Scalars,
-    width: Number,
-) -> tuple[Scalars, Scalars, Scalars]:
-    """Mineral, marrow and their sum from the distance to the periosteum."""
-    local = _relative_to_fracture(femur, fracture, place)
-    region = fragment_distance(femur, fracture, 0, local)
-    for k in range(1, FRAGMENTS):
-        region = jnp.where(owner == k, fragment_distance(femur, fracture, k, local), region)
-    # The beak thickens the cortex outwards (periosteal) and, half as much, inwards (endosteal).
-    thickness = cortical_thickness(femur, place) + 1.5 * beak_height(femur, fracture, place)
-    fragment = coverage(region, width)
-    whole = coverage(outer, width) * fragment
-    cavity = coverage(outer + thickness, width) * fragment
-    trabecular = femur.trabecular * (1.0 - diaphysis(femur, place[2]))
-    mineral = whole - (1.0 - trabecular) * cavity
-    return mineral, whole - mineral, whole
-
-
-def _undo_motion(fracture: Fracture, k: int, p: Points) -> Points:
-    """Moves points back with fragment k; a rotation's inverse is its transpose."""
-    x, y, z = (a - fracture.translation[k, i] for i, a in enumerate(p))
-    r, z = fracture.rotation[k], z - fracture.height
-    return (
-        r[0, 0] * x + r[1, 0] * y + r[2, 0] * z,
-        r[0, 1] * x + r[1, 1] * y + r[2, 1] * z,
-        r[0, 2] * x + r[1, 2] * y + r[2, 2] * z + fracture.height,
-    )
-
-
-def _relative_to_fracture(femur: Femur, fracture: Fracture, p: Points) -> Points:
+def relative_to_fracture(femur: Femur, fracture: Fracture, p: Points) -> Points:
     """Coordinates from the shaft's axis and the level of the fracture."""
     x, y = axis_at(femur, p[2])
     return p[0] - x, p[1] - y, p[2] - fracture.height
 
 
 def beak_height(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
-    """Height in mm of the beak: a ridge of the lateral cortex that peaks at the fracture line."""
-    x, _, z = _relative_to_fracture(femur, fracture, p)
+    """Height in mm of the periosteal beak: a ridge of the lateral cortex at the fracture line."""
+    return fracture.beak * _ridge(femur, fracture, p)
+
+
+def flare_height(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
+    """Height in mm of the endosteal thickening opposite the beak's place."""
+    return fracture.flare * _ridge(femur, fracture, p)
+
+
+def _ridge(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
+    """1 where the fracture line meets the lateral cortex, falling to 0 around it."""
+    x, _, z = relative_to_fracture(femur, fracture, p)
     lateral = jnp.clip((x / femur.shaft_radius - 0.2) / 0.8, 0.0, 1.0)
     along = jnp.abs(z - x * fracture.slope[0])
-    return fracture.beak * lateral * jnp.maximum(1.0 - along / fracture.beak_width, 0.0)
-
-
-@jax.jit
-def soft_content(femur: Femur, p: Points, width: Number) -> tuple[Scalars, Scalars]:
-    """Volume fractions of the thigh's fat and of all within the fascia, bones included."""
-    skin = thigh_distance(femur, p)
-    # Samples lie far apart here; a wider ramp keeps them from showing as bands.
-    fascia = coverage(skin + femur.fat, 2.0 * width)
-    return coverage(skin, 2.0 * width) - fascia, fascia
+    return lateral * jnp.maximum(1.0 - along / fracture.beak_width, 0.0)

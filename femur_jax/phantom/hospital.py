@@ -3,39 +3,66 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
-from pydicom.uid import ExplicitVRLittleEndian as ExplicitVR
-from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
-from femur_jax.phantom.xray import broad_blur
-
-TRANSFER_SYNTAXES = (
-    ExplicitVR,
+COMMON_SYNTAXES = (
+    ExplicitVRLittleEndian,
     JPEGLosslessSV1,
     JPEGLSLossless,
-    ImplicitVR,
+    ImplicitVRLittleEndian,
     RLELossless,
     JPEG2000Lossless,
 )
+RARE_SYNTAXES = (
+    JPEG2000,
+    JPEGLossless,
+    JPEGLSNearLossless,
+    JPEGExtended12Bit,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+)
+LOSSY_SYNTAXES = (JPEG2000, JPEGLSNearLossless, JPEGExtended12Bit, JPEGBaseline8Bit)
+DECK = (
+    *COMMON_SYNTAXES,
+    *(ExplicitVRLittleEndian, JPEGLosslessSV1, ImplicitVRLittleEndian, JPEG2000Lossless) * 2,
+    *RARE_SYNTAXES,
+    *COMMON_SYNTAXES,
+    *(ExplicitVRLittleEndian, JPEGLosslessSV1) * 4,
+)
+"""Transfer syntaxes as they are dealt to hospitals, common ones first and more often."""
 
 DEVICES = (
     ("Nordlys Imaging", "Aurora 35"),
+    ("Nordlys Imaging", "Aurora 43 W"),
     ("Kestrel Medical", "K-View DR"),
+    ("Kestrel Medical", "K-Plate 3"),
     ("Lumen Radiography", "Flat 4000"),
+    ("Lumen Radiography", "Portable 12"),
     ("Ostra Systems", "Plate Reader II"),
+    ("Ostra Systems", "Bucky One"),
+    ("Vireo", "DXR 17"),
+    ("Halden X-Ray", "H2"),
 )
 """Makers and models that do not exist."""
 
-GLYPHS = {
-    "L": ("1....", "1....", "1....", "1....", "1....", "1....", "11111"),
-    "R": ("1111.", "1...1", "1...1", "1111.", "1.1..", "1..1.", "1...1"),
-}
+NARROWEST, WIDEST = 0.42, 0.98
+"""Ratios of width to height of the smallest and the largest images."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +75,28 @@ class Hospital:
         modality: 'DX' (flat detector) or 'CR' (image plate), which also sets the SOP class.
         transfer_syntax: UID of the pixel encoding.
         photometric: 'MONOCHROME2', or 'MONOCHROME1' where low values are shown bright.
-        bits: Bits stored, 10 to 16.
-        spacing: 'detector' (at the detector only), 'calibrated' (also in the patient) or 'none'.
-        voi: 'window', 'lut' or 'none'.
-        rescale: Slope and intercept of the modality transform.
+        bits: Bits stored, 8 (in one byte) or 10 to 16.
+        signed: Stored values are two's complement, which the rescale makes good.
+        spacing: 'detector' (at the detector only), 'calibrated' (also in the patient), 'zero'
+            (in the patient, as 0.000) or 'none'.
+        voi: 'window', 'windows' (two, of which the first is right), 'sigmoid', 'lut' or 'none'.
+        rescale: Slope and intercept of the modality transform, before the sign is made good.
         range: Part of the stored range that the image fills, 0 to 1.
         long_side: Of its images, pixels.
         aspect: Least and greatest ratio of width to height.
         border: What lies outside the collimated field: 'none', 'dark' or 'bright'.
+        outline: What the header declares invalid at the edges: 'none', a shutter's shape,
+            'RECTANGULAR', 'CIRCULAR' or 'POLYGONAL', or 'PADDING'.
         marker: Whether a lead letter marks the side.
+        kvp: Peak voltage of the tube, kV.
         photons: Mean count in an open pixel.
         scatter: Scattered over primary photons behind the grid.
         blur: Standard deviation of the detector's blur, pixels.
         detail: How much of the coarse structure the processing removes, 0 to 1.
         gamma: Exponent of the display curve.
+        heel: Relative rise of the beam's intensity per radian downwards and to the right.
+        grid: Amplitude of a stationary grid's shadow in the logarithm of the signal, 0 for a
+            moving grid, and its lines per mm.
         black, white: Percentiles of the signal shown black and white.
     """
 
@@ -71,6 +106,7 @@ class Hospital:
     transfer_syntax: str
     photometric: str
     bits: int
+    signed: bool
     spacing: str
     voi: str
     rescale: tuple[float, float]
@@ -78,7 +114,9 @@ class Hospital:
     long_side: int
     aspect: tuple[float, float]
     border: str
+    outline: str
     marker: bool
+    kvp: int
     photons: float
     scatter: float
     blur: float
@@ -86,6 +124,14 @@ class Hospital:
     gamma: float
     black: float
     white: float
+    heel: tuple[float, float]
+    grid: tuple[float, float]
+
+
+def long_sides(megapixels: tuple[float, float]) -> tuple[int, int]:
+    """Longer sides in pixels between which the areas of all images lie within given bounds."""
+    least, greatest = megapixels
+    return int(np.ceil(np.sqrt(least * 1e6 / NARROWEST))), int(np.sqrt(greatest * 1e6 / WIDEST))
 
 
 def draw_hospitals(seed: int, number: int, long_side: tuple[int, int]) -> list[Hospital]:
@@ -100,38 +146,66 @@ def draw_hospitals(seed: int, number: int, long_side: tuple[int, int]) -> list[H
         number: How many.
         long_side: Least and greatest length of an image's longer side, pixels.
     """
-    rng = np.random.default_rng([seed, 0])
-    sizes = np.round(np.geomspace(*long_side, number)).astype(int)
-    ranks = rng.permutation(number)
-    return [_draw_hospital(rng, i, int(sizes[ranks[i]]), ranks[i] / number) for i in range(number)]
+    sizes = np.geomspace(*long_side, number).round().astype(int)
+    ranks = np.random.default_rng([seed, 0]).permutation(number)
+    return [
+        _draw_hospital(
+            np.random.default_rng([seed, 1, i]),
+            f"H{i + 1:02d}",
+            DECK[i % len(DECK)],
+            int(sizes[rank]),
+            rank / max(number - 1, 1),
+        )
+        for i, rank in enumerate(ranks)
+    ]
 
 
-def _draw_hospital(rng: np.random.Generator, number: int, size: int, rank: float) -> Hospital:
-    modality = "DX" if rng.random() < 0.6 else "CR"
-    # The DX IOD demands a VOI, an identity rescale and the detector's spacing (PS3.3 A.26, C.8.11).
+def _draw_hospital(
+    rng: np.random.Generator, name: str, syntax: UID, long_side: int, rank: float
+) -> Hospital:
+    def choose(**shares: float) -> str:
+        return str(rng.choice(list(shares), p=list(shares.values())))
+
+    modality = choose(DX=0.6, CR=0.4)
+    # The DX IOD demands a VOI, an identity rescale, unsigned values and the detector's spacing
+    # (PS3.3 A.26, C.8.11).
     if modality == "DX":
-        voi, spacing, rescale = rng.choice(["window", "lut"]), "detector", (1.0, 0.0)
-        spacing = rng.choice(["detector", "calibrated"])
+        voi = choose(window=0.45, windows=0.2, sigmoid=0.15, lut=0.2)
+        spacing = choose(detector=0.55, calibrated=0.45)
+        rescale, signed = (1.0, 0.0), False
     else:
-        voi = rng.choice(["window", "lut", "none"])
-        spacing = rng.choice(["detector", "calibrated", "none"])
-        rescale = (0.5, -64.0) if voi == "window" and rng.random() < 0.5 else (1.0, 0.0)
-    narrowest = 0.42 + 0.16 * rank
+        voi = choose(window=0.35, windows=0.15, sigmoid=0.1, lut=0.15, none=0.25)
+        spacing = choose(detector=0.4, calibrated=0.3, zero=0.1, none=0.2)
+        rescale = (0.5, -64.0) if voi.startswith("window") and rng.random() < 0.4 else (1.0, 0.0)
+        # Codestreams of signed values are a matter of their own: too rare to be of use.
+        signed = bool(rng.random() < 0.5) and not syntax.is_encapsulated
+    bits = int(rng.integers(10, 13 if voi == "lut" else 17))
+    if syntax == JPEGBaseline8Bit or (rng.random() < 0.05 and syntax != JPEGExtended12Bit):
+        bits = 8
+    elif syntax == JPEGExtended12Bit:
+        bits = 12
+    outline = choose(none=0.74, RECTANGULAR=0.08, CIRCULAR=0.05, POLYGONAL=0.05, PADDING=0.08)
+    if outline == "PADDING" and (voi == "none" or syntax in LOSSY_SYNTAXES):
+        outline = "none"  # no stored value would be left for it
+    narrowest = NARROWEST + 0.16 * rank
     return Hospital(
-        name=f"H{number + 1:02d}",
+        name=name,
         device=DEVICES[rng.integers(len(DEVICES))],
         modality=modality,
-        transfer_syntax=TRANSFER_SYNTAXES[number % len(TRANSFER_SYNTAXES)],
-        photometric="MONOCHROME1" if rng.random() < 0.35 else "MONOCHROME2",
-        bits=int(rng.integers(10, 13 if voi == "lut" else 17)),
-        spacing=str(spacing),
-        voi=str(voi),
+        transfer_syntax=syntax,
+        photometric=choose(MONOCHROME1=0.35, MONOCHROME2=0.65),
+        bits=bits,
+        signed=signed,
+        spacing=spacing,
+        voi=voi,
         rescale=rescale,
         range=(0.0, 1.0) if voi == "none" else (rng.uniform(0.02, 0.1), rng.uniform(0.6, 0.98)),
-        long_side=int(size),
-        aspect=(narrowest, narrowest + 0.08 + 0.32 * rank),
-        border=str(rng.choice(["none", "dark", "bright"], p=[0.5, 0.3, 0.2])),
+        long_side=long_side,
+        aspect=(narrowest, narrowest + 0.08 + (WIDEST - NARROWEST - 0.24) * rank),
+        border=choose(none=0.5, dark=0.3, bright=0.2),
+        outline=outline,
         marker=bool(rng.random() < 0.7),
+        kvp=int(rng.integers(65, 86)),
         photons=float(np.exp(rng.uniform(np.log(2e4), np.log(2e5)))),
         scatter=rng.uniform(0.15, 0.5),
         blur=rng.uniform(0.3, 0.7),
@@ -139,65 +213,12 @@ def _draw_hospital(rng: np.random.Generator, number: int, size: int, rank: float
         gamma=rng.uniform(0.8, 1.4),
         black=rng.uniform(1.0, 6.0),
         white=rng.uniform(99.3, 99.9),
+        heel=_draw_heel(rng),
+        grid=(rng.uniform(0.004, 0.015) if rng.random() < 0.2 else 0.0, rng.uniform(4.0, 7.0)),
     )
 
 
-def collimated_field(
-    rng: np.random.Generator, hospital: Hospital, shape: tuple[int, int]
-) -> Bool[np.ndarray, "height width"]:
-    """Where the beam falls: all but a margin of up to 8% at each edge."""
-    field = np.zeros(shape, bool)
-    margin = np.zeros(4) if hospital.border == "none" else rng.uniform(0.0, 0.08, 4)
-    top, bottom, left, right = np.round(margin * np.repeat(shape, 2)).astype(int)
-    field[top : shape[0] - bottom, left : shape[1] - right] = True
-    return field
-
-
-def present(
-    rng: np.random.Generator,
-    hospital: Hospital,
-    signal: Float32[np.ndarray, "height width"],
-    *,
-    spacing: float,
-    laterality: str,
-) -> Float[np.ndarray, "height width"]:
-    """Processes a detector's signal for the viewer.
-
-    Args:
-        rng: Source of randomness.
-        hospital: Its habits.
-        signal: Log attenuation.
-        spacing: Side of a pixel, mm.
-        laterality: 'L' or 'R', for the marker.
-
-    Returns:
-        Grey values from 0 (black) to 1 (white), bone bright.
-    """
-    field = collimated_field(rng, hospital, signal.shape)
-    coarse = broad_blur(signal, 30.0 / spacing)
-    detail = signal - hospital.detail * coarse
-    black, white = np.percentile(detail[field], [hospital.black, hospital.white])
-    image = np.clip((detail - black) / (white - black), 0.0, 1.0) ** hospital.gamma
-    if hospital.marker:
-        _place_marker(rng, image, field, laterality)
-    if hospital.border != "none":
-        image[~field] = 1.0 if hospital.border == "bright" else 0.0
-    return image
-
-
-def _place_marker(
-    rng: np.random.Generator,
-    image: Float[np.ndarray, "height width"],
-    field: Bool[np.ndarray, "height width"],
-    laterality: str,
-) -> None:
-    """Draws the side's letter into a corner of the field."""
-    glyph = np.array([[c == "1" for c in row] for row in GLYPHS[laterality]])
-    scale = max(1, round(max(image.shape) / 140))
-    letter = np.kron(glyph, np.ones((scale, scale), bool))
-    rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
-    inset = 2 * scale
-    top = rng.choice([rows[0] + inset, rows[-1] - inset - letter.shape[0]])
-    left = rng.choice([columns[0] + inset, columns[-1] - inset - letter.shape[1]])
-    corner = image[top : top + letter.shape[0], left : left + letter.shape[1]]
-    corner[letter] = 1.0
+def _draw_heel(rng: np.random.Generator) -> tuple[float, float]:
+    """Tubes mostly lie along the leg; the intensity varies by up to 30% over 400 mm."""
+    rise = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 0.9))
+    return (rise, 0.0) if rng.random() < 0.8 else (0.0, rise)

@@ -1,38 +1,50 @@
-"""From an implicit volume to a detector's logarithmic signal.
+"""A cone beam through a patient: the logarithm of the signal that is to be expected.
 
-Path lengths through each material are integrated along the rays of a cone beam; attenuation is
-monoenergetic Beer-Lambert at an effective energy; the detector adds scatter, quantum noise and
-blur. All lengths are in mm.
+Rays are traced only where the image demands it, see `refine`. All lengths are in mm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32
 from scipy import ndimage
 
-from femur_jax.phantom.anatomy import Femur, Number, Points, Scalars
-from femur_jax.phantom.fracture import Fracture, bone_content, soft_content
+from femur_jax.phantom.anatomy import Femur, Points, Scalars, axis_at, thigh_distance
+from femur_jax.phantom.fracture import Fracture
+from femur_jax.phantom.interpolate import gaussian
+from femur_jax.phantom.refine import Refined, coarse_grid, refine
+from femur_jax.phantom.spectrum import attenuate
+from femur_jax.phantom.texture import Texture
+from femur_jax.phantom.volume import (
+    Rays,
+    bone_distance,
+    bone_path,
+    bounds,
+    points,
+    share_inside,
+    soft_path,
+)
 
-ENERGY_KEV = 50.0
-"""Effective energy of a 70 to 80 kV beam."""
+RAYS = 1024
+"""Rays traced at once; arrays of their points stay below the size from which memory is mapped."""
 
-ATTENUATION = 0.1 * np.array([1.92 * 0.4242, 0.95 * 0.2123, 1.06 * 0.2264])
-"""Linear attenuation in 1/mm of cortical bone, adipose tissue (marrow too) and soft tissue.
+SEARCH_MM, SEARCH_INTERVALS = 6.0, 48
+"""Distance between the rays that find out where the bodies are, and intervals of each."""
 
-Density in g/cm3 times mass attenuation in cm2/g at 50 keV: NIST Standard Reference Database 126
-(Hubbell and Seltzer), tables of ICRU-44 tissues.
-"""
+COARSEST_MM, COARSEST_STEP = 1.6, 16
+"""Largest distance of traced rays, in mm and in pixels; half of it near the fracture."""
 
-RAYS = 8192
-SAMPLES = 64
-"""Rays of a chunk, and depths along each ray."""
+FRACTURE_MM = 40.0
+"""How far above and below its middle a fracture's line is looked for."""
 
-Occupancy = Callable[[Points, Number], tuple[Scalars, ...]]
+TOLERANCE = 0.01
+"""Error of the interpolated logarithm of the signal: as large as the noise of 10^4 photons."""
 
 
 @dataclass(frozen=True)
@@ -100,165 +112,280 @@ def aim(
     )
 
 
-def path_lengths(
-    occupancy: Occupancy,
-    source: Float[np.ndarray, "3"],
-    directions: Float[np.ndarray, "3 rays"],
-    near: float,
-    far: float,
-) -> tuple[Float[Array, "rays"], ...]:
-    """Length of each ray in each material, in mm, by the midpoint rule with SAMPLES points.
+class Implant(NamedTuple):
+    """A foreign body.
 
-    Args:
-        occupancy: Volume fractions at points, anti-aliased over the given width in mm.
-        source: Origin of all rays.
-        directions: Unit vectors.
-        near: Distance from the source where integration starts.
-        far: Where it ends.
+    Attributes:
+        distance: Signed distance of points in mm; a `jax.tree_util.Partial` of one function for
+            all patients, so that it is compiled once.
+        material: Its name in `spectrum.ATTENUATION`.
     """
-    step = (far - near) / SAMPLES
-    shares = occupancy(_samples(source, directions, near, step), step)
-    return _integrate(shares, step)
+
+    distance: Partial
+    material: str
 
 
-@jax.jit
-def _samples(
-    source: Float[Array, "3"],
-    directions: Float[Array, "3 rays"],
-    near: Number,
-    step: Number,
-) -> Points:
-    """Midpoints of all depth intervals, shape [SAMPLES, rays] each."""
-    t = near + (jnp.arange(SAMPLES)[:, None] + 0.5) * step
-    x, y, z = (source[i] + t * directions[i] for i in range(3))
-    return x, y, z
+@dataclass(frozen=True)
+class _Body:
+    """Rays through one body.
+
+    Attributes:
+        shares: Of rays within it and its parts, from points along them.
+        parts: How many these are.
+        parts: How many these are.
+        intervals: Between the points.
+        extent: Between which distances from the source it may lie, by ray of the search;
+            the first is greater where it does not.
+    """
+
+    shares: Callable[[Points], tuple[Float[Array, "rays"], ...]]
+    parts: int
+    parts: int
+    intervals: int
+    extent: Float32[np.ndarray, "2 rows columns"]
 
 
-@jax.jit
-def _integrate(
-    shares: tuple[Float[Array, "samples rays"], ...], step: Number
-) -> tuple[Float[Array, "rays"], ...]:
-    return tuple(step * share.sum(0) for share in shares)
+class Scene:
+    """A patient before a camera.
 
-
-def project(
-    femur: Femur,
-    fracture: Fracture,
-    camera: Camera,
-    height: int,
-    width: int,
-    spacing: float,
-    supersample: int = 1,
-) -> Float32[np.ndarray, "height width 3"]:
-    """Path lengths in mm through bone, adipose and soft tissue for every pixel of a detector.
-
-    Rays are traced in chunks of one size, so a single compilation serves all images and memory
-    beyond the result does not grow with them.
+    A few rays are searched first for where bones, skin and implants lie, with a margin; all others
+    are sampled between these bounds only.
 
     Args:
         femur: The patient.
         fracture: How the femur is broken.
         camera: Geometry.
-        height: Rows.
-        width: Columns.
-        spacing: Side of a detector pixel.
-        supersample: Rays per pixel along each side; their lengths are averaged.
+        size: Height and width of the detector, mm.
+        implants: Foreign bodies.
+
+    Attributes:
+        fracture_row: How far below the detector's middle the fracture appears, mm.
     """
-    # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
-    femur, fracture = jax.tree.map(np.float32, (femur, fracture))
-    rows, columns = height * supersample, width * supersample
-    pitch = spacing / supersample
-    down = ((np.arange(rows) - 0.5 * (rows - 1)) * pitch).astype(np.float32)
-    right = ((np.arange(columns) - 0.5 * (columns - 1)) * pitch).astype(np.float32)
-    lengths = np.empty((rows * columns, 3), np.float32)
-    source = camera.source.astype(np.float32)
-    middle = (camera.centre - camera.source).astype(np.float32)
-    axes = np.stack([camera.down, camera.right]).astype(np.float32)
-    distance = 0.5 * sum(camera.depth)
-    skin = (distance - 200.0, distance + 200.0)
-    for start in range(0, rows * columns, RAYS):
-        index = np.arange(start, start + RAYS) % (rows * columns)
-        rays = middle + np.stack([down[index // columns], right[index % columns]], -1) @ axes
-        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-        stop = min(start + RAYS, rows * columns)
-        mineral, marrow, whole = path_lengths(
-            partial(bone_content, femur, fracture), source, rays.T, *camera.depth
+
+    def __init__(
+        self,
+        femur: Femur,
+        fracture: Fracture,
+        camera: Camera,
+        size: tuple[float, float],
+        implants: Sequence[Implant] = (),
+    ):
+        # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
+        self._femur, self._fracture = jax.tree.map(jnp.float32, (femur, fracture))
+        self._source, self._middle, self._axes = jax.tree.map(
+            jnp.float32,
+            (camera.source, camera.centre - camera.source, np.stack([camera.down, camera.right])),
         )
-        fat, fascia = path_lengths(partial(soft_content, femur), source, rays.T, *skin)
-        muscle = np.maximum(fascia - whole, 0.0)
-        lengths[start:stop] = np.stack([mineral, marrow + fat, muscle], -1)[: stop - start]
-    blocks = lengths.reshape(height, supersample, width, supersample, 3)
-    return blocks.mean((1, 3))
+        self._size = size
+        x, y = axis_at(femur, fracture.height)
+        self.fracture_row = camera.pixel(np.array([x, y, fracture.height], float))[1]
+        middle = 0.5 * sum(camera.depth)
+        thigh = (middle - 200.0, middle + 200.0)
+        find = self._find
+        self._bone = find(
+            partial(bone_distance, self._femur, self._fracture),
+            partial(bone_path, self._femur, self._fracture),
+            2,
+            camera.depth,
+            24,
+        )
+        skin = partial(_skin_distance, self._femur)
+        self._soft = find(skin, partial(soft_path, self._femur), 2, thigh, 20)
+        self._implants = [
+            (
+                i.material,
+                find(
+                    partial(_implant_distance, i.distance),
+                    partial(_implant_path, i.distance),
+                    1,
+                    thigh,
+                    64,
+                ),
+            )
+            for i in implants
+        ]
+
+    def lengths(
+        self, down: Float[np.ndarray, "rays"], right: Float[np.ndarray, "rays"]
+    ) -> dict[str, Float32[np.ndarray, "rays"]]:
+        """Path lengths in mm through each material of rays to places of the detector.
+
+        Args:
+            down: Of the detector's middle, mm.
+            right: Of it, mm.
+        """
+        down, right = down.astype(np.float32), right.astype(np.float32)
+        mineral, whole = self._trace(self._bone, down, right)
+        skin, fascia = self._trace(self._soft, down, right)
+        result = {"bone": mineral, "adipose": whole - mineral + skin - fascia}
+        displaced = whole
+        for material, body in self._implants:
+            (path,) = self._trace(body, down, right)
+            result[material] = result.get(material, 0.0) + path
+            displaced = displaced + path
+        result["soft"] = np.maximum(fascia - displaced, 0.0)
+        return result
+
+    def _find(
+        self,
+        distance: Callable[[Points], Scalars],
+        shares: Callable[[Points], tuple[Float[Array, "rays"], ...]],
+        parts: int,
+        depth: tuple[float, float],
+        intervals: int,
+    ) -> _Body:
+        """Searches for a body whose distance is known."""
+        rows, columns = (int(np.ceil(side / SEARCH_MM)) + 1 for side in self._size)
+        down = (np.arange(rows, dtype=np.float32) - 0.5 * (rows - 1)) * SEARCH_MM
+        right = (np.arange(columns, dtype=np.float32) - 0.5 * (columns - 1)) * SEARCH_MM
+        down, right = (a.ravel() for a in np.meshgrid(down, right, indexing="ij"))
+        near, far = (np.full(down.size, d, np.float32) for d in depth)
+        # Another ray is at most 0.71 x SEARCH_MM from the nearest of these, a point of it a
+        # quarter of a step from the nearest node in the mean.
+        length = depth[1] - depth[0]
+        margin = 0.75 * SEARCH_MM + 0.25 * length / SEARCH_INTERVALS
+        chunks = self._chunks(down, right, near, far, SEARCH_INTERVALS)
+        found = [np.stack(bounds(distance(p), margin)) for p in chunks]
+        near, far = np.concatenate(found, 1)[:, : down.size].reshape(2, rows, columns)
+        near, far = depth[0] + length * near, depth[0] + length * far
+        # The neighbours' bounds too: beside the end of a displaced fragment distances jump.
+        near = ndimage.minimum_filter(near, 3, mode="nearest")
+        far = ndimage.maximum_filter(far, 3, mode="nearest")
+        return _Body(shares, parts, intervals, np.stack([near, far]))
+
+    def _trace(
+        self, body: _Body, down: Float32[np.ndarray, "rays"], right: Float32[np.ndarray, "rays"]
+    ) -> Float32[np.ndarray, "parts rays"]:
+        """Lengths of rays within a body and its parts, mm."""
+        rows, columns = body.extent.shape[1:]
+        scale = np.float32(1.0 / SEARCH_MM)
+        # Adding half before the cast rounds to the nearest ray of the search.
+        row = (down * scale + np.float32(0.5 * rows)).astype(np.int32)
+        column = (right * scale + np.float32(0.5 * columns)).astype(np.int32)
+        nearest = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
+        near, far = (np.take(bound, nearest) for bound in body.extent)
+        hit = np.flatnonzero(near < far)
+        near, far = near[hit], far[hit]
+        chunks = self._chunks(down[hit], right[hit], near, far, body.intervals)
+        lengths = np.zeros((body.parts, len(down)), np.float32)
+        if len(hit):
+            shares = np.concatenate([np.stack(body.shares(p)) for p in chunks], 1)
+            lengths[:, hit] = shares[:, : len(hit)] * (far - near)
+        return lengths
+
+    def _chunks(
+        self,
+        down: Float32[np.ndarray, "rays"],
+        right: Float32[np.ndarray, "rays"],
+        near: Float32[np.ndarray, "rays"],
+        far: Float32[np.ndarray, "rays"],
+        intervals: int,
+    ) -> Iterator[Points]:
+        """Points along rays, RAYS of them at a time; the last ray fills the last chunk."""
+        for start in range(0, len(down), RAYS):
+            chunk = slice(start, start + RAYS)
+            columns = [a[chunk] for a in (down, right, near, far)]
+            short = RAYS - len(columns[0])
+            if short:
+                columns = [np.pad(a, (0, short), mode="edge") for a in columns]
+            yield points(Rays(self._source, self._middle, self._axes, *columns), intervals)
 
 
-def power_law_noise(
-    rng: np.random.Generator, shape: tuple[int, int], exponent: float
-) -> Float32[np.ndarray, "height width"]:
-    """Noise of unit variance with power spectrum 1 / f^exponent: the texture of tissue.
+@jax.jit
+def _skin_distance(femur: Femur, p: Points) -> Scalars:
+    return thigh_distance(femur, p)
 
-    Burgess, J Opt Soc Am A 1999;16:633-646, measures exponents about 3 in radiographs.
+
+@jax.jit
+def _implant_distance(distance: Partial, p: Points) -> Scalars:
+    return distance(p)
+
+
+@jax.jit
+def _implant_path(distance: Partial, p: Points) -> tuple[Float[Array, "rays"]]:
+    return (share_inside(distance(p)),)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What a detector is to expect.
+
+    Attributes:
+        image: Logarithm of the open beam over the expected intensity, 0 in air, and its change by
+            a relative change of the mineralised bone.
+        rays: Points of the image per pixel along each side.
+        shape: Height and width, pixels.
     """
-    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
-    frequency = np.hypot(fy, fx)
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal(shape, np.float32))
-    noise = np.fft.irfft2(spectrum * frequency ** (-0.5 * exponent), s=shape)
-    return (noise / noise.std()).astype(np.float32)
+
+    image: Refined
+    rays: int
+    shape: tuple[int, int]
+
+    def rows(self, top: int, bottom: int) -> Float32[np.ndarray, "2 rows width"]:
+        """Both channels of some rows of pixels."""
+        n = self.rays
+        block = self.image.rows(n * top, n * bottom)
+        if n == 1:
+            return block
+        return block.reshape(2, bottom - top, n, self.shape[1], n).mean((2, 4))
 
 
-def add_texture(
-    rng: np.random.Generator, lengths: Float32[np.ndarray, "height width 3"]
-) -> Float32[np.ndarray, "height width 3"]:
-    """Lets bone and muscle vary as tissue does: trabeculae finely, muscle coarsely."""
-    shape = lengths.shape[:2]
-    factors = np.ones_like(lengths)
-    factors[..., 0] += 0.04 * power_law_noise(rng, shape, 1.5)
-    factors[..., 2] += 0.015 * power_law_noise(rng, shape, 3.0)
-    return lengths * factors
-
-
-def transmission(
-    lengths: Float[np.ndarray, "*pixels materials"],
-    attenuation: Float[np.ndarray, "materials"] = ATTENUATION,
-) -> Float[np.ndarray, "*pixels"]:
-    """Beer-Lambert: exp(-sum_m mu_m l_m), the share of photons that passes, 0 to 1."""
-    return np.exp(-(lengths @ attenuation.astype(lengths.dtype)))
-
-
-def broad_blur(
-    image: Float[np.ndarray, "height width"], sigma: float
-) -> Float[np.ndarray, "height width"]:
-    """Near-Gaussian blur by three box filters, whose cost does not depend on sigma (pixels).
-
-    Wells, IEEE PAMI 1986;8:234-239; a box of n pixels has variance (n^2 - 1) / 12.
-    """
-    size = max(1, round(float(np.sqrt(4.0 * sigma**2 + 1.0))))
-    for _ in range(3):
-        image = ndimage.uniform_filter(image, size, mode="nearest")
-    return image
-
-
-def detect(
-    rng: np.random.Generator,
-    primary: Float32[np.ndarray, "height width"],
-    *,
+def expose(
+    scene: Scene,
+    shape: tuple[int, int],
     spacing: float,
-    photons: float,
+    *,
+    muscle: Texture,
     scatter: float,
-    blur: float,
-) -> Float32[np.ndarray, "height width"]:
-    """The detector's signal as log attenuation, 0 in air, bright in bone.
+    heel: tuple[float, float] = (0.0, 0.0),
+    source_distance: float = 1150.0,
+) -> Exposure:
+    """Takes a picture without noise.
 
     Args:
-        rng: Source of the quantum noise.
-        primary: Transmission of the primary beam, 0 to 1.
+        scene: The patient before the camera.
+        shape: Height and width, pixels.
         spacing: Side of a pixel, mm.
-        photons: Mean count in an open pixel.
-        scatter: Scattered over primary photons, spread over about 40 mm.
-        blur: Standard deviation of the detector's blur, pixels.
+        muscle: Relative deviations of soft tissue.
+        scatter: Scattered over primary photons behind the grid, spread over about 40 mm.
+        heel: Relative rise of the beam's intensity per radian downwards and to the right: the
+            anode absorbs part of what leaves at a small angle to it.
+        source_distance: Of the detector, mm.
     """
-    scattered = scatter * broad_blur(primary, 40.0 / spacing)
-    expected = ndimage.gaussian_filter(primary + scattered, blur)
-    counts = rng.poisson(photons * expected).astype(np.float32)
-    # Half a count stands for none: the logarithm stays finite.
-    return -np.log(np.maximum(counts, 0.5) / np.float32(photons * (1.0 + scatter)))
+    # Cortices thinner than a pixel alias unless several rays share it.
+    rays = 2 if spacing > 0.5 else 1
+    grid, pitch = (shape[0] * rays, shape[1] * rays), spacing / rays
+    step = COARSEST_STEP
+    while step > 1 and step * pitch > COARSEST_MM:
+        step //= 2
+
+    def transmit(row, column):
+        down = ((row - 0.5 * (grid[0] - 1)) * pitch).astype(np.float32)
+        right = ((column - 0.5 * (grid[1] - 1)) * pitch).astype(np.float32)
+        lengths = scene.lengths(down, right)
+        lengths["soft"] *= 1 + muscle.at(down, right)
+        beam = 1 + heel[0] * down / source_distance + heel[1] * right / source_distance
+        transmission, sensitivity = attenuate(lengths)
+        return np.float32(beam) * transmission, sensitivity
+
+    rows, columns = coarse_grid(grid, step)
+    places = [a.ravel() for a in np.meshgrid(rows, columns, indexing="ij")]
+    primary, sensitivity = transmit(*places)
+    spread = gaussian(primary.reshape(len(rows), len(columns)), 40.0 / (pitch * step))
+
+    def logarithm(primary, sensitivity, row, column):
+        total = primary + scatter * spread.at(row / step, column / step)
+        return np.stack(
+            [np.log(np.float32(1.0 + scatter)) - np.log(total), sensitivity * primary / total]
+        )
+
+    def sample(row, column):
+        return logarithm(*transmit(row, column), row, column)
+
+    coarse = logarithm(primary, sensitivity, *places).reshape(2, len(rows), len(columns))
+    # A line may lie between two rows of the coarse grid.
+    below = (rows - 0.5 * (grid[0] - 1)) * pitch
+    near = np.abs(below - scene.fracture_row) < FRACTURE_MM
+    watched = near[:, None] & (coarse[1] > 0)
+    image = refine(sample, coarse, step, grid, TOLERANCE, watched)
+    return Exposure(image, rays, shape)

@@ -1,0 +1,119 @@
+"""How fast a core simulates the radiographs of the full cohort."""
+
+import cProfile
+import multiprocessing
+import os
+import pstats
+import resource
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+from pydicom import dcmread
+
+from benchmarks.machine import cpu
+from benchmarks.measurements import Found
+from femur_jax.phantom import processing
+from femur_jax.phantom.cohort import ONE_THREAD
+from femur_jax.phantom.hospital import long_sides
+from femur_jax.phantom.patient import write_patient
+from femur_jax.phantom.plan import Patient, plan_cohort
+
+_PATIENTS = 24
+_WARM_UP = 3
+_STAGES = {
+    "search for bodies": "Scene.__init__",
+    "rays": "expose",
+    "detector": "detect",
+    "processing": "present",
+    "stored values and encoding": "write_radiograph",
+}
+_FUNCTIONS = {"Scene.__init__": ("xray.py", "__init__")}
+
+
+def one_core() -> Found:
+    """Megapixels per second of `write_patient` in a process with one thread."""
+    with (
+        mock.patch.dict(os.environ, ONE_THREAD),
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        speeds, details = pool.submit(_measure).result()
+    return Found(
+        value=details["megapixels"] / details["CPU seconds"],
+        spread=(min(speeds), max(speeds)),
+        device=cpu(),
+        details={"median of patients, MP/s": median(speeds), **details},
+    )
+
+
+def _measure() -> tuple[list[float], dict]:
+    plan = plan_cohort(
+        0,
+        patients=1200,
+        images=4300,
+        hospitals=72,
+        aff_fraction=0.2,
+        long_side=long_sides((1.0, 15.0)),
+        faults=0.0,
+    )
+    # The plan's order does not depend on the hospitals: any run of patients is a fair sample.
+    warm_up, measured = plan[:_WARM_UP], plan[_WARM_UP : _WARM_UP + _PATIENTS]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for patient in warm_up:
+            write_patient(folder, 0, patient)
+        speeds, megapixels, seconds, syntaxes = [], 0.0, 0.0, Counter()
+        for patient in measured:
+            used, area = _write(folder, patient, syntaxes)
+            speeds.append(area / used)
+            megapixels, seconds = megapixels + area, seconds + used
+        stages, traced = _profile(folder, measured)
+    return speeds, {
+        "megapixels": megapixels,
+        "CPU seconds": seconds,
+        "images": sum(syntaxes.values()),
+        "images by encoding": dict(syntaxes.most_common()),
+        **{f"ns a pixel, {stage}": 1000 * used / megapixels for stage, used in stages.items()},
+        "rays traced per pixel": traced / (1e6 * megapixels),
+        "peak memory, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def _write(folder: Path, patient: Patient, syntaxes: Counter) -> tuple[float, float]:
+    """CPU seconds and megapixels of a patient, whose files are then removed."""
+    begin = time.process_time()
+    records = write_patient(folder, 0, patient)
+    used = time.process_time() - begin
+    for record in records:
+        path = folder / record["path"]
+        syntaxes[dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.name] += 1
+        path.unlink()
+    return used, sum(record["height"] * record["width"] for record in records) / 1e6
+
+
+def _profile(folder: Path, patients: list[Patient]) -> tuple[dict[str, float], int]:
+    """CPU seconds of each stage in a second run, and how many rays were traced."""
+    traced = 0
+
+    def counted(*arguments, **options):
+        nonlocal traced
+        exposure = expose(*arguments, **options)
+        traced += exposure.image.sampled
+        return exposure
+
+    expose = processing.expose
+    profile = cProfile.Profile(time.process_time)
+    with mock.patch.object(processing, "expose", counted):
+        for patient in patients:
+            profile.runcall(write_patient, folder, 0, patient)
+    spent = Counter()
+    for (file, _, function), (*_, cumulative, _) in pstats.Stats(profile).stats.items():
+        place = Path(file).name
+        for stage, name in _STAGES.items():
+            if function == name or (place, function) == _FUNCTIONS.get(name):
+                spent[stage] += cumulative
+    return dict(spent), traced
