@@ -39,7 +39,7 @@ class Limits:
     """What reading one file may take in a worker process.
 
     Attributes:
-        memory: Bytes beyond what the process has at its start.
+        memory: Bytes that it may allocate.
         seconds: Time.
     """
 
@@ -221,10 +221,6 @@ def _read(job: _Job) -> spool.Facts | str:
         encoded = encode(radiograph, job.patch)
     except RejectedFileError as error:
         return error.code
-    except MemoryError:
-        return "memory"
-    except BaseException:  # decoders in other languages raise what they like
-        return "crashed"
     look = duplicates.perceptual_hash(picture.pixels)
     facts = spool.Facts(encoded.entry, picture.instance, picture.made_from, look)
     spool.write(job.spool, facts, encoded)
