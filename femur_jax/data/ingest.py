@@ -109,6 +109,10 @@ def ingest(
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
         raise UserError(f"The number of workers is {workers}; give 1 or more.")
+    if limits.memory < 1 or not limits.seconds > 0:
+        raise UserError("The limits of memory and time must be above 0; raise them.")
+    if not 0 <= max_quarantined <= 1:
+        raise UserError(f"The share of unusable files is {max_quarantined}; give 0 to 1.")
     if out in key_file.parents:
         raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
     spooled = out.with_name(f"{out.name}.spool")
