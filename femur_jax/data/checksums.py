@@ -40,10 +40,12 @@ def verify(folder: Path, needed: Iterable[str]) -> None:
     """
     sums = folder / SUMS
     try:
-        lines = sums.read_text().splitlines()
+        *lines, end = sums.read_text().split("\n")
         expected = {folder / name: digest for digest, name in (li.split("  ", 1) for li in lines)}
     except (OSError, ValueError):
         raise _damaged(sums) from None
+    if end:
+        raise _damaged(sums)
     seen = hashlib.sha256(str(folder.resolve()).encode())
     for path, digest in expected.items():
         if not path.is_file():
