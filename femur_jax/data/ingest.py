@@ -180,6 +180,7 @@ def _job(
 ) -> _Job:
     status = path.stat()
     row = dataclasses.asdict(entry)
+    del row["line"]  # which changes when lines above are removed
     state = [SCHEMA, patch, row, status.st_size, status.st_mtime_ns]
     return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
 
