@@ -299,7 +299,9 @@ with DatasetWriter(Path(sys.argv[1]), patch=16, provenance={}) as writer:
 
 def test_what_a_killed_writer_left_is_replaced(tmp_path):
     folder, partial = tmp_path / "d", tmp_path / "d.partial"
-    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, folder])
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, folder], cwd=Path(__file__).parents[2]
+    )
     assert run.returncode == -signal.SIGKILL
     assert not folder.exists() and partial.exists()
     (partial / "left").write_text("")
