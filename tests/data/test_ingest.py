@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import hashlib
 import hmac
@@ -401,7 +402,8 @@ def _start(cohort, out, moment, workers):
     script.write_text(STOPS)
     settings = cohort.settings(folder=cohort.folder, labels=cohort.labels, out=out, workers=workers)
     command = [sys.executable, script, moment, json.dumps(settings, default=str)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
@@ -422,7 +424,8 @@ def test_a_killed_run_goes_on(cohort, ingested, tmp_path):
         with pytest.raises(UserError, match=r"Another process is making .*wait"):
             cohort.ingest(out)
     finally:
-        os.killpg(run.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
         run.wait()
     read = _spool_files(out)
     assert len(read) == 9 and not out.exists() and not partial.exists()

@@ -15,7 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "tools" / "preprocess.py"
 
 def _run(*arguments):
     command = [sys.executable, SCRIPT, *arguments]
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
