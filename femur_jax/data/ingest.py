@@ -228,7 +228,12 @@ def _read(job: _Job) -> spool.Facts | str:
         return error.code
     look = duplicates.perceptual_hash(picture.pixels)
     facts = spool.Facts(encoded.entry, picture.instance, picture.made_from, look)
-    spool.write(job.spool, facts, encoded)
+    try:
+        spool.write(job.spool, facts, encoded)
+    except OSError as error:  # no fault of the file
+        raise UserError(
+            f"{job.spool.parent} cannot be written ({error.strerror}); make room and run again."
+        ) from None
     return facts
 
 

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -516,6 +517,28 @@ def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path):
     assert {entry.hospital_split for entry in dataset.entries} == {""}
     with pytest.raises(UserError, match="no test split by hospital"):
         dataset.split("test", by="hospital")
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """It is no file's fault, so that no share of unusable files hides it."""
+    _write_labels(tmp_path / "labels.csv", _make(tmp_path / "in", 4))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # of each file
+    try:
+        with pytest.raises(UserError, match=r"dataset\.spool cannot be written .*make room"):
+            ingest(
+                tmp_path / "in",
+                tmp_path / "labels.csv",
+                tmp_path / "dataset",
+                patch=16,
+                key_file=tmp_path / "key",
+                fractions=(0.0, 0.0),
+                max_quarantined=0.9,
+                workers=1,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_a_folder_without_a_usable_file_is_told(tmp_path):

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from femur_jax.data.workers import each
+from femur_jax.errors import UserError
 
 MIB = 1 << 20
 
@@ -134,6 +136,15 @@ def test_orphaned_workers_end(tmp_path):
     for process in alive:
         process.kill()
     assert not alive
+
+
+def test_a_users_error_is_raised():
+    with pytest.raises(UserError, match="make room"):
+        list(each(_fail, [1], workers=1, memory=200 * MIB, seconds=30.0))
+
+
+def _fail(_: int) -> None:
+    raise UserError("make room")
 
 
 def test_ends_with_its_consumer():
