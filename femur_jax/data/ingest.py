@@ -113,7 +113,7 @@ def ingest(
         raise UserError("The limits of memory and time must be above 0; raise them.")
     if not 0 <= max_quarantined <= 1:
         raise UserError(f"The share of unusable files is {max_quarantined}; give 0 to 1.")
-    if out in key_file.parents:
+    if out.resolve() in key_file.resolve().parents:
         raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
     spooled = out.with_name(f"{out.name}.spool")
     if out.exists() and spooled.exists():  # killed after the dataset was complete

@@ -578,10 +578,12 @@ def test_bad_settings_are_told(cohort, tmp_path, changes, named):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_places_are_told(cohort, tmp_path):
+def test_bad_places_are_told(cohort, tmp_path, monkeypatch):
     out = tmp_path / "dataset"
-    with pytest.raises(UserError, match="keep the key elsewhere"):
-        cohort.ingest(out, key_file=out / "key")
+    monkeypatch.chdir(tmp_path)
+    for key in (out / "key", Path("dataset/keys/key")):
+        with pytest.raises(UserError, match="keep the key elsewhere"):
+            cohort.ingest(out, key_file=key)
     out.mkdir()
     with pytest.raises(UserError, match="dataset exists"):
         cohort.ingest(out, key_file=tmp_path / "key")
