@@ -21,7 +21,7 @@ from tqdm import tqdm
 from femur_jax.data import cohort, duplicates, spool
 from femur_jax.data.dicom import read_dicom
 from femur_jax.data.image_file import SUFFIXES, read_image_file
-from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.rejection import REASONS, RejectedFileError
 from femur_jax.data.shards import SCHEMA, DatasetWriter
@@ -243,7 +243,10 @@ def _hospital_splits(
     fractions: Sequence[float],
     seed: int,
 ) -> dict[str, str]:
-    """The split of each patient when hospitals are held out; without those seen in several."""
+    """The split of each patient when hospitals are held out; without those seen in several.
+
+    Empty where that leaves a split fewer than 2 patients of a label.
+    """
     patients: dict[str, dict[str, str]] = {}
     for e in entries:
         patients.setdefault(e.hospital, {})[e.patient_id] = e.label
@@ -254,7 +257,10 @@ def _hospital_splits(
     for people in connected:
         joint = set().union(*(seen[patient] for patient in people))
         seen |= dict.fromkeys(people, joint)
-    return {patient: min(names) for patient, names in seen.items() if len(names) == 1}
+    splits = {patient: min(names) for patient, names in seen.items() if len(names) == 1}
+    label = {e.patient_id: e.label for e in entries}
+    held = Counter((name, label[patient]) for patient, name in splits.items())
+    return splits if all(held[name, la] >= 2 for name in split.values() for la in LABELS) else {}
 
 
 def _check_share(

@@ -483,13 +483,15 @@ def test_only_what_changed_is_read_again(cohort, tmp_path):
     assert not out.with_name("dataset.spool").exists()
 
 
-def _make(folder, count, hospital="h"):
-    """Radiographs of one hospital, as PNG; the rows of their table."""
+def _make(folder, count):
+    """Radiographs as PNG, of two hospitals; the rows of their table."""
     folder.mkdir()
     for n in range(count):
         Image.fromarray(_pixels(n)).save(folder / f"{n}.png")
-    labels = ("NFF", "AFF")
-    return [(f"{n}.png", f"p{n}", hospital, labels[n % 2], "", "") for n in range(count)]
+    return [
+        (f"{n}.png", f"p{n}", f"h{2 * n // count}", ("NFF", "AFF")[n % 2], "", "")
+        for n in range(count)
+    ]
 
 
 def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path):
@@ -505,18 +507,39 @@ def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path):
         out,
         patch=16,
         key_file=tmp_path / "key",
-        fractions=(0.0, 0.5),
+        fractions=(0.0, 0.0),
         max_quarantined=0.125,
         workers=1,
         limits=Limits(memory=100 << 20),
     )
     assert summary == Summary(8, 7, 1, 0)
     assert [(line["line"], line["code"]) for line in _lines(out, "quarantine")] == [(9, "memory")]
-    # One hospital cannot be split.
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_split_by_hospital_needs_two_patients_of_a_label(tmp_path, both):
+    """Of two hospitals with two of each, patient 0 was seen at one or at both."""
+    rows = _make(tmp_path / "in", 8)
+    Image.fromarray(_pixels(8)).save(tmp_path / "in" / "8.png")
+    rows.append(("8.png", "p0", "h1" if both else "h0", "NFF", "", ""))
+    _write_labels(tmp_path / "labels.csv", rows)
+    out = tmp_path / "dataset"
+    ingest(
+        tmp_path / "in",
+        tmp_path / "labels.csv",
+        out,
+        patch=16,
+        key_file=tmp_path / "key",
+        fractions=(0.0, 0.4),
+        workers=1,
+    )
     dataset = RadiographDataset(out)
-    assert {entry.hospital_split for entry in dataset.entries} == {""}
-    with pytest.raises(UserError, match="no test split by hospital"):
-        dataset.split("test", by="hospital")
+    if both:
+        assert {entry.hospital_split for entry in dataset.entries} == {""}
+        with pytest.raises(UserError, match="no test split by hospital"):
+            dataset.split("test", by="hospital")
+    else:
+        assert len(dataset.split("test", "hospital") + dataset.split("train", "hospital")) == 9
 
 
 def test_a_full_disk_is_told(tmp_path):

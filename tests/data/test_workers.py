@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 from femur_jax.data.workers import each
 from tests.data.test_workers import _sleep_forever
-list(each(_sleep_forever, [Path(sys.argv[1])], workers=2, memory=1 << 28, seconds=1.0))
+list(each(_sleep_forever, [Path(sys.argv[1])], workers=2, memory=1 << 28, seconds=2.0))
 """
 
 
