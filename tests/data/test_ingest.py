@@ -205,9 +205,10 @@ def test_what_cannot_be_used_is_listed(cohort, ingested):
     names = {_pseudonym("file", row[0]): (n, row[0]) for n, row in enumerate(cohort.rows)}
     codes = {}
     for line in lines:
-        assert line.keys() == {"file", "line", "stage", "code", "hint"}
+        assert line.keys() == {"file", "hospital", "line", "stage", "code", "hint"}
         n, name = names[line["file"]]
         assert line["line"] == n + 2  # after the header
+        assert line["hospital"] == _pseudonym("hospital", cohort.rows[n][2])
         assert (line["stage"], line["hint"]) == REASONS[line["code"]]
         codes[name.removeprefix("CANARY")] = line["code"]
     assert codes.pop("cut.png") in ("undecodable", "not_image")
@@ -223,8 +224,9 @@ def test_what_repeats_another_is_listed(cohort, ingested):
     numbers = {_pseudonym("file", row[0]): n + 2 for n, row in enumerate(cohort.rows)}
     accepted = {entry.name for entry in RadiographDataset(ingested[0]).entries}
     for line in lines:
-        assert line.keys() == {"file", "line", "original", "reason"}
+        assert line.keys() == {"file", "hospital", "line", "original", "reason"}
         assert line["line"] == numbers[line["file"]]
+        assert line["hospital"] == _pseudonym("hospital", cohort.rows[line["line"] - 2][2])
         assert line["original"] in accepted
     pairs = {frozenset((line["file"], line["original"])): line["reason"] for line in lines}
     assert pairs == {
