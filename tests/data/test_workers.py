@@ -1,10 +1,12 @@
 """What jobs do to worker processes, for real."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import psutil
@@ -153,6 +155,36 @@ def test_a_users_error_is_raised():
 
 def _fail(_: int) -> None:
     raise UserError("make room")
+
+
+def _tell(secret: str) -> str:
+    warnings.warn(secret, stacklevel=1)
+    logging.getLogger("pydicom").critical(secret)
+    return secret
+
+
+def test_what_libraries_say_of_a_header_is_not_shown(capfd):
+    assert list(each(_tell, ["CANARY"], workers=1, memory=200 * MIB, seconds=30.0)) == ["CANARY"]
+    assert "CANARY" not in "".join(capfd.readouterr())
+
+
+CANNOT_START = """
+from femur_jax.data.workers import each
+from femur_jax.errors import UserError
+def unknown_there(job): return job
+try:
+    list(each(unknown_there, [1, 2], workers=2, memory=1 << 28, seconds=30.0))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_processes_that_cannot_start_are_told():
+    """Here, since they do not find their function."""
+    command = [sys.executable, "-c", CANNOT_START]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60)
+    assert "cannot start" in run.stdout
 
 
 def test_ends_with_its_consumer():
