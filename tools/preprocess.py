@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from femur_jax.data.ingest import ingest
+from femur_jax.data.ingest import Limits, ingest
 from femur_jax.errors import UserError
 
 
@@ -43,6 +43,12 @@ def main() -> int:
         "--max_quarantined", type=float, default=0.0, help="share of files that may be unusable"
     )
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument(
+        "--memory", type=float, default=1.5, help="GiB that reading one file may take"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds that reading one file may take"
+    )
     args = parser.parse_args()
     try:
         summary = ingest(
@@ -55,6 +61,7 @@ def main() -> int:
             seed=args.seed,
             max_quarantined=args.max_quarantined,
             workers=args.workers,
+            limits=Limits(memory=int(args.memory * 2**30), seconds=args.timeout),
         )
     except UserError as error:
         print(f"preprocess: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ remembered in the user's cache by its files' sizes and times of change; a file t
 since is read again.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -26,41 +27,59 @@ def write(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines))
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, needed: Iterable[str]) -> None:
     """Checks that every file is there and as it was.
+
+    Args:
+        folder: The folder.
+        needed: Files that must have a checksum, relative to the folder: the list of checksums
+            may have been cut short.
 
     Raises:
         UserError: One is missing or changed; it is named.
     """
     sums = folder / SUMS
     try:
-        lines = sums.read_text().splitlines()
+        *lines, end = sums.read_text().split("\n")
         expected = {folder / name: digest for digest, name in (li.split("  ", 1) for li in lines)}
     except (OSError, ValueError):
         raise _damaged(sums) from None
+    if end:
+        raise _damaged(sums)
     seen = hashlib.sha256(str(folder.resolve()).encode())
     for path, digest in expected.items():
         if not path.is_file():
             raise _damaged(path)
         status = path.stat()
         seen.update(f"{path.name} {digest} {status.st_size} {status.st_mtime_ns}\n".encode())
-    known = _cache() / seen.hexdigest()
-    if known.exists():
+    if _is_known(seen.hexdigest()):
         return
     for path, digest in zip(expected, _digests(expected), strict=True):
         if digest != expected[path]:
             raise _damaged(path)
-    try:
-        known.parent.mkdir(parents=True, exist_ok=True)
-        known.touch()
-    except OSError:
-        pass  # without a cache the next opening reads everything once more
+    if not expected.keys() >= {folder / name for name in needed}:
+        raise _damaged(sums)
+    _remember(seen.hexdigest())
 
 
 def _damaged(path: Path) -> UserError:
     return UserError(
         f"{path} is missing or damaged; restore the folder from a copy, or make it again."
     )
+
+
+def _is_known(state: str) -> bool:
+    try:
+        return (_cache() / state).exists()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _remember(state: str) -> None:
+    """Without a cache, or a home to have it in, the next opening reads everything once more."""
+    with contextlib.suppress(OSError, RuntimeError):
+        _cache().mkdir(parents=True, exist_ok=True)
+        (_cache() / state).touch()
 
 
 def _cache() -> Path:

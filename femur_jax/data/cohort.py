@@ -105,9 +105,16 @@ def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) ->
             raise UserError(
                 f"{where}: {column} is not known; write {', '.join(allowed[1:])} or leave it empty."
             )
-    if not (folder / value["path"]).is_file():
+    if not _is_file(folder / value["path"]):
         raise UserError(f"{where}: its file is not in {folder}; correct or delete the line.")
     return Entry(line=line, **value)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system; the error would quote it
+        return False
 
 
 class Pseudonyms:

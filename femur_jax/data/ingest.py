@@ -21,7 +21,7 @@ from tqdm import tqdm
 from femur_jax.data import cohort, duplicates, spool
 from femur_jax.data.dicom import read_dicom
 from femur_jax.data.image_file import SUFFIXES, read_image_file
-from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.rejection import REASONS, RejectedFileError
 from femur_jax.data.shards import SCHEMA, DatasetWriter
@@ -39,7 +39,7 @@ class Limits:
     """What reading one file may take in a worker process.
 
     Attributes:
-        memory: Bytes beyond what the process has at its start.
+        memory: Bytes that it may allocate.
         seconds: Time.
     """
 
@@ -109,7 +109,11 @@ def ingest(
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
         raise UserError(f"The number of workers is {workers}; give 1 or more.")
-    if out in key_file.parents:
+    if limits.memory < 1 or not limits.seconds > 0:
+        raise UserError("The limits of memory and time must be above 0; raise them.")
+    if not 0 <= max_quarantined <= 1:
+        raise UserError(f"The share of unusable files is {max_quarantined}; give 0 to 1.")
+    if out.resolve() in key_file.resolve().parents:
         raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
     spooled = out.with_name(f"{out.name}.spool")
     if out.exists() and spooled.exists():  # killed after the dataset was complete
@@ -176,6 +180,7 @@ def _job(
 ) -> _Job:
     status = path.stat()
     row = dataclasses.asdict(entry)
+    del row["line"]  # which changes when lines above are removed
     state = [SCHEMA, patch, row, status.st_size, status.st_mtime_ns]
     return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
 
@@ -221,13 +226,14 @@ def _read(job: _Job) -> spool.Facts | str:
         encoded = encode(radiograph, job.patch)
     except RejectedFileError as error:
         return error.code
-    except MemoryError:
-        return "memory"
-    except BaseException:  # decoders in other languages raise what they like
-        return "crashed"
     look = duplicates.perceptual_hash(picture.pixels)
     facts = spool.Facts(encoded.entry, picture.instance, picture.made_from, look)
-    spool.write(job.spool, facts, encoded)
+    try:
+        spool.write(job.spool, facts, encoded)
+    except OSError as error:  # no fault of the file
+        raise UserError(
+            f"{job.spool.parent} cannot be written ({error.strerror}); make room and run again."
+        ) from None
     return facts
 
 
@@ -237,7 +243,10 @@ def _hospital_splits(
     fractions: Sequence[float],
     seed: int,
 ) -> dict[str, str]:
-    """The split of each patient when hospitals are held out; without those seen in several."""
+    """The split of each patient when hospitals are held out; without those seen in several.
+
+    Empty where that leaves a split fewer than 2 patients of a label.
+    """
     patients: dict[str, dict[str, str]] = {}
     for e in entries:
         patients.setdefault(e.hospital, {})[e.patient_id] = e.label
@@ -248,7 +257,10 @@ def _hospital_splits(
     for people in connected:
         joint = set().union(*(seen[patient] for patient in people))
         seen |= dict.fromkeys(people, joint)
-    return {patient: min(names) for patient, names in seen.items() if len(names) == 1}
+    splits = {patient: min(names) for patient, names in seen.items() if len(names) == 1}
+    label = {e.patient_id: e.label for e in entries}
+    held = Counter((name, label[patient]) for patient, name in splits.items())
+    return splits if all(held[name, la] >= 2 for name in split.values() for la in LABELS) else {}
 
 
 def _check_share(

@@ -204,7 +204,7 @@ class RadiographDataset:
             manifest = json.loads(manifest_file.read_text())
             schema = manifest["schema"]
             if schema == SCHEMA:
-                checksums.verify(self.folder)
+                checksums.verify(self.folder, [_MANIFEST, *manifest["records"]])
                 self.patch: int = manifest["patch"]
                 self.provenance: dict[str, Any] = manifest["provenance"]
                 self.entries = [Entry.from_json(fields) for fields in manifest["radiographs"]]

@@ -2,10 +2,21 @@ import hashlib
 import hmac
 import random
 import stat
+import traceback
+from collections import Counter
 
 import pytest
 
-from femur_jax.data.cohort import SPLITS, Entry, Pseudonyms, read_labels, split_patients
+from femur_jax.data.cohort import (
+    SPLITS,
+    Entry,
+    Pseudonyms,
+    read_labels,
+    seeded_hash,
+    split_hospitals,
+    split_patients,
+)
+from femur_jax.data.radiograph import LABELS
 from femur_jax.errors import UserError
 
 HEADER = "path,patient_id,hospital,label,view,laterality\n"
@@ -29,16 +40,22 @@ def _read(folder, text, encoding="utf-8"):
 
 def test_reads_a_table(folder):
     assert _read(folder, GOOD) == [
-        Entry("a.png", "p1", "h1", "AFF", "AP", "L"),
-        Entry("b.png", "p1", "h1", "AFF", "unknown", "unknown"),
-        Entry("c.png", "p2", "h2", "NFF", "lateral", "R"),
+        Entry(2, "a.png", "p1", "h1", "AFF", "AP", "L"),
+        Entry(3, "b.png", "p1", "h1", "AFF", "unknown", "unknown"),
+        Entry(4, "c.png", "p2", "h2", "NFF", "lateral", "R"),
     ]
 
 
 def test_reads_what_spreadsheets_write(folder):
     plain = "label,path,comment,hospital,patient_id\r\nNFF, a.png ,x,Örebro,1\r\n"
-    expected = [Entry("a.png", "1", "Örebro", "NFF", "unknown", "unknown")]
+    expected = [Entry(2, "a.png", "1", "Örebro", "NFF", "unknown", "unknown")]
     assert _read(folder, plain, "utf-8-sig") == expected
+
+
+def test_lines_are_those_of_an_editor(folder):
+    """Also where a cell has several, or a line is empty: the last line of the row."""
+    text = 'path,patient_id,hospital,label,comment\na.png,p,h,AFF,"two\nlines"\n\nb.png,q,h,NFF,\n'
+    assert [entry.line for entry in _read(folder, text)] == [3, 5]
 
 
 @pytest.mark.parametrize(
@@ -48,19 +65,52 @@ def test_reads_what_spreadsheets_write(folder):
         ("path;patient_id;hospital;label\na.png;p;h;AFF\n", "commas"),
         ("", "no column 'path'"),
         (HEADER, "lists no radiograph"),
-        (HEADER + "a.png,p,h,aff,,\n", "line 2: the label is 'aff'"),
-        (HEADER + "a.png,p,h,AFF,,\na.png,p,h,AFF,,\n", "a.png twice"),
-        (HEADER + "a.png,p,h,AFF,,\nz.png,p,h,AFF,,\n", "line 3: there is no file z.png"),
-        (HEADER + "a.png,p7,h,AFF,,\nb.png,p7,h,NFF,,\n", "patient p7 both labels"),
-        (HEADER + "a.png,p,h,AFF,oblique,\n", "view is 'oblique'"),
-        (HEADER + "a.png,p,h,AFF,,left\n", "laterality is 'left'"),
+        (HEADER + "a.png,p,h,aff,,\n", "line 2: the label is neither AFF nor NFF"),
+        (HEADER + "a.png,p,h,AFF,,\na.png,p,h,AFF,,\n", "one file twice, in lines 2 and 3"),
+        (HEADER + "a.png,p,h,AFF,,\nz.png,p,h,AFF,,\n", "line 3: its file is not in"),
+        (HEADER + "a.png,p7,h,AFF,,\nb.png,p7,h,NFF,,\n", "both labels, in lines 2 and 3"),
+        (HEADER + "a.png,p,h,AFF,oblique,\n", "line 2: view is not known; write AP, lateral"),
+        (HEADER + "a.png,p,h,AFF,,left\n", "line 2: laterality is not known; write L, R"),
         (HEADER + "a.png,,h,AFF,,\n", "line 2: patient_id is empty"),
         (HEADER + "a.png,p,h\n", "line 2: label is empty"),
+        (HEADER + f"{'z' * 300}.png,p,h,AFF,,\n", "line 2: its file is not in"),
+        (HEADER + "a\0.png,p,h,AFF,,\n", "line 2: its file is not in"),
+        (HEADER + '"a.png,p,h,AFF,,\n' + "z" * 200_000, "no CSV file"),
     ],
 )
 def test_bad_tables_are_named(folder, text, named):
     with pytest.raises(UserError, match=named):
         _read(folder, text)
+
+
+GOOD_ROW = {"path": "a.png", "patient_id": "p", "hospital": "h", "label": "AFF"}
+CANARIES = ("ANNA", "anna", "1930", "zzzz")
+BAD_ROWS = [
+    {"path": "ANNA1930.png"},
+    {"path": "../ANNA1930"},
+    {"path": "ANNA1930" + "z" * 300},
+    {"path": "ANNA\0" + "1930"},
+    {"patient_id": ""},
+    {"hospital": " "},
+    {"label": "ANNA"},
+    {"view": "ANNA"},
+    {"laterality": "ANNA"},
+    {"path": "b.png", "label": "NFF"},  # a patient with both labels
+    {},  # a file twice
+]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_messages_name_lines_and_never_what_is_in_them(folder, bad):
+    """Not even in the errors that led to them, which a traceback would show."""
+    good = {key: f"ANNA1930{key}" for key in ("patient_id", "hospital", "comment")}
+    rows = [GOOD_ROW | good, GOOD_ROW | good | bad]
+    columns = ["path", "patient_id", "hospital", "label", "view", "laterality", "comment"]
+    lines = [",".join(row.get(column, "") for column in columns) for row in rows]
+    with pytest.raises(UserError, match=r"line 3|lines 2 and 3") as error:
+        _read(folder, "\n".join([",".join(columns), *lines]))
+    text = "".join(traceback.format_exception_only(error.value)) + repr(error.value.__cause__)
+    assert not any(canary in text for canary in CANARIES)
 
 
 def test_other_encodings_are_named(folder):
@@ -80,23 +130,17 @@ def test_missing_places_are_named(folder, tmp_path):
         read_labels(labels, empty)
 
 
-def _cohort(aff=20, nff=60, images=3):
-    return [
-        Entry(f"{label}{n}_{i}.png", f"{label}{n}", "h", label, "AP", "L")
-        for label, patients in (("AFF", aff), ("NFF", nff))
-        for n in range(patients)
-        for i in range(images)
-    ]
+def _patients(aff=20, nff=60):
+    return {f"AFF{n}": "AFF" for n in range(aff)} | {f"NFF{n}": "NFF" for n in range(nff)}
+
+
+def _counts(split):
+    return Counter((patient[:3], name) for patient, name in split.items())
 
 
 def test_splits_are_stratified():
-    split = split_patients(_cohort(), fractions=(0.15, 0.2), seed=0)
-    counts = {
-        (label, name): sum(s == name and p.startswith(label) for p, s in split.items())
-        for label in ("AFF", "NFF")
-        for name in SPLITS
-    }
-    assert counts == {
+    split = split_patients(_patients(), fractions=(0.15, 0.2), seed=0)
+    assert _counts(split) == {
         ("AFF", "train"): 13,
         ("AFF", "validation"): 3,
         ("AFF", "test"): 4,
@@ -107,18 +151,43 @@ def test_splits_are_stratified():
 
 
 def test_splits_may_be_left_out():
-    split = split_patients(_cohort(), fractions=(0.0, 0.25), seed=0)
+    split = split_patients(_patients(), fractions=(0.0, 0.25), seed=0)
     assert sorted(set(split.values())) == ["test", "train"]
-    assert set(split_patients(_cohort(), fractions=(0.0, 1.0), seed=0).values()) == {"test"}
+    assert set(split_patients(_patients(), fractions=(0.0, 1.0), seed=0).values()) == {"test"}
 
 
 def test_splits_depend_on_patients_and_seed_alone():
-    entries = _cohort()
-    split = split_patients(entries, fractions=(0.15, 0.2), seed=0)
-    shuffled = random.Random(1).sample(entries, len(entries))
+    patients = _patients()
+    split = split_patients(patients, fractions=(0.15, 0.2), seed=0)
+    shuffled = dict(random.Random(1).sample(list(patients.items()), len(patients)))
     assert split_patients(shuffled, fractions=(0.15, 0.2), seed=0) == split
-    assert split_patients(entries[::3], fractions=(0.15, 0.2), seed=0) == split
-    assert split_patients(entries, fractions=(0.15, 0.2), seed=1) != split
+    assert split_patients(patients, fractions=(0.15, 0.2), seed=1) != split
+
+
+CONNECTED = [{"NFF1", "NFF2", "NFF3"}, {"NFF10", "NFF11"}, {"AFF4", "NFF30"}, {"AFF7", "AFF8"}]
+
+
+def test_connected_patients_stay_together():
+    for seed in range(20):
+        split = split_patients(_patients(), fractions=(0.15, 0.2), seed=seed, connected=CONNECTED)
+        assert split.keys() == _patients().keys()
+        assert all(len({split[patient] for patient in group}) == 1 for group in CONNECTED)
+
+
+def test_connected_patients_count_as_one():
+    """60 - 2 - 1 - 1 normal ones and 20 - 1 atypical ones, of which 15% and 20% are held out."""
+    for seed in range(20):
+        split = split_patients(_patients(), fractions=(0.15, 0.2), seed=seed, connected=CONNECTED)
+        others = set().union(*(sorted(group)[1:] for group in CONNECTED))
+        counts = _counts({p: name for p, name in split.items() if p not in others})
+        assert [counts["AFF", name] for name in SPLITS] == [19 - 3 - 4, 3, 4]
+        assert [counts["NFF", name] for name in SPLITS] == [56 - 8 - 11, 8, 11]
+
+
+def test_the_order_of_connected_patients_changes_nothing():
+    split = split_patients(_patients(), fractions=(0.15, 0.2), seed=0, connected=CONNECTED)
+    turned = [sorted(group, reverse=True) for group in CONNECTED[::-1]]
+    assert split_patients(_patients(), fractions=(0.15, 0.2), seed=0, connected=turned) == split
 
 
 @pytest.mark.parametrize(
@@ -130,11 +199,71 @@ def test_splits_depend_on_patients_and_seed_alone():
         (20, (0.9, 0.9), "leave 0 for the train"),
         (3, (0.5, 0.5), "leave 0 for the train"),
         (0, (0.3, 0.3), "0 patients with label AFF"),
+        (20, (-0.1, 0.2), "leave 0 for the validation"),
     ],
 )
 def test_too_few_patients_are_named(aff, fractions, named):
     with pytest.raises(UserError, match=named):
-        split_patients(_cohort(aff), fractions=fractions, seed=0)
+        split_patients(_patients(aff), fractions=fractions, seed=0)
+
+
+def _hospitals(number, patients=4):
+    """Each with as many patients of each label."""
+    return {f"h{n}": {f"h{n}p{m}": LABELS[m % 2] for m in range(patients)} for n in range(number)}
+
+
+def _held(hospitals, split):
+    held = {name: Counter() for name in SPLITS}
+    for hospital, name in split.items():
+        held[name].update(hospitals[hospital].values())
+    return held
+
+
+@pytest.mark.parametrize("number", [3, 8, 72])
+def test_hospitals_are_split(number):
+    hospitals = _hospitals(number)
+    for seed in range(5):
+        split = split_hospitals(hospitals, fractions=(0.15, 0.2), seed=seed)
+        assert split.keys() == hospitals.keys()
+        held = _held(hospitals, split)
+        for name, fraction in zip(SPLITS[1:], (0.15, 0.2), strict=True):
+            # As many as the share takes, and no hospital more.
+            least = fraction * 4 * number
+            assert least <= held[name].total() < least + 4
+            assert min(held[name][label] for label in LABELS) >= 2
+        assert (
+            held["train"].total() == 4 * number - held["validation"].total() - held["test"].total()
+        )
+
+
+def test_every_split_by_hospital_has_both_labels():
+    """Hospitals with one label, such as a referral centre for atypical fractures, are many."""
+    hospitals = {f"h{n}": {f"p{n}": "AFF" if n % 5 == 0 else "NFF"} for n in range(60)}
+    for seed in range(20):
+        held = _held(hospitals, split_hospitals(hospitals, fractions=(0.15, 0.2), seed=seed))
+        assert all(counts[label] >= 2 for counts in held.values() for label in LABELS)
+
+
+def test_splits_by_hospital_depend_on_hospitals_and_seed_alone():
+    hospitals = _hospitals(20)
+    split = split_hospitals(hospitals, fractions=(0.15, 0.2), seed=0)
+    turned = dict(reversed(hospitals.items()))
+    assert split_hospitals(turned, fractions=(0.15, 0.2), seed=0) == split
+    assert split_hospitals(hospitals, fractions=(0.15, 0.2), seed=1) != split
+
+
+def test_too_few_hospitals_are_not_split():
+    for hospitals in ({}, _hospitals(1), _hospitals(2), _hospitals(9, patients=1)):
+        assert split_hospitals(hospitals, fractions=(0.15, 0.2), seed=0) == {}
+
+
+def test_a_split_by_hospital_may_be_left_out():
+    split = split_hospitals(_hospitals(4), fractions=(0.0, 0.25), seed=0)
+    assert Counter(split.values()) == {"train": 3, "test": 1}
+
+
+def test_the_seeded_order_is_a_known_hash():
+    assert seeded_hash(3, "p") == hashlib.sha256(b"3\0p").hexdigest()
 
 
 def test_pseudonyms_are_keyed_hashes(tmp_path):

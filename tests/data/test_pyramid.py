@@ -71,32 +71,50 @@ def test_double_of_halve_keeps_a_ramp():
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "expected"),
+    ("size", "shape", "expected"),
     [
-        ((100, 50), 50, (50, 25)),
-        ((50, 100), 10, (5, 10)),
-        ((30, 20), 30, (30, 20)),
-        ((30, 20), 64, (30, 20)),
-        ((1000, 1), 10, (10, 1)),
-        ((99, 70), 64, (64, 45)),
+        ((100, 50), (50, 50), (50, 25)),
+        ((50, 100), (10, 10), (5, 10)),
+        ((30, 20), (30, 30), (30, 20)),
+        ((30, 20), (64, 64), (30, 20)),
+        ((1000, 1), (10, 10), (10, 1)),
+        ((99, 70), (64, 64), (64, 45)),
+        ((100, 50), (80, 20), (40, 20)),
+        ((100, 50), (20, 80), (20, 10)),
+        ((100, 100), (30, 60), (30, 30)),
     ],
 )
-def test_shrink_sizes(size, side, expected):
+def test_shrink_sizes(size, shape, expected):
     image = _noise(*size)
-    assert fitted_size(*size, side) == expected
-    small = shrink(image, side)
+    assert fitted_size(size, shape) == expected
+    small = shrink(image, shape)
     assert small.shape == expected
     if expected == size:
         np.testing.assert_array_equal(small, image)
 
 
+def test_shrunk_sizes_fit_and_touch():
+    """Every side fits, one fills its space, and the aspect ratio is kept to half a pixel."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size, shape = (tuple(int(s) for s in rng.integers(20, 5000, 2)) for _ in range(2))
+        fitted = fitted_size(size, shape)
+        if fitted == size:
+            assert size[0] <= shape[0] and size[1] <= shape[1]
+            continue
+        filled = 0 if fitted[0] == shape[0] else 1
+        assert fitted[filled] == shape[filled] and fitted[1 - filled] <= shape[1 - filled]
+        exact = size[1 - filled] * shape[filled] / size[filled]
+        assert abs(fitted[1 - filled] - exact) <= 0.5 or fitted[1 - filled] == 1
+
+
 def test_shrink_keeps_constants_and_the_mean():
-    assert (shrink(np.full((91, 53), 65535, np.uint16), 17) == 65535).all()
+    assert (shrink(np.full((91, 53), 65535, np.uint16), (17, 17)) == 65535).all()
     image = _noise(160, 120)
-    assert abs(shrink(image, 40).mean() - image.mean()) < 0.01 * image.mean()
+    assert abs(shrink(image, (40, 40)).mean() - image.mean()) < 0.01 * image.mean()
 
 
 def test_shrink_is_antialiased():
     checkers = (np.indices((128, 128)).sum(0) % 2 * 60000).astype(np.uint16)
-    small = shrink(checkers, 32)[1:-1, 1:-1]
+    small = shrink(checkers, (32, 32))[1:-1, 1:-1]
     assert abs(small.astype(float) - 30000).max() < 600

@@ -1,38 +1,59 @@
 import json
 import math
+import os
+import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.ndimage
+import tensorflow_datasets as tfds
 
-from femur_jax.data import codec
+from femur_jax.data import checksums, shards
 from femur_jax.data.pyramid import pyramid
-from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.shards import DatasetWriter, RadiographDataset, encode
+from femur_jax.data.radiograph import Box, Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
 
 PATCH = 16
 SIZES = ((16, 16), (32, 48), (33, 50), (5, 9), (16, 100), (131, 70), (1, 40))
+CROPS = {1: Box(4, 7, 20, 33), 4: Box(0, 20, 16, 80), 5: Box(1, 0, 130, 69)}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def _radiograph(height, width, seed=0, **fields):
     pixels = np.random.default_rng(seed).integers(0, 65536, (height, width), np.uint16)
-    return Radiograph(pixels, **({"label": "AFF", "patient": "p", "hospital": "h"} | fields))
+    known = {"name": f"n{seed}", "label": "AFF", "patient": f"p{seed // 2}", "hospital": "h"}
+    return Radiograph(pixels, **(known | fields))
 
 
 RADIOGRAPHS = [
-    ("train" if n < 5 else "test", _radiograph(*size, n, label=("NFF", "AFF")[n % 2]))
+    (
+        "train" if n < 5 else "test",
+        _radiograph(*size, n, label=("NFF", "AFF")[n % 2], crop=CROPS.get(n)),
+    )
     for n, size in enumerate(SIZES)
 ]
+
+
+def _used(n):
+    """What is used of a radiograph."""
+    crop = CROPS.get(n) or Box(0, 0, *SIZES[n])
+    columns = slice(crop.left, crop.left + crop.width)
+    return RADIOGRAPHS[n][1].pixels[crop.top : crop.top + crop.height, columns]
 
 
 def _write(folder, radiographs=RADIOGRAPHS, patch=PATCH):
     with DatasetWriter(folder, patch=patch, provenance={"kind": "test", "n": 3}) as writer:
         for split, radiograph in radiographs:
-            writer.add(encode(radiograph, split, patch))
+            writer.add(encode(radiograph, patch), split)
     return RadiographDataset(folder)
 
 
@@ -49,87 +70,183 @@ def test_read_back(written):
     assert written.split("test") == [5, 6]
     assert written.levels == 5
     for n, (split, radiograph) in enumerate(RADIOGRAPHS):
-        levels = pyramid(radiograph.pixels, PATCH)
+        levels = pyramid(_used(n), PATCH)
         assert written.level_sizes(n) == [level.shape for level in levels]
         for level, pixels in enumerate(levels):
             np.testing.assert_array_equal(written.read(n, level), pixels)
-        np.testing.assert_array_equal(written.read(n), radiograph.pixels)
+        np.testing.assert_array_equal(written.read(n), _used(n))
+        np.testing.assert_array_equal(written.read_recorded(n), radiograph.pixels)
         entry = written.entries[n]
-        assert (entry.split, entry.label, entry.patient) == (split, radiograph.label, "p")
-        assert (entry.height, entry.width) == SIZES[n]
+        assert (entry.split, entry.label, entry.name) == (split, radiograph.label, f"n{n}")
+        assert (entry.height, entry.width) == _used(n).shape
+        assert entry.recorded == SIZES[n]
 
 
-def test_windows_are_cut_from_the_padded_image(written):
+def _clipped(pixels, origin, size):
+    """The nearest pixel of every place of a window."""
+    rows, columns = (
+        np.clip(np.arange(start, start + length), 0, side - 1)
+        for start, length, side in zip(origin, size, pixels.shape, strict=True)
+    )
+    return pixels[np.ix_(rows, columns)]
+
+
+def test_windows_repeat_the_nearest_pixel(written):
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    outside = 0
+    for _ in range(400):
         n = int(rng.integers(len(SIZES)))
-        levels = pyramid(RADIOGRAPHS[n][1].pixels, PATCH)
-        level = int(rng.integers(len(levels)))
-        pixels, margin = levels[level], 40
+        level = int(rng.integers(len(written.level_sizes(n))))
+        pixels = pyramid(_used(n), PATCH)[level]
         size = tuple(int(s) for s in rng.integers(1, 2 * PATCH, 2))
-        origin = tuple(int(rng.integers(-30, side + 8)) for side in pixels.shape)
-        padded = np.pad(pixels, margin, mode="edge")
-        expected = padded[
-            margin + origin[0] : margin + origin[0] + size[0],
-            margin + origin[1] : margin + origin[1] + size[1],
-        ]
-        np.testing.assert_array_equal(written.window(n, level, origin, size), expected)
+        origin = tuple(int(rng.integers(-30, side + 10)) for side in pixels.shape)
+        window = written.window(n, level, origin, size)
+        np.testing.assert_array_equal(window, _clipped(pixels, origin, size))
+        places = zip(origin, size, pixels.shape, strict=True)
+        outside += any(start >= side or start + length <= 0 for start, length, side in places)
+    assert 50 < outside < 350
+
+
+@pytest.mark.parametrize("origin", [(-3, -4), (-3, 60), (120, -4), (120, 60), (-3, 20), (50, -4)])
+def test_windows_across_each_border(written, origin):
+    window = written.window(5, 4, origin, (PATCH, PATCH))
+    np.testing.assert_array_equal(window, _clipped(_used(5), origin, (PATCH, PATCH)))
+
+
+@pytest.mark.parametrize("origin", [(-99, -99), (-99, 30), (60, -99), (999, 999), (-99, 999)])
+def test_windows_wholly_outside(written, origin):
+    window = written.window(5, 4, origin, (PATCH, PATCH))
+    np.testing.assert_array_equal(window, _clipped(_used(5), origin, (PATCH, PATCH)))
+
+
+def test_a_window_may_hold_everything(written):
+    window = written.window(5, 4, (-20, -30), (200, 150))
+    np.testing.assert_array_equal(window, _clipped(_used(5), (-20, -30), (200, 150)))
 
 
 def test_a_patch_touches_at_most_four_records(written, monkeypatch):
     reads = []
-    decode = codec.decode
-    monkeypatch.setattr(codec, "decode", lambda data: reads.append(1) or decode(data))
-    most = 0
+    tile_of = shards.tile_of
+    monkeypatch.setattr(shards, "tile_of", lambda record: reads.append(1) or tile_of(record))
+    most = []
     for y in range(-20, 131, 5):
         for x in range(-20, 70, 5):
             reads.clear()
             written.window(5, 4, (y, x), (PATCH, PATCH))
-            most = max(most, len(reads))
-    assert most == 4
+            most.append(len(reads))
+    assert (min(most), max(most)) == (1, 4)
+    reads.clear()
+    written.window(5, 4, (2 * PATCH, PATCH), (PATCH, PATCH))
+    assert len(reads) == 1
 
 
-def test_records_hold_what_the_level_is_made_of(written):
-    import tensorflow_datasets as tfds
-
-    for level in range(written.levels):
-        builder = tfds.builder_from_directory(written.folder / f"level_{level}")
-        for split, source in builder.as_data_source().items():
-            seen = {}
-            for record in source:
-                n, tile = int(record["radiograph"]), codec.decode(record["tile"])
-                pixels = pyramid(RADIOGRAPHS[n][1].pixels, PATCH)[level]
-                y, x = int(record["row"]), int(record["column"])
-                np.testing.assert_array_equal(tile, pixels[y : y + PATCH, x : x + PATCH])
-                assert (record["height"], record["width"]) == pixels.shape
-                assert RADIOGRAPHS[n][0] == split
-                assert builder.info.features["label"].int2str(record["label"]) == "NA"[n % 2] + "FF"
-                seen[n] = seen.get(n, 0) + tile.size
-            for n, covered in seen.items():
-                assert covered == math.prod(written.level_sizes(n)[level])
-
-
+# TFDS must do without TensorFlow, which an image for accelerators may lack.
 READ_WITHOUT_TENSORFLOW = """
-import sys
+import importlib.machinery, importlib.util, json, sys
+
+find_spec = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = lambda name, *rest: (
+    None if name.split(".")[0] == "tensorflow" else find_spec(name, *rest)
+)
+assert importlib.util.find_spec("tensorflow") is None
+import numpy as np
 import tensorflow_datasets as tfds
-builder = tfds.builder_from_directory(sys.argv[1])
-print(sum(len(builder.as_data_source(split)) for split in builder.info.splits))
-assert all(record["tile"] for record in builder.as_data_source("train"))
-assert "tensorflow" not in sys.modules
+from femur_jax.data import codec
+from femur_jax.data.shards import RadiographDataset
+
+tiles = []
+for part in sys.argv[2:]:
+    builder = tfds.builder_from_directory(f"{sys.argv[1]}/{part}")
+    for split, source in builder.as_data_source().items():
+        for record in source:
+            tile = codec.decode(record.pop("tile"))
+            fields = {key: value.decode() if isinstance(value, bytes) else np.asarray(value).item()
+                      for key, value in record.items()}
+            fields["label"] = builder.info.features["label"].int2str(fields["label"])
+            tiles.append([part, split, fields, tile.tolist()])
+assert RadiographDataset(sys.argv[1]).read(0).size
+assert not [name for name in sys.modules if name.split(".")[0] == "tensorflow"]
+json.dump(tiles, sys.stdout)
 """
 
 
-def test_tfds_reads_a_level_without_tensorflow(written):
-    level = written.folder / "level_1"
-    command = [sys.executable, "-c", READ_WITHOUT_TENSORFLOW, level]
-    run = subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def tfds_records(written):
+    """Every record, as TFDS reads it where there is no TensorFlow."""
+    parts = [*(f"level_{level}" for level in range(written.levels)), "margins"]
+    command = [sys.executable, "-c", READ_WITHOUT_TENSORFLOW, written.folder, *parts]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
-    expected = sum(
-        math.prod(math.ceil(side / PATCH) for side in written.level_sizes(n)[1])
-        for n in range(len(SIZES))
-        if len(written.level_sizes(n)) > 1
-    )
-    assert int(run.stdout) == expected
+    return json.loads(run.stdout)
+
+
+def test_tfds_reads_every_record_without_tensorflow(written, tfds_records):
+    covered = {}
+    for part, split, fields, tile in tfds_records:
+        n = int(fields["radiograph"].removeprefix("n"))
+        radiograph = RADIOGRAPHS[n][1]
+        if part == "margins":
+            pixels = radiograph.pixels
+        else:
+            pixels = pyramid(_used(n), PATCH)[int(part.removeprefix("level_"))]
+        y, x = fields["row"], fields["column"]
+        height, width = np.shape(tile)
+        np.testing.assert_array_equal(tile, pixels[y : y + height, x : x + width])
+        assert part == "margins" or max(height, width) <= PATCH
+        assert (fields["height"], fields["width"]) == pixels.shape
+        assert RADIOGRAPHS[n][0] == split
+        assert fields["label"] == radiograph.label
+        assert (fields["patient"], fields["hospital"]) == (f"p{n // 2}", "h")
+        assert fields["spacing_mm"] == 0
+        covered[n, part] = covered.get((n, part), 0) + height * width
+    for n in range(len(SIZES)):
+        sizes = written.level_sizes(n)
+        expected = {f"level_{level}": math.prod(size) for level, size in enumerate(sizes)}
+        if n in CROPS:
+            expected["margins"] = math.prod(SIZES[n]) - _used(n).size
+        assert {part: area for (m, part), area in covered.items() if m == n} == expected
+
+
+def test_tfds_knows_the_number_of_records(written, tfds_records):
+    counts = {}
+    for part, split, *_ in tfds_records:
+        counts[part, split] = counts.get((part, split), 0) + 1
+    parts = {part for part, _ in counts}
+    assert counts == {
+        (part, name): split.num_examples
+        for part in parts
+        for name, split in tfds.builder_from_directory(written.folder / part).info.splits.items()
+    }
+
+
+def test_records_are_found_in_any_order(written):
+    """By the number of the first one of each radiograph."""
+    for n in np.random.default_rng(0).permutation(len(SIZES)):
+        fresh = RadiographDataset(written.folder)
+        np.testing.assert_array_equal(fresh.read_recorded(int(n)), RADIOGRAPHS[n][1].pixels)
+
+
+def test_a_dataset_travels_to_a_worker(written):
+    written.read(0)
+    again = pickle.loads(pickle.dumps(written))
+    np.testing.assert_array_equal(again.read(5), _used(5))
+
+
+def test_hospitals_that_were_not_split_are_told(written):
+    with pytest.raises(UserError, match="no test split by hospital"):
+        written.split("test", by="hospital")
+
+
+def test_splits_by_hospital(tmp_path):
+    with DatasetWriter(tmp_path / "d", patch=16, provenance={}) as writer:
+        for n, (split, by_hospital) in enumerate(
+            [("train", "test"), ("train", "train"), ("train", ""), ("test", "train")]
+        ):
+            writer.add(encode(_radiograph(9, 9, n), 16), split, by_hospital)
+    dataset = RadiographDataset(tmp_path / "d")
+    assert dataset.split("train", by="hospital") == [1, 3]
+    assert dataset.split("test", by="hospital") == [0]
+    assert dataset.split("train") == [0, 1, 2]
 
 
 def test_many_shards(tmp_path, monkeypatch):
@@ -139,28 +256,6 @@ def test_many_shards(tmp_path, monkeypatch):
     assert len(list((tmp_path / "d" / "level_2").glob("*.array_record-*-of-*"))) > 2
     for n, (_, radiograph) in enumerate(radiographs):
         np.testing.assert_array_equal(dataset.read(n), radiograph.pixels)
-
-
-def test_every_field_comes_back(tmp_path):
-    radiograph = _radiograph(
-        20, 10, spacing_mm=0.143, spacing_source="calibrated", view="lateral", laterality="R"
-    )
-    entry = _write(tmp_path / "d", [("validation", radiograph)]).entries[0]
-    for field in ("label", "patient", "hospital", "spacing_mm", "spacing_source", "view"):
-        assert getattr(entry, field) == getattr(radiograph, field)
-    assert entry.laterality == "R"
-
-
-def test_tiles_cost_little_more_than_the_image(tmp_path):
-    rng = np.random.default_rng(0)
-    picture = scipy.ndimage.gaussian_filter(rng.normal(size=(500, 375)), 10)
-    picture = scipy.ndimage.zoom(picture / abs(picture).max(), 4, order=1)
-    pixels = np.round(2000 + 1800 * picture + rng.normal(0, 15, picture.shape)).astype(np.uint16)
-    assert pixels.shape == (2000, 1500)
-    whole = len(codec.encode(pixels))
-    encoded = encode(Radiograph(pixels, "AFF", "p", "h"), "train", 256)
-    assert len(encoded.levels[-1]) == 8 * 6
-    assert sum(map(len, encoded.levels[-1])) < 1.1 * whole
 
 
 def test_wrong_use_is_told(tmp_path):
@@ -174,6 +269,7 @@ def test_wrong_use_is_told(tmp_path):
         RadiographDataset(tmp_path / "there")
     with pytest.raises(ValueError, match="train comes after test"):
         _write(tmp_path / "new", RADIOGRAPHS[::-1])
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_exception_leaves_nothing(tmp_path):
@@ -181,7 +277,7 @@ def test_an_exception_leaves_nothing(tmp_path):
         pytest.raises(KeyError),
         DatasetWriter(tmp_path / "d", patch=16, provenance={}) as writer,
     ):
-        writer.add(encode(RADIOGRAPHS[1][1], "train", 16))
+        writer.add(encode(RADIOGRAPHS[1][1], 16), "train")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
@@ -191,59 +287,87 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.shards import DatasetWriter, encode
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter
+radiograph = Radiograph(np.zeros((40, 40), np.uint16), "n", "AFF", "p", "h")
 with DatasetWriter(Path(sys.argv[1]), patch=16, provenance={}) as writer:
     for n in range(9):
-        writer.add(encode(Radiograph(np.zeros((40, 40), np.uint16), "AFF", "p", "h"), "train", 16))
+        writer.add(encode(radiograph, 16), "train")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_what_a_killed_writer_left_is_replaced(tmp_path):
     folder, partial = tmp_path / "d", tmp_path / "d.partial"
-    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, folder])
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, folder], cwd=Path(__file__).parents[2]
+    )
     assert run.returncode == -signal.SIGKILL
     assert not folder.exists() and partial.exists()
     (partial / "left").write_text("")
     dataset = _write(folder)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert not partial.exists()
     assert not (folder / "left").exists()
     assert len(dataset.entries) == len(RADIOGRAPHS)
 
 
-def _shards(folder):
-    return sorted(folder.glob("level_*/*.array_record*"))
-
-
-def test_missing_and_truncated_shards_are_found_when_opened(tmp_path):
+def test_each_damaged_file_is_named_when_opened(tmp_path):
     folder = tmp_path / "d"
     _write(folder)
-    for shard in _shards(folder):
-        whole = shard.read_bytes()
-        for length in (0, 1, len(whole) // 2, len(whole) - 1):
-            shard.write_bytes(whole[:length])
-            with pytest.raises(UserError, match=shard.name):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert {path.parent.name for path in files} == {
+        "d",
+        "margins",
+        *(f"level_{level}" for level in range(5)),
+    }
+    rng = np.random.default_rng(0)
+    for file in files:
+        whole = file.read_bytes()
+        flipped = bytearray(whole)
+        # Bytes of the manifest's beginning may make it one of another version.
+        flipped[int(rng.integers(len(whole) // 2, len(whole)))] ^= 1
+        for damaged in (b"", whole[: len(whole) // 2], whole[:-1], bytes(flipped)):
+            file.write_bytes(damaged)
+            with pytest.raises(UserError, match=r"missing or damaged|is damaged") as error:
                 RadiographDataset(folder)
-        shard.unlink()
-        with pytest.raises(UserError, match=shard.name):
+            assert str(file) in str(error.value) or file.name == "SHA256SUMS"
+        file.unlink()
+        with pytest.raises(UserError, match=file.name):
             RadiographDataset(folder)
-        shard.write_bytes(whole)
+        file.write_bytes(whole)
     RadiographDataset(folder)
 
 
+def test_sha256sum_accepts_a_dataset(written):
+    command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(command, cwd=written.folder).returncode == 0
+    lines = (written.folder / "SHA256SUMS").read_text().splitlines()
+    there = {p.relative_to(written.folder) for p in written.folder.rglob("*") if p.is_file()}
+    assert {line[66:] for line in lines} == {str(path) for path in there} - {"SHA256SUMS"}
+
+
+def _damage_unseen(file, content):
+    """Keeps size and time of change, as a failing disk does."""
+    status = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def test_changed_bytes_are_found_when_read(tmp_path):
-    dataset = _write(tmp_path / "d")
-    shard = next((tmp_path / "d" / "level_0").glob("*train*"))
+    """Also those that opening does not look for again."""
+    folder = tmp_path / "d"
+    _write(folder)
+    shard = next((folder / "level_0").glob("*train*record*"))
     intact = shard.read_bytes()
     rng, found = np.random.default_rng(0), 0
     for place in rng.integers(0, 4000, 60):  # where the records lie; after them comes padding
         damaged = bytearray(intact)
         damaged[place] ^= int(rng.integers(1, 256))
-        shard.write_bytes(bytes(damaged))
-        dataset = RadiographDataset(tmp_path / "d")
+        _damage_unseen(shard, bytes(damaged))
+        dataset = RadiographDataset(folder)
         try:
             for n in range(5):
-                expected = pyramid(RADIOGRAPHS[n][1].pixels, PATCH)[0]
+                expected = pyramid(_used(n), PATCH)[0]
                 np.testing.assert_array_equal(dataset.read(n, 0), expected)
         except UserError as error:
             assert "level_0" in str(error)
@@ -251,20 +375,44 @@ def test_changed_bytes_are_found_when_read(tmp_path):
     assert found > 5
 
 
-def test_damaged_metadata_is_told(tmp_path):
+def test_a_shard_that_opens_as_empty_is_found_when_read(tmp_path):
+    """As ArrayRecord does, without an error, where the end is missing."""
     folder = tmp_path / "d"
     _write(folder)
-    (folder / "level_0" / "dataset_info.json").write_text("{")
-    with pytest.raises(UserError, match="level_0"):
+    shard = next((folder / "level_0").glob("*train*record*"))
+    _damage_unseen(shard, bytes(shard.stat().st_size))
+    with pytest.raises(UserError, match=r"train split in .*level_0"):
         RadiographDataset(folder).read(0, 0)
+
+
+def test_other_manifests_are_told(tmp_path):
+    folder = tmp_path / "d"
+    _write(folder)
     manifest = json.loads((folder / "dataset.json").read_text())
     for damaged, named in (
         ("{", "damaged"),
         ("\x00", "damaged"),
         ("[]", "damaged"),
+        ("{}", "damaged"),
         (json.dumps(manifest | {"schema": 99}), "schema 99"),
         (json.dumps({**manifest, "radiographs": [{"height": 3}]}), "damaged"),
     ):
         (folder / "dataset.json").write_text(damaged)
         with pytest.raises(UserError, match=named):
+            RadiographDataset(folder)
+
+
+def test_a_manifest_of_another_shape_is_told(tmp_path):
+    """With checksums of its own, as a program of other people may write it."""
+    folder = tmp_path / "d"
+    _write(folder)
+    manifest = json.loads((folder / "dataset.json").read_text())
+    for damaged in (
+        {**manifest, "radiographs": [{"height": 3}]},
+        {**manifest, "radiographs": 7},
+        {key: value for key, value in manifest.items() if key != "patch"},
+    ):
+        (folder / "dataset.json").write_text(json.dumps(damaged))
+        checksums.write(folder)
+        with pytest.raises(UserError, match=r"dataset\.json is damaged"):
             RadiographDataset(folder)

@@ -1,3 +1,5 @@
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -6,12 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from femur_jax.data.ingest import Limits, Summary
+
 SCRIPT = Path(__file__).parents[2] / "tools" / "preprocess.py"
 
 
 def _run(*arguments):
     command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[1])
+    path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def preprocess(monkeypatch):
+    """Runs the tool in this process, which saves its start; gives the exit code."""
+
+    def run(*arguments, **names):
+        main = runpy.run_path(str(SCRIPT))["main"]
+        main.__globals__.update(names)
+        monkeypatch.setattr(sys, "argv", ["preprocess.py", *arguments])
+        return main()
+
+    return run
 
 
 @pytest.fixture
@@ -39,33 +58,74 @@ def cohort(tmp_path):
 def test_help():
     run = _run("--help")
     assert run.returncode == 0
-    assert "--max_rejected" in run.stdout
+    for flag in ("--max_quarantined", "--memory", "--timeout"):
+        assert flag in run.stdout
     assert run.stderr == ""
 
 
 def test_success_prints_the_counts(cohort, tmp_path):
     run = _run(*cohort)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "4 files = 4 accepted + 0 rejected + 0 duplicates\n"
+    assert run.stdout == "4 files = 4 accepted + 0 quarantined + 0 duplicates\n"
     assert (tmp_path / "dataset" / "dataset.json").is_file()
     assert (tmp_path / "dataset.key").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("mistake", ["labels", "file", "label"])
-def test_a_mistake_is_one_line_and_exit_code_2(cohort, tmp_path, mistake):
+def test_unusable_files_and_duplicates_are_counted(cohort, preprocess, capsys, tmp_path):
+    (tmp_path / "images" / "2.png").write_text("text")
+    again = (tmp_path / "images" / "1.png").read_bytes()
+    (tmp_path / "images" / "again.png").write_bytes(again)
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.write("\nagain.png,p1,h,NFF\n")
+    assert preprocess(*cohort, "--max_quarantined=0.2", "--memory=0.5", "--timeout=60") == 0
+    assert capsys.readouterr().out == "5 files = 3 accepted + 1 quarantined + 1 duplicates\n"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        ("labels", "no label table"),
+        ("file", "1 of 4 files cannot be used"),
+        ("label", "line 2: the label is neither AFF nor NFF"),
+        ("--memory=0", "limits of memory and time"),
+        ("--timeout=0", "limits of memory and time"),
+        ("--max_quarantined=2", "share of unusable files is 2.0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    cohort, preprocess, capsys, tmp_path, mistake, named
+):
     if mistake == "labels":
         (tmp_path / "labels.csv").unlink()
-        named = "no label table"
     elif mistake == "file":
         (tmp_path / "images" / "2.png").write_text("text")
-        named = "2.png"
-    else:
+    elif mistake == "label":
         text = (tmp_path / "labels.csv").read_text()
-        (tmp_path / "labels.csv").write_text(text.replace("AFF", "atypical"))
-        named = "line 2: the label is 'atypical'"
-    run = _run(*cohort)
-    assert run.returncode == 2
-    assert run.stdout == ""
-    [line] = run.stderr.splitlines()
+        (tmp_path / "labels.csv").write_text(text.replace("AFF", "CANARY"))
+    else:
+        cohort.append(mistake)
+    assert preprocess(*cohort) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
     assert line.startswith("preprocess: ") and named in line
+    assert "CANARY" not in line and line.endswith(".")
     assert not (tmp_path / "dataset").exists()
+
+
+def test_a_mistake_ends_the_script_with_code_2(tmp_path):
+    run = _run(f"--dicom={tmp_path}", f"--labels={tmp_path}", f"--out={tmp_path / 'dataset'}")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("preprocess: ") and run.stderr.count("\n") == 1
+
+
+def test_limits_are_given_in_gib_and_seconds(cohort, preprocess):
+    given = []
+
+    def ingest(*_, limits, **settings):
+        given.append(limits)
+        return Summary(0, 0, 0, 0)
+
+    assert preprocess(*cohort, "--memory=0.5", "--timeout=7", ingest=ingest) == 0
+    assert preprocess(*cohort, ingest=ingest) == 0
+    assert given == [Limits(memory=2**29, seconds=7.0), Limits()]
