@@ -31,6 +31,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "warmup_steps": 500,
             "weight_decay": 0.05,
             "ema_decay": 0.999,
+            "augment": {"zoom": 0.1, "shift": 0.05},
             "log_every": 50,
             "checkpoint_every": 1000,
         }

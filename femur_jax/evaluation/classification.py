@@ -45,13 +45,11 @@ class ClassifierTask:
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        # Either side of the body, and the exposure of any detector.
-        key_flip, key_grey = jax.random.split(key)
+        key_place, key_grey = jax.random.split(key)
         pixels, mask = standardised(batch["pixels"], batch["box"])
-        flip = jax.random.bernoulli(key_flip, shape=(len(pixels), 1, 1, 1))
-        gain, offset = 0.1 * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
+        gain, offset = 0.1 * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))  # of a detector
         images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
-        images = jnp.where(flip, images[:, :, ::-1], images)
+        images = displaced(key_place, images, **self.config.train.augment)
 
         def loss(params: Params):
             logits, _ = self.model.apply(params, images)
@@ -80,6 +78,38 @@ def standardised(
     centred = (grey - (grey * mask).sum((1, 2, 3), keepdims=True) / count) * mask
     deviation = jnp.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / count)
     return centred / (deviation + 1e-6), mask
+
+
+def displaced(
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    *,
+    zoom: float,
+    shift: float,
+) -> Float[Array, "batch height width channels"]:
+    """Mirrors half of the images, and scales and shifts each at random; zeros come in.
+
+    Args:
+        key: Of the randomness.
+        images: Images with zeros around them.
+        zoom: Standard deviation of the logarithm of the scale.
+        shift: Standard deviation of the shift, of each side.
+    """
+    keys = jax.random.split(key, 3)
+    count, *shape, channels = images.shape
+    size = jnp.array(shape, jnp.float32)
+    scale = jnp.exp(zoom * jax.random.normal(keys[0], (count, 1))) * jnp.ones(2)
+    # About the middle, which stays in place but for the shift.
+    offset = (0.5 * (1 - scale) + shift * jax.random.normal(keys[1], (count, 2))) * size
+    flip = jax.random.bernoulli(keys[2], shape=(count, 1, 1, 1))
+
+    def move(image: Array, scale: Array, offset: Array) -> Array:
+        return jax.image.scale_and_translate(
+            image, (*shape, channels), (0, 1), scale, offset, method="linear", antialias=False
+        )
+
+    moved = jax.vmap(move)(images, scale, offset)
+    return jnp.where(flip, moved[:, :, ::-1], moved)
 
 
 @dataclass(frozen=True)
