@@ -160,10 +160,10 @@ class Scene:
         right = (np.arange(columns, dtype=np.float32) - 0.5 * (columns - 1)) * SEARCH_MM
         down, right = (a.ravel() for a in np.meshgrid(down, right, indexing="ij"))
         near, far = (np.full(down.size, d, np.float32) for d in depth)
-        # Another ray is at most 0.71 x SEARCH_MM from the nearest of these, a point of it a
-        # quarter of a step from the nearest node in the mean.
+        # Another ray is at most 0.71 x SEARCH_MM from the nearest of these, and a point of it half
+        # a step from a node.
         length = depth[1] - depth[0]
-        margin = 0.75 * SEARCH_MM + 0.25 * length / SEARCH_INTERVALS
+        margin = 0.75 * SEARCH_MM + 0.5 * length / SEARCH_INTERVALS
         chunks = self._chunks(down, right, near, far, SEARCH_INTERVALS)
         found = [np.stack(bounds(distance(p), margin)) for p in chunks]
         near, far = np.concatenate(found, 1)[:, : down.size].reshape(2, rows, columns)
