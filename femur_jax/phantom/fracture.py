@@ -105,9 +105,8 @@ def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
     major features are enough.
     """
     subtrochanteric = rng.random() < 25 / 129
-    # mm, mean and standard deviation, least and greatest
-    mean, deviation, *bounds = (40, 15, 10, 78) if subtrochanteric else (135, 30, 82, 250)
-    below = np.clip(rng.normal(mean, deviation), *bounds)
+    mean, deviation, least, most = (40, 15, 10, 78) if subtrochanteric else (135, 30, 82, 250)
+    below = np.clip(rng.normal(mean, deviation), least, most)
     angle = float(np.clip(rng.normal(4.8, 4.2), 0.3, 18.0))
     complete = rng.random() < 0.7
     displaced = complete and rng.random() < 0.6
