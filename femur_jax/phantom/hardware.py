@@ -20,7 +20,7 @@ from femur_jax.phantom.anatomy import (
     thigh_distance,
 )
 from femur_jax.phantom.fracture import Fracture
-from femur_jax.phantom.xray import Implant
+from femur_jax.phantom.scene import Implant
 
 IMPLANTS = ("none", "nail", "plate", "stem")
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from femur_jax.phantom.anatomy import AWAY, Femur, axis_at, draw_femur
+from femur_jax.phantom.camera import Camera, aim
 from femur_jax.phantom.dicom_writer import Acquisition, draw_identity, write_radiograph
 from femur_jax.phantom.faults import DOUBLING, annotate, spoil, write_again
 from femur_jax.phantom.fracture import Fracture, draw_fracture, reduce
@@ -15,7 +16,6 @@ from femur_jax.phantom.outline import draw_outline
 from femur_jax.phantom.plan import Patient
 from femur_jax.phantom.processing import radiograph
 from femur_jax.phantom.truth import describe_image, describe_patient
-from femur_jax.phantom.xray import Camera, aim
 
 COARSEST_MM = 2.5
 """Largest pixel in mm at the bone; small images show less of the leg rather than coarser pixels."""

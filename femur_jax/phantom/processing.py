@@ -7,13 +7,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from femur_jax.phantom.anatomy import Femur
+from femur_jax.phantom.camera import Camera
 from femur_jax.phantom.detector import BLOCK, detect
 from femur_jax.phantom.fracture import Fracture
 from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.interpolate import gaussian
+from femur_jax.phantom.scene import Implant, Scene
 from femur_jax.phantom.spectrum import ATTENUATION, WEIGHTS
 from femur_jax.phantom.texture import draw_texture
-from femur_jax.phantom.xray import Camera, Implant, Scene, expose
+from femur_jax.phantom.xray import expose
 
 GLYPHS = {
     "L": ("1....", "1....", "1....", "1....", "1....", "1....", "11111"),

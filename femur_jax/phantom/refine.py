@@ -86,7 +86,7 @@ def refine(
     while step > 1:
         step //= 2
         # What the grid has beyond the image is of no use.
-        near = _beside(rows, columns, tuple(-(-side // step) for side in shape))
+        near = _beside(rows, columns, (-(-shape[0] // step), -(-shape[1] // step)))
         rows, columns = np.divmod(np.flatnonzero(near), near.shape[1])
         exact = sample(step * rows, step * columns)
         sampled += len(rows)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy import fft
 
 from femur_jax.phantom.interpolate import bilinear
 
@@ -42,19 +41,21 @@ def draw_texture(
 
     Args:
         rng: Source of randomness.
-        extent: Period, mm.
+        extent: Period, mm, up to rounding.
         pitch: Distance of its values, mm; they hold frequencies up to 1 / (2 pitch).
         exponent: Of the power spectrum.
         deviation: Standard deviation of what lies between 1 / extent and 1 cycle per mm.
     """
-    side = fft.next_fast_len(max(8, round(extent / pitch)), real=True)
-    f = np.hypot(fft.fftfreq(side, pitch)[:, None], fft.rfftfreq(side, pitch)).astype(np.float32)
+    side = 16 * max(1, round(extent / (16 * pitch)))  # fast to transform
+    f = np.hypot(np.fft.fftfreq(side, pitch)[:, None], np.fft.rfftfreq(side, pitch)).astype(
+        np.float32
+    )
     f[0, 0] = np.inf
     # The variance is the integral of 2 pi f A / f^exponent df over the stated band.
     power = 2.0 - exponent
     lowest = 1.0 / (side * pitch)
     amplitude = deviation**2 * power / (2 * np.pi * (REFERENCE**power - lowest**power))
-    white = fft.rfft2(rng.standard_normal((side, side), np.float32))
+    white = np.fft.rfft2(rng.standard_normal((side, side), np.float32))
     scale = np.float32(np.sqrt(amplitude) / pitch)
-    values = fft.irfft2(white * (scale * f ** np.float32(-0.5 * exponent)), s=(side, side))
+    values = np.fft.irfft2(white * (scale * f ** np.float32(-0.5 * exponent)), s=(side, side))
     return Texture(values.astype(np.float32), pitch)

@@ -18,6 +18,7 @@ from femur_jax.phantom.anatomy import (
     cortical_thickness,
     femur_distance,
 )
+from femur_jax.phantom.camera import Camera
 from femur_jax.phantom.fracture import (
     TYPES,
     Fracture,
@@ -27,7 +28,6 @@ from femur_jax.phantom.fracture import (
     surface_height,
 )
 from femur_jax.phantom.hardware import IMPLANTS, Hardware
-from femur_jax.phantom.xray import Camera
 
 LEVELS = 48
 """Points of a polyline."""

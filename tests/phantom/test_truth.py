@@ -5,10 +5,11 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from femur_jax.phantom.anatomy import axis_at, draw_femur
+from femur_jax.phantom.camera import aim
 from femur_jax.phantom.fracture import EVERYWHERE, draw_fracture
 from femur_jax.phantom.hardware import draw_hardware
+from femur_jax.phantom.scene import Scene
 from femur_jax.phantom.truth import describe_image, describe_patient
-from femur_jax.phantom.xray import Scene, aim
 
 SHAPE, SPACING = (140, 80), 0.7
 

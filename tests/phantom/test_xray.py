@@ -4,13 +4,16 @@ import jax
 import numpy as np
 import pytest
 
+from femur_jax.phantom import scene as scene_module
 from femur_jax.phantom import xray
 from femur_jax.phantom.anatomy import axis_at, draw_femur, sphere
+from femur_jax.phantom.camera import aim
 from femur_jax.phantom.fracture import draw_fracture
+from femur_jax.phantom.scene import Implant, Scene
 from femur_jax.phantom.spectrum import ATTENUATION, WEIGHTS
 from femur_jax.phantom.texture import Texture
 from femur_jax.phantom.volume import owning_fragment
-from femur_jax.phantom.xray import Implant, Scene, aim, expose
+from femur_jax.phantom.xray import expose
 
 EVEN = Texture(np.zeros((2, 2), np.float32), 10.0)
 
@@ -157,7 +160,7 @@ def test_an_implant_adds_its_chord_and_displaces_tissue(patient):
 
 
 def test_one_compilation_serves_all_patients_and_sizes(patient):
-    programs = (owning_fragment, xray.points, xray.bounds)
+    programs = (owning_fragment, scene_module.points, scene_module.bounds)
 
     def compiled():
         return [program._cache_size() for program in programs]
