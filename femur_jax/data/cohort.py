@@ -165,8 +165,14 @@ def split_patients(
         The split of each patient.
 
     Raises:
-        UserError: A split that is wanted would hold fewer than 2 patients of a class.
+        UserError: A share is out of range, or a split that is wanted would hold fewer than 2
+            patients of a class.
     """
+    if not all(0.0 <= share <= 1.0 for share in fractions):
+        raise UserError(
+            "The shares of validation and test must lie between 0 and 1; "
+            f"they are {' and '.join(map(str, fractions))}."
+        )
     groups = {patient: [patient] for patient in labels}
     for patients in connected:
         first, *others = sorted(patients)

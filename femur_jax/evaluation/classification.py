@@ -31,7 +31,7 @@ class ClassifierTask:
         """Trains on the train splits of all `datasets`; see configs/classifier.py."""
         self.config = config
         self.datasets = datasets
-        self.model = functional(lambda rngs: ResNet(**config.model, in_channels=2, rngs=rngs))
+        self.model = functional(lambda rngs: ResNet(**config.model, in_channels=3, rngs=rngs))
         learning_rate = warm_up_and_decay(config.train, last=0.0)
         self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
 
@@ -70,13 +70,26 @@ class ClassifierTask:
 
 def standardised(
     pixels: UInt16[Array, "batch height width"], box: Int[Array, "batch 4"]
-) -> tuple[Float[Array, "batch height width 1"], Float[Array, "batch height width 1"]]:
-    """Grey values of zero mean and unit variance within each letterbox, and its mask."""
+) -> tuple[Float[Array, "batch height width 2"], Float[Array, "batch height width 1"]]:
+    """What a network sees of letterboxed radiographs.
+
+    Returns:
+        Grey values, and their difference from the surroundings' mean, in which bone stands out
+        from soft tissue; each of zero mean and unit variance within the letterbox. And its mask.
+    """
     mask = letterbox_mask(box, (pixels.shape[1], pixels.shape[2]))
-    grey = pixels.astype(jnp.float32)[..., None] / 65535
+    grey = pixels.astype(jnp.float32)[..., None] / 65535 * mask
+    side = 2 * (min(pixels.shape[1:]) // 16) + 1
+
+    def sums(image: Array) -> Array:
+        window, ones = (1, side, side, 1), (1, 1, 1, 1)
+        return jax.lax.reduce_window(image, 0.0, jax.lax.add, window, ones, "SAME")
+
+    local = grey - sums(grey) / jnp.maximum(sums(mask), 1.0)
+    images = jnp.concatenate([grey, local], axis=-1)
     count = mask.sum((1, 2, 3), keepdims=True)
-    centred = (grey - (grey * mask).sum((1, 2, 3), keepdims=True) / count) * mask
-    deviation = jnp.sqrt((centred**2).sum((1, 2, 3), keepdims=True) / count)
+    centred = (images - (images * mask).sum((1, 2), keepdims=True) / count) * mask
+    deviation = jnp.sqrt((centred**2).sum((1, 2), keepdims=True) / count)
     return centred / (deviation + 1e-6), mask
 
 

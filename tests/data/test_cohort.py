@@ -199,7 +199,6 @@ def test_the_order_of_connected_patients_changes_nothing():
         (20, (0.9, 0.9), "leave 0 for the train"),
         (3, (0.5, 0.5), "leave 0 for the train"),
         (0, (0.3, 0.3), "0 patients with label AFF"),
-        (20, (-0.1, 0.2), "leave 0 for the validation"),
     ],
 )
 def test_too_few_patients_are_named(aff, fractions, named):
@@ -289,3 +288,10 @@ def test_a_wrong_key_is_named(tmp_path):
         with pytest.raises(UserError, match="no key of 32 bytes"):
             Pseudonyms(place)
     assert (tmp_path / "key").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize("fractions", [(float("nan"), 0.1), (-0.1, 0.1), (0.1, 1.5)])
+def test_shares_out_of_range_are_told(fractions):
+    labels = {f"p{n}": ("NFF", "AFF")[n % 2] for n in range(40)}
+    with pytest.raises(UserError, match="shares of validation and test"):
+        split_patients(labels, fractions=fractions, seed=0)

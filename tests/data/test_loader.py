@@ -98,11 +98,11 @@ def test_processes_share_out_an_epoch(data, processes):
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.8, 0.2), (1.0, 0.0), (3.0, 1.0)])
 def test_labels_are_drawn_as_asked(data, shares):
     positions = Pool([data], label_shares=shares).positions(seed=0)
-    drawn = [positions[n] for n in range(1000)]
+    drawn = [positions[n] for n in range(300)]
     aff = shares[1] / sum(shares)
-    assert drawn.count(1) == pytest.approx(1000 * aff, abs=2)
+    assert drawn.count(1) == pytest.approx(300 * aff, abs=2)
     for n in (0, 2, 3, 4, 5):  # within a label, all alike
-        assert drawn.count(n) == pytest.approx(1000 * (1 - aff) / 5, abs=2)
+        assert drawn.count(n) == pytest.approx(300 * (1 - aff) / 5, abs=2)
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
@@ -115,9 +115,9 @@ def test_hospitals_are_drawn_as_asked(tmp_path, balance):
             writer.add(encode(radiograph, PATCH), "train")
     pool = Pool([RadiographDataset(tmp_path / "d")], hospital_balance=balance)
     positions = pool.positions(seed=0)
-    small = sum(positions[n] >= 16 for n in range(1000))
+    small = sum(positions[n] >= 16 for n in range(300))
     large = (16 / 4) ** (1 - balance)
-    assert small == pytest.approx(1000 / (1 + large), abs=6)
+    assert small == pytest.approx(300 / (1 + large), abs=4)
 
 
 def test_a_split_by_hospital_is_drawn_from(tmp_path):
@@ -134,7 +134,7 @@ def test_a_split_by_hospital_is_drawn_from(tmp_path):
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 3.0), (0.2, 0.0, 0.8)])
 def test_levels_are_drawn_as_asked(data, weights):
-    patches = _patches(Pool([data]), 900, level_weights=weights)
+    patches = _patches(Pool([data]), 400, level_weights=weights)
     for n, size in enumerate(SIZES):
         own = [int(p["level"]) for p in patches if tuple(p["size"]) == size]
         full = [weights[min(level, len(weights) - 1)] for level in range(len(data.level_sizes(n)))]
@@ -147,12 +147,15 @@ def test_radiographs_without_a_level_to_draw_are_told(data):
         random_patches(Pool([data]), level_weights=(0.0, 1.0), seed=0)
 
 
-def test_places_are_even_and_reach_everything(data):
-    patches = _patches(Pool([data]), 4000, level_weights=(0.0001, 1.0), seed=1)
-    finest = [p for p in patches if tuple(p["level_size"]) == (64, 40)]
-    origins = {tuple(int(v) for v in p["origin"]) for p in finest}
-    assert {y for y, _ in origins} == set(range(0, 50, 2))
-    assert {x for _, x in origins} == set(range(0, 26, 2))
+def test_places_are_even_and_reach_everything(tmp_path):
+    with DatasetWriter(tmp_path / "d", patch=PATCH, provenance={}) as writer:
+        radiograph = Radiograph(np.eye(30, 23, dtype=np.uint16), "r", "AFF", "p", "h")
+        writer.add(encode(radiograph, PATCH), "train")
+    pool = Pool([RadiographDataset(tmp_path / "d")])
+    patches = _patches(pool, 100, level_weights=(0.0, 1.0), seed=1)
+    origins = [tuple(int(v) for v in p["origin"]) for p in patches]
+    assert {y for y, _ in origins} == set(range(0, 15, 2))
+    assert {x for _, x in origins} == set(range(0, 9, 2))  # the last overhangs by one
 
 
 def test_samples_depend_on_seed_and_position_alone(data):

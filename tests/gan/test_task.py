@@ -72,7 +72,7 @@ def test_the_surround_does_not_matter(task, state):
     """What lies outside of the letterbox changes neither loss."""
     rows = batch(task)
     changed = dict(rows)
-    mask = np.asarray(letterbox_mask(jnp.asarray(rows["box"]), 16))[..., 0]
+    mask = np.asarray(letterbox_mask(jnp.asarray(rows["box"]), (16, 16)))[..., 0]
     changed["pixels"] = np.where(mask > 0, rows["pixels"], 999).astype(np.uint16)
     step = jax.jit(task.step)
     _, a = step(state, rows, jax.random.key(1))
