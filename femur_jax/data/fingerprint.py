@@ -29,6 +29,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
 _BINS = 24
+_ODD_CLASS = 0.05  # chance that all patients of a hospital are of one class
 _ODD_SHARE = 0.001  # of hospitals, in which chance alone leads to such a share of AFF
 
 _NUMBERS: dict[str, Callable[[Entry], float]] = {
@@ -310,7 +311,9 @@ def _mark(hospitals: Sequence[Hospital], facts: Facts) -> None:
             hospital.marks["radiographs"] = "none of its files could be used"
             continue
         people, own = sum(hospital.patients.values()), hospital.patients["AFF"]
-        if len(labels) == 1:
+        # A small hospital may well have one class alone.
+        by_chance = share**own * (1 - share) ** (people - own)
+        if len(labels) == 1 and by_chance < _ODD_CLASS:
             hospital.marks["patients"] = f"{labels[0]} only"
         elif binomtest(own, people, share).pvalue < _ODD_SHARE:
             hospital.marks["patients"] = (

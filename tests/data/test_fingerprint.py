@@ -65,6 +65,21 @@ def test_the_counts_of_a_known_dataset(dataset):
     json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
+@pytest.mark.parametrize(("count", "marked"), [(3, False), (4, False), (5, True)])
+def test_a_hospital_of_one_class_is_marked_where_chance_is_slight(tmp_path, count, marked):
+    """Half of all patients have AFF, so five of one class alone come by chance in 1 of 32."""
+    radiographs = [
+        _radiograph(
+            f"{hospital} {n}", _noise(n), label=label, hospital=hospital, patient=f"{hospital}{n}"
+        )
+        for hospital, label in (("g", "AFF"), ("h", "NFF"))
+        for n in range(count)
+    ]
+    dataset = _write(tmp_path / "dataset", [(r, "train", "") for r in radiographs])
+    marks = {h.name: h.marks.get("patients") for h in fingerprint(dataset).hospitals}
+    assert marks == ({"g": "AFF only", "h": "NFF only"} if marked else {"g": None, "h": None})
+
+
 def test_facts_of_a_hospital(tmp_path):
     half = np.repeat([[0] * 4 + [65535] * 4], 8, axis=0)  # mean 1/2, standard deviation 1/2
     framed = np.pad(half, ((4, 4), (0, 0)))
@@ -89,7 +104,7 @@ def test_facts_of_a_hospital(tmp_path):
     assert (spans["age"].known, spans["age"].median) == (1, 70)
     assert (spans["spacing_mm"].known, spans["spacing_mm"].median) == (1, 0.5)
     assert hospital.categories["bits"] == {"12": 1, "16": 1}
-    assert hospital.marks["patients"] == "NFF only"
+    assert "patients" not in hospital.marks  # of one patient, who is bound to have one class
     assert hospital.marks["intent"] == "1 for processing, not for presentation"
 
 
