@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from femur_jax.data import cohort, duplicates, spool
 from femur_jax.data.dicom import read_dicom
 from femur_jax.data.image_file import SUFFIXES, read_image_file
 from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.records import encode
+from femur_jax.data.records import Entry, encode
 from femur_jax.data.rejection import REASONS, RejectedFileError
 from femur_jax.data.shards import SCHEMA, DatasetWriter
 from femur_jax.data.workers import each
@@ -140,29 +141,31 @@ def ingest(
         codes = {n: code for n, code in enumerate(results) if isinstance(code, str)}
         codes |= {positions[n]: "label_conflict" for n in found.conflicts}
         _check_share(codes, entries, labels, max_quarantined, spooled)
-        left_out = {positions[d.position] for d in found.duplicates} | codes.keys()
-        kept = [n for n in positions if n not in left_out]
+        same = {positions[d.position]: (positions[d.original], d.reason) for d in found.duplicates}
+        kept = [n for n in positions if n not in same and n not in codes]
+        summary = Summary(len(jobs), len(kept), len(codes), len(same))
+        accounted = summary.accepted + summary.quarantined + summary.duplicates
+        if accounted != summary.inputs:
+            raise RuntimeError(f"{summary.inputs} files went in, {accounted} are accounted for")
         splits = cohort.split_patients(
             patients, fractions=fractions, seed=seed, connected=found.connected
         )
         hospital_splits = _hospital_splits(entries, found.connected, fractions, seed)
         kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
-        summary = Summary(len(jobs), len(kept), len(codes), len(found.duplicates))
-        accounted = summary.accepted + summary.quarantined + summary.duplicates
-        if accounted != summary.inputs:
-            raise RuntimeError(f"{summary.inputs} files went in, {accounted} are accounted for")
         with writer:
             for n in tqdm(kept, "write", disable=None):
                 patient = entries[n].patient_id
                 encoded = spool.read_encoded(jobs[n].spool, read[n])
                 writer.add(encoded, splits[patient], hospital_splits.get(patient, ""))
-            name = {n: pseudonym("file", entry.path) for n, entry in enumerate(entries)}
-            hospital = {n: pseudonym("hospital", e.hospital) for n, e in enumerate(entries)}
-            writer.write_text(QUARANTINE, _quarantine_lines(codes, entries, name, hospital))
+            about = [_about(entry, pseudonym) for entry in entries]
+            writer.write_text(QUARANTINE, _quarantine_lines(codes, about))
+            writer.write_text(DUPLICATES, _duplicate_lines(same, about))
             writer.write_text(
-                DUPLICATES, _duplicate_lines(found.duplicates, positions, entries, name, hospital)
+                SIMILAR,
+                _similar_lines(
+                    [read[n].entry for n in kept], [read[n].perceptual_hash for n in kept]
+                ),
             )
-            writer.write_text(SIMILAR, _similar_lines(kept, read, name))
             writer.write_text(SUMMARY, json.dumps(dataclasses.asdict(summary)))
     shutil.rmtree(spooled)
     return summary
@@ -283,54 +286,38 @@ def _check_share(
     )
 
 
-def _quarantine_lines(
-    codes: Mapping[int, str],
-    entries: Sequence[cohort.Entry],
-    name: Mapping[int, str],
-    hospital: Mapping[int, str],
-) -> str:
+def _about(entry: cohort.Entry, pseudonym: cohort.Pseudonyms) -> dict[str, str | int]:
+    """What the tables beside the manifest say of a file."""
+    return {
+        "file": pseudonym("file", entry.path),
+        "hospital": pseudonym("hospital", entry.hospital),
+        "line": entry.line,
+    }
+
+
+def _quarantine_lines(codes: Mapping[int, str], about: Sequence[dict[str, str | int]]) -> str:
     return _json_lines(
-        {
-            "file": name[n],
-            "hospital": hospital[n],
-            "line": entries[n].line,
-            "stage": REASONS[codes[n]].stage,
-            "code": codes[n],
-            "hint": REASONS[codes[n]].hint,
-        }
-        for n in sorted(codes)
+        about[n] | {"stage": REASONS[code].stage, "code": code, "hint": REASONS[code].hint}
+        for n, code in sorted(codes.items())
     )
 
 
 def _duplicate_lines(
-    found: Sequence[duplicates.Duplicate],
-    positions: Sequence[int],
-    entries: Sequence[cohort.Entry],
-    name: Mapping[int, str],
-    hospital: Mapping[int, str],
+    same: Mapping[int, tuple[int, str]], about: Sequence[dict[str, str | int]]
 ) -> str:
     return _json_lines(
-        {
-            "file": name[positions[d.position]],
-            "hospital": hospital[positions[d.position]],
-            "line": entries[positions[d.position]].line,
-            "original": name[positions[d.original]],
-            "reason": d.reason,
-        }
-        for d in sorted(found, key=lambda d: d.position)
+        about[n] | {"original": about[original]["file"], "reason": reason}
+        for n, (original, reason) in sorted(same.items())
     )
 
 
-def _similar_lines(
-    kept: Sequence[int], read: Mapping[int, spool.Facts], name: Mapping[int, str]
-) -> str:
-    pairs = duplicates.similar_pairs([read[n].perceptual_hash for n in kept], most=_SIMILAR_BITS)
+def _similar_lines(entries: Sequence[Entry], hashes: Sequence[int]) -> str:
     return _json_lines(
-        {"files": [name[kept[a]], name[kept[b]]], "bits": bits}
-        for a, b, bits in pairs
-        if read[kept[a]].entry.patient != read[kept[b]].entry.patient
+        {"files": [entries[a].name, entries[b].name], "bits": bits}
+        for a, b, bits in duplicates.similar_pairs(hashes, most=_SIMILAR_BITS)
+        if entries[a].patient != entries[b].patient
     )
 
 
-def _json_lines(rows) -> str:
+def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)

@@ -4,10 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from sklearn.metrics import roc_auc_score
 
 from femur_jax.data.letterbox import letterbox
-from femur_jax.evaluation.classification import ClassifierTask, predict, standardised
+from femur_jax.evaluation.classification import (
+    ClassifierTask,
+    displaced,
+    predict,
+    standardised,
+)
 from femur_jax.training import loop
 
 
@@ -43,18 +49,43 @@ def test_predictions_are_in_order_and_do_not_depend_on_the_batch(trained, datase
 
 
 def test_standardised_ignores_exposure_and_surround(dataset):
-    box = letterbox(dataset, 0, 32)
+    box = letterbox(dataset, 0, (40, 32))
     pixels = jnp.asarray(box["pixels"])[None]
     place = jnp.asarray(box["box"])[None]
-    grey, mask = standardised(pixels, place)
+    seen, mask = standardised(pixels, place)
     top, left, height, width = box["box"]
-    inside = np.asarray(grey)[0, top : top + height, left : left + width, 0]
+    inside = np.asarray(seen)[0, top : top + height, left : left + width]
     raw = box["pixels"][top : top + height, left : left + width].astype(float)
-    np.testing.assert_allclose(inside, (raw - raw.mean()) / raw.std(), atol=1e-3)
+    np.testing.assert_allclose(inside[..., 0], (raw - raw.mean()) / raw.std(), atol=1e-3)
+    # The mean of the 5 x 5 surroundings, of what lies within the letterbox.
+    counts = scipy.ndimage.uniform_filter(np.ones_like(raw), 5, mode="constant")
+    local = raw - scipy.ndimage.uniform_filter(raw, 5, mode="constant") / counts
+    np.testing.assert_allclose(inside[..., 1], (local - local.mean()) / local.std(), atol=1e-3)
     assert float(mask.sum()) == height * width
-    assert not np.asarray(grey)[np.asarray(mask) == 0].any()
+    assert not np.asarray(seen)[np.asarray(mask)[..., 0] == 0].any()
     darker, _ = standardised((pixels // 2).astype(jnp.uint16), place)
-    np.testing.assert_allclose(darker, grey, atol=5e-3)
+    np.testing.assert_allclose(darker, seen, atol=5e-3)
+
+
+def test_displaced_moves_about_the_middle():
+    """Zoom and shift of a bar, against where the affine map puts its edges."""
+    image = np.zeros((1, 40, 60, 1), np.float32)
+    image[0, 10:20, 24:42] = 1.0
+    still = displaced(jax.random.key(0), jnp.asarray(image), zoom=0.0, shift=0.0)
+    assert min(abs(still - image).max(), abs(still - image[:, :, ::-1]).max()) < 1e-6
+    flips, sizes, middles = set(), [], []
+    for seed in range(40):
+        moved = np.asarray(
+            displaced(jax.random.key(seed), jnp.asarray(image), zoom=0.1, shift=0.02)
+        )
+        rows, columns = moved[0, ..., 0].sum(1), moved[0, ..., 0].sum(0)
+        middle = [float((p * (np.arange(len(p)) + 0.5)).sum() / p.sum()) for p in (rows, columns)]
+        flips.add(middle[1] < 30)
+        sizes.append(np.log(moved.sum() / image.sum()) / 2)  # of the logarithm of the scale
+        middles.append((middle[0] - 20) / np.exp(sizes[-1]))
+    assert flips == {True, False}
+    assert np.std(sizes) == pytest.approx(0.1, rel=0.35)
+    assert np.mean(middles) == pytest.approx(-5, abs=0.6)  # 15 of 40 rows, seen from the middle
 
 
 def test_gradient_reaches_every_parameter(dataset, classifier_config):
