@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_layers import convolve, drawn_parameters, group_norm, to_float64
+from scipy.special import logsumexp
 
 from femur_jax.models.functional import functional
-from femur_jax.models.resnet import ResidualBlock, ResNet
+from femur_jax.models.resnet import ResidualBlock, ResNet, soft_maximum
 
 images = jax.random.normal(jax.random.key(0), (3, 24, 20, 1))
 
@@ -107,3 +108,30 @@ def test_block_equals_the_reference(bottleneck):
         y = conv_norm(p["layers"][str(i)], y, stride)
     expected = np.maximum(y + conv_norm(p["shortcut"], expected, 2), 0)
     np.testing.assert_allclose(jax.jit(apply)(params, x), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 4.0, 300.0])
+def test_soft_maximum_lies_between_mean_and_maximum(sharpness):
+    x = np.random.default_rng(0).normal(size=(2, 5, 3, 4))
+    found = np.asarray(soft_maximum(jnp.asarray(x, jnp.float32), sharpness))
+    expected = (logsumexp(sharpness * x, axis=(1, 2)) - np.log(15)) / sharpness
+    np.testing.assert_allclose(found, expected, atol=2e-3 if sharpness < 0.1 else 1e-5)
+    limit = {0.01: x.mean((1, 2)), 300.0: x.max((1, 2))}.get(sharpness)
+    if limit is not None:
+        np.testing.assert_allclose(found, limit, atol=0.02)
+
+
+def test_a_sharp_network_sees_one_place():
+    """A mark in the corner of a wide image moves sharp features more than averaged ones."""
+    image = np.zeros((1, 32, 256, 1), np.float32)
+    marked = image.copy()
+    marked[0, :16, :16, 0] = np.random.default_rng(0).normal(size=(16, 16))
+    moves = {}
+    for sharpness in (0.0, 20.0):
+        init, apply = functional(
+            lambda rngs, sharpness=sharpness: ResNet((1,), 8, 1, False, sharpness, rngs=rngs)
+        )
+        params = init(jax.random.key(0))
+        features = [np.asarray(apply(params, jnp.asarray(x))[1]) for x in (image, marked)]
+        moves[sharpness] = float(np.abs(features[1] - features[0]).max())
+    assert moves[20.0] > 3 * moves[0.0]
