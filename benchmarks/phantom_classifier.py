@@ -34,8 +34,8 @@ from femur_jax.training import loop
 _ROOT = Path(__file__).parents[1]
 _PATIENTS, _IMAGES, _HOSPITALS = 1200, 4300, 72
 _LONG_SIDE = (256, 512)
-_SHAPES = ((224, 112), (192, 160))
-_STEPS, _BATCH = 1500, 16
+_SHAPES = ((224, 112), (184, 152))
+_STEPS, _BATCH = 9000, 24
 _LOOKED_AT = 60  # radiographs for the occlusion maps
 _WINDOW = 0.2  # of the shorter side
 
@@ -113,13 +113,13 @@ def _config(dataset: RadiographDataset) -> ConfigDict:
     config.dataset = str(dataset.folder)
     config.data.shapes = _SHAPES
     config.data.draw.by = "hospital"
-    config.model.update(stage_sizes=(1, 1, 1, 1), width=16)
     config.train.update(
         steps=_STEPS,
         batch_size=_BATCH,
         learning_rate=1e-3,
         warmup_steps=100,
         ema_decay=0.99,
+        augment={"zoom": 0.03, "shift": 0.015},
         checkpoint_every=_STEPS,
         log_every=50,
     )

@@ -22,7 +22,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
     config.data = ConfigDict({"shapes": ((512, 512),), "draw": draw})
-    config.model = ConfigDict({"stage_sizes": (3, 4, 6, 3), "width": 64, "bottleneck": True})
+    config.model = ConfigDict(
+        {"stage_sizes": (3, 4, 6, 3), "width": 64, "bottleneck": True, "sharpness": 0.0}
+    )
     config.train = ConfigDict(
         {
             "steps": 10_000,
@@ -38,7 +40,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     )
     if variant == "tiny":
         config.data.shapes = ((64, 64),)
-        config.model.update(stage_sizes=(1, 1, 1), width=16, bottleneck=False)
+        config.model.update(stage_sizes=(1, 1, 1), width=16, bottleneck=False, sharpness=4.0)
         config.train.update(
             steps=400,
             learning_rate=3e-3,
