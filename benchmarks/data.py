@@ -45,23 +45,20 @@ def ingest_over_codec() -> Found:
             for kind in radiographs.SYNTAXES
         }
         _write(files)
+        labels = folder / "labels.csv"
+        _write_labels(labels, [path for paths in files.values() for path in paths])
+        # Processes start once for a cohort, so their start is measured apart and left out.
+        start = min(_start(folder, folder / "tiny.csv", number) for number in range(3))
         bare: dict[str, list[float]] = {kind: [] for kind in files}
-        own: dict[str, list[float]] = {kind: [] for kind in files}
+        own = []
         for number in range(_ROUNDS):
             for kind, paths in files.items():
-                labels = folder / f"{kind}.csv"
-                _write_labels(labels, paths)
                 bare[kind].append(_seconds(_transcode_all, paths, kind))
-                out = folder / f"{kind}-{number}"
-                own[kind].append(_seconds(_ingest, folder / "dicom", labels, out))
-        # Processes start once for a cohort, so their start is measured apart and left out.
-        tiny = folder / "tiny.csv"
-        start = min(_start(folder, tiny, number) for number in range(3))
-        totals = [
-            [sum(times[kind][n] for kind in files) for n in range(_ROUNDS)] for times in (bare, own)
-        ]
-        net = [total - start * len(files) for total in totals[1]]
-        ratio, spread = ratio_of_rounds(totals[0], net)
+            out = folder / f"dataset-{number}"
+            own.append(_seconds(_ingest, folder / "dicom", labels, out) - start)
+        ratio, spread = ratio_of_rounds(
+            [sum(times) for times in zip(*bare.values(), strict=True)], own
+        )
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     megapixels = sum(_SIZES)
     return Found(
@@ -71,13 +68,10 @@ def ingest_over_codec() -> Found:
         versions={"imagecodecs": imagecodecs.__version__, "pydicom": pydicom.__version__},
         details={
             "files": f"{len(_SIZES)} of {_SIZES} megapixels in each of {', '.join(files)}",
-            "MP/s by syntax": ", ".join(
-                f"{kind} {megapixels / (median(own[kind]) - start):.1f}" for kind in files
+            "MP/s": megapixels * len(files) / median(own),
+            "MP/s of the codecs alone": ", ".join(
+                f"{kind} {megapixels / median(times):.1f}" for kind, times in bare.items()
             ),
-            "MP/s by syntax, codecs alone": ", ".join(
-                f"{kind} {megapixels / median(bare[kind]):.1f}" for kind in files
-            ),
-            "MP/s over all": megapixels * len(files) / median(net),
             "peak memory of a worker, GiB": peak,
             "seconds to start, left out": start,
             "rounds": _ROUNDS,

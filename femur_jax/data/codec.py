@@ -20,7 +20,7 @@ from jaxtyping import UInt16
 
 _HEADER = struct.Struct("<4sHH")
 _MAGIC = b"fjx1"
-_COMPRESSION_LEVEL = 3
+_COMPRESSION_LEVEL = 2
 
 
 class CorruptTileError(Exception):
