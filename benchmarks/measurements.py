@@ -167,7 +167,7 @@ def phantom_mp_per_s() -> Found:
 
 @measurement("AUC", Goal(">=", 0.8))
 def phantom_classifier_auc() -> Found:
-    """How well a small classifier tells simulated patients' fractures apart; takes most of an hour.
+    """How well a small classifier tells simulated patients' fractures apart; takes half an hour.
 
     The whole cohort (1200 patients, 4300 radiographs, 72 hospitals, 20% AFF) at 256 to 512 pixels.
     A residual network is trained on patients of most hospitals. The value is the AUC over

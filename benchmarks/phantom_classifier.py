@@ -35,7 +35,7 @@ _ROOT = Path(__file__).parents[1]
 _PATIENTS, _IMAGES, _HOSPITALS = 1200, 4300, 72
 _LONG_SIDE = (256, 512)
 _SHAPES = ((224, 112), (184, 152))
-_STEPS, _BATCH = 9000, 24
+_STEPS, _BATCH = 4000, 24
 _LOOKED_AT = 60  # radiographs for the occlusion maps
 _WINDOW = 0.2  # of the shorter side
 
