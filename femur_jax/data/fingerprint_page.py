@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
@@ -20,6 +19,7 @@ from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import Entry
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.templates import template_environment
 
 _SIDE = 256
 _MOST_PAIRS = 50
@@ -70,13 +70,7 @@ def write_page(
     shown = [n for sheet in sheets.values() for n in sheet]
     shown += [position[name] for pair in pairs for name in pair.files]
     pictures = _thumbnails(dataset, sorted(set(shown)))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment(Path(__file__).parent)
     short = short_names([hospital.name for hospital in found.hospitals])
     environment.filters |= {"short": short.__getitem__, "outline": _outline}
     totals = {label: sum(e.label == label for e in dataset.entries) for label in LABELS}

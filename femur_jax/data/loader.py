@@ -18,6 +18,7 @@ from jaxtyping import Int32, UInt16
 from femur_jax.data.letterbox import Letterbox, best_shape, letterbox
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS
+from femur_jax.data.records import Entry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
@@ -108,7 +109,7 @@ class Pool:
                 weights = share / shares.sum() * powers / powers.sum()
                 self._groups += zip(hospitals.values(), weights.tolist(), strict=True)
 
-    def _entry(self, position: int):
+    def _entry(self, position: int) -> Entry:
         dataset, radiograph = self.radiographs[position]
         return dataset.entries[radiograph]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, UInt16
@@ -23,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from femur_jax.evaluation.statistics import Interval
+from femur_jax.templates import template_environment
 
 GreyImage = UInt16[np.ndarray, "_height _width"]  # of any size, each
 
@@ -156,13 +156,7 @@ def write_report(results: StudyResults, path: Path) -> None:
 
     The file appears whole or not at all: it is written beside `path` and then moved there.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment(Path(__file__).parent)
     environment.filters |= {"duration": _duration, "interval": _interval_text, "number": _number}
     html = environment.get_template("report.html.j2").render(
         results=results,
