@@ -53,16 +53,20 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.sample = ConfigDict(
         {
             "per_label": 500,  # radiographs made of each class
+            "labels": (),  # classes to be made; all that the model was trained on when empty
+            "sizes": (),  # ((height, width), ...) to take turns; as in training when empty
             "seed": 0,
             "guidance": 1.0,
-            "sigma_max": 80.0,
+            "autoguidance": "",  # workdir of a worse model to guide with, instead of no class
+            "solver": "heun",  # or dpm_solver_2m; see diffusion/solvers.py
+            "sigma_max": (80.0, 2.0),  # by level, coarsest first; the last holds for finer ones
             "sigma_min": 0.002,
-            "steps": 18,
-            "finer_sigma_max": 2.0,
-            "finer_steps": 6,
+            "steps": (18, 6),  # by level
             "context_sigma": 0.05,
-            "tile_batch": 64,
-            "group": 32,
+            "overlap": 0.25,  # of neighbouring tiles
+            "shift": False,  # moves the grid of tiles at random at each evaluation
+            "tile_batch": 64,  # on each device
+            "megapixels": 16.0,  # solved together; takes 40 bytes a pixel on the host
         }
     )
     if variant == "tiny":
@@ -79,7 +83,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             log_every=10,
             checkpoint_every=150,
         )
-        config.sample.update(per_label=32, steps=12, finer_sigma_max=1.0, finer_steps=4)
+        config.sample.update(per_label=32, sigma_max=(80.0, 1.0), steps=(12, 4))
     elif variant != "base":
         raise ValueError(
             f"configs/patch_diffusion.py has the variants tiny and base, not {variant!r}"

@@ -10,15 +10,18 @@ A stage reads what the one before it left in the workdir:
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from femur_jax import workdir as workdirs
 from femur_jax.config import Config
-from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.records import encode
-from femur_jax.data.requests import draw_requests
-from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.data.requests import draw_requests, wanted_labels
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import SyntheticSpool
+from femur_jax.diffusion.generation import Model
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
@@ -58,37 +61,82 @@ def train(config: Config, workdir: Path) -> None:
 
 
 def sample(config: Config, workdir: Path) -> None:
-    """Writes a dataset of synthetic radiographs into `workdir/synthetic`."""
+    """Writes a dataset of synthetic radiographs into `workdir/synthetic`.
+
+    A run that was killed goes on with the radiographs that it has finished. Several processes share
+    the work.
+
+    Raises:
+        UserError: The dataset exists, the run has no checkpoint, or it cannot make what is asked.
+    """
     task = make_task(config)
     if isinstance(task, ClassifierTask):
         raise UserError("A classifier makes no radiographs; sample from diffusion or gan.")
     workdirs.claim(workdir, config, free=loop.FREE_FIELDS)
     requests = draw_requests(
-        task.dataset, per_label=config.sample.per_label, seed=config.sample.seed
+        task.dataset,
+        per_label=config.sample.per_label,
+        seed=config.sample.seed,
+        labels=wanted_labels(config.sample.get("labels", ()), config.data.draw.label_shares),
+        sizes=config.sample.get("sizes", ()),
+        by=config.data.draw.by,
     )
+    state = loop.restore(task, config, workdir)
     provenance = {
         "kind": "synthetic",
         "model": task.name,
         "config": workdirs.config_hash(config),
-        "seed": config.sample.seed,
-        "guidance": config.sample.get("guidance", 1.0),
+        "checkpoint": int(state.step),
+        **config.sample.to_dict(),
     }
-    state = loop.restore(task, config, workdir)
-    provenance["checkpoint"] = int(state.step)
-    patch = task.dataset.patch
-    made = task.generate(state.ema, requests, seed=config.sample.seed, progress=True)
-    with DatasetWriter(workdir / SYNTHETIC, patch=patch, provenance=provenance) as writer:
-        for number, (request, pixels) in enumerate(zip(requests, made, strict=True)):
-            radiograph = Radiograph(
-                pixels=pixels,
-                name=f"synthetic-{number:06d}",
-                label=request.label,
-                patient=f"synthetic-{number:06d}",
-                hospital="synthetic",
-                spacing_mm=request.spacing_mm * request.height / pixels.shape[0],
-                spacing_source="calibrated" if request.spacing_mm else "unknown",
+    weak = None
+    if config.sample.get("autoguidance"):
+        weak, provenance["autoguidance"] = _weak_model(task, config)
+    spool = SyntheticSpool(
+        workdir / SYNTHETIC, requests, patch=task.dataset.patch, provenance=provenance
+    )
+    own = range(jax.process_index(), len(requests), jax.process_count())
+    if isinstance(task, GanTask):
+        pixels = task.generate(state.ema, requests, seed=config.sample.seed, progress=True)
+        made = enumerate(pixels)  # all of them each time, which takes seconds
+    else:
+        made = task.generate(
+            state.ema,
+            {number: requests[number] for number in own},
+            config=config.sample,
+            weak=weak,
+            finished=spool.finished,
+            progress=True,
+        )
+    for number, pixels in made:
+        if number in own and number not in spool.finished:
+            spool.add(number, pixels)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("sampled")
+    if jax.process_index() == 0:
+        spool.write()
+
+
+def _weak_model(task: DiffusionTask, config: Config) -> tuple[Model, dict[str, Any]]:
+    """The model of another run for autoguidance, and what names it.
+
+    Raises:
+        UserError: There is no such run, or its model does not fit.
+    """
+    workdir = Path(config.sample.autoguidance)
+    weak = workdirs.config_of(workdir)
+    for field in ("task", "dataset", "data", "diffusion"):
+        if json.dumps(weak.to_dict().get(field)) != json.dumps(config.to_dict()[field]):
+            raise UserError(
+                f"The run in {workdir} differs in config.{field}, so it cannot guide this one "
+                "(config.sample.autoguidance); name a run with a smaller model or fewer steps of "
+                "the same data."
             )
-            writer.add(encode(radiograph, patch), "train")
+    weak.mesh = config.mesh
+    weak_task = DiffusionTask(weak, task.dataset)
+    state = loop.restore(weak_task, weak, workdir)
+    named = {"config": workdirs.config_hash(weak), "checkpoint": int(state.step)}
+    return Model(weak_task.denoise, state.ema), named
 
 
 def evaluate(config: Config, workdir: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from femur_jax.config import Config
 from femur_jax.errors import UserError
@@ -41,6 +42,18 @@ def claim(
         return
     workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text)
+
+
+def config_of(workdir: Path) -> Config:
+    """The config that a folder belongs to, without its free fields.
+
+    Raises:
+        UserError: It belongs to none.
+    """
+    file = workdir / _CONFIG
+    if not file.is_file():
+        raise UserError(f"{workdir} holds no run ({_CONFIG} is missing); name another folder.")
+    return ConfigDict(json.loads(file.read_text()))
 
 
 def config_hash(config: Config) -> str:

@@ -1,32 +1,42 @@
 """Radiographs of any size from a patch denoiser.
 
 Level 0 is drawn from noise; every further level starts from the one before, interpolated to
-twice the resolution. A level larger than a patch is denoised in overlapping tiles, *all of them
-at every step of the solver*, and their estimates are blended by a smooth window, so there are
-no seams. Noise belongs to the pixels of a radiograph and not to tiles: the result does not
-depend on how tiles are batched.
+twice the resolution. A level larger than a patch is denoised in tiles, *all of them at every step
+of the solver*, and their estimates are joined. Noise belongs to the pixels of a radiograph and not
+to tiles: it follows from the seed, the radiograph's number, the level and what it is for.
+
+Canvases lie on the host and tiles go to the devices, two batches ahead, so that the memory of
+devices does not grow with radiographs. Levels are made in parts, of as many radiographs as have
+`megapixels` together; a part goes on to its finest level before the next one begins, so that the
+memory of the host does not grow with their number.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt16
 from tqdm import tqdm
 
 from femur_jax.config import Config
-from femur_jax.data.loader import last_origin
-from femur_jax.data.pyramid import double, level_sizes
+from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import Request
 from femur_jax.diffusion.patches import Place
+from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
+from femur_jax.diffusion.tiling import Span, random_shifts, spans
+from femur_jax.errors import UserError
+
+_IN_FLIGHT = 2  # batches that devices have while the host cuts and joins others
+
+Size = tuple[int, int]
 
 
 @runtime_checkable
 class TileDenoiser(Protocol):
-    """Estimates clean tiles; compiled for one batch size."""
+    """Estimates clean tiles; compiled for one batch size. It may return before it has finished."""
 
     def __call__(
         self,
@@ -38,177 +48,211 @@ class TileDenoiser(Protocol):
     ) -> Float[Array, "batch patch patch 1"]: ...
 
 
-def karras_sigmas(
-    sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0
-) -> Float[np.ndarray, "steps_and_zero"]:
-    """Noise levels of a solver, ending in 0 (Karras et al. 2022, equation 5)."""
-    ramp = np.linspace(0, 1, steps)
-    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return np.append((ends[0] + ramp * (ends[1] - ends[0])) ** rho, 0.0)
+class Job(NamedTuple):
+    """A radiograph to be made.
 
-
-def heun(
-    denoise: Callable[[Float[np.ndarray, "n"], float], Float[np.ndarray, "n"]],
-    x: Float[np.ndarray, "n"],
-    sigmas: Float[np.ndarray, "steps_and_zero"],
-) -> Float[np.ndarray, "n"]:
-    """Integrates dx/dsigma = (x - D(x; sigma)) / sigma with Heun's method.
-
-    Karras et al. 2022, algorithm 1: second order, but Euler for the last step, to sigma = 0.
-
-    Args:
-        denoise: D.
-        x: Drawn at sigmas[0].
-        sigmas: Falling, the last one 0.
+    Attributes:
+        number: Its random numbers follow from this and the seed.
+        request: What it shall be.
+        sizes: Height and width of each level, coarsest first.
     """
-    for sigma, sigma_next in pairwise(sigmas.tolist()):
-        slope = (x - denoise(x, sigma)) / sigma
-        x_next = x + (sigma_next - sigma) * slope
-        if sigma_next > 0:
-            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
-            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
-        x = x_next
-    return x
+
+    number: int
+    request: Request
+    sizes: Sequence[Size]
 
 
-def sample(
-    denoise: TileDenoiser,
-    requests: Sequence[Request],
-    config: Config,
-    *,
-    patch: int,
-    seed: int,
-    levels: int | None = None,
-    progress: bool = False,
-) -> Iterator[UInt16[np.ndarray, "height width"]]:
-    """Makes radiographs, in the order of the requests.
+class Sampler:
+    """Makes radiographs with one denoiser."""
 
-    Args:
-        denoise: The model.
-        requests: Sizes and labels.
-        config: `sigma_max`, `sigma_min`, `steps` of level 0; `finer_sigma_max`, `finer_steps`
-            of all others; `context_sigma`, the noise put on the coarser level; `tile_batch`,
-            tiles denoised at once; `group`, radiographs made together.
-        patch: Side of a patch.
-        seed: The same one gives the same radiographs.
-        levels: Ends after so many levels, with smaller radiographs than requested.
-        progress: Shows a bar.
-    """
-    canvases = [Canvas(request, patch, seed, n, levels) for n, request in enumerate(requests)]
-    groups = [canvases[n : n + config.group] for n in range(0, len(canvases), config.group)]
-    total = sum(_evaluations(canvas, config) for canvas in canvases)
-    with tqdm(desc="sample", total=total, unit="tile", disable=not progress) as bar:
-        for group in groups:
-            for level in range(max(len(canvas.sizes) for canvas in group)):
-                active = [canvas for canvas in group if level < len(canvas.sizes)]
-                _sample_level(denoise, active, level, config, bar)
-            yield from (canvas.pixels() for canvas in group)
+    def __init__(self, denoise: TileDenoiser, config: Config, *, patch: int, batch_size: int):
+        """Takes a denoiser and how to use it.
 
+        Args:
+            denoise: The model.
+            config: `seed`, of which everything random follows; `solver`, `sigma_min`; `sigma_max`
+                and `steps` by level, of which the last holds for all finer ones;
+                `context_sigma`, the noise put on the coarser level; `overlap` and `shift` of tiles;
+                `megapixels`, solved together.
+            patch: Side of a tile.
+            batch_size: Tiles that the denoiser takes at once.
 
-def _sample_level(
-    denoise: TileDenoiser, canvases: list["Canvas"], level: int, config: Config, bar: tqdm
-) -> None:
-    """Brings all canvases from the level before to this one."""
-    steps, sigma_max = config.finer_steps, config.finer_sigma_max
-    if level == 0:
-        steps, sigma_max = config.steps, config.sigma_max
-    sigmas = karras_sigmas(sigma_max, config.sigma_min, steps)
-    for canvas in canvases:
-        canvas.begin(level, config.context_sigma)
-    tiles = [(canvas, origin) for canvas in canvases for origin in canvas.origins]
-    bounds = np.cumsum([canvas.x.size for canvas in canvases])[:-1]
+        Raises:
+            UserError: A setting is out of range.
+        """
+        _check(config)
+        self._denoise, self._config = denoise, config
+        self._patch, self._batch_size = patch, batch_size
+        self._solver = SOLVERS[config.solver]
 
-    def denoise_all(x: Float[np.ndarray, "n"], sigma: float) -> Float[np.ndarray, "n"]:
-        for canvas, part in zip(canvases, np.split(x, bounds), strict=True):
-            canvas.x = part.reshape(canvas.x.shape)
-            canvas.estimate.fill(0)
-        for first in range(0, len(tiles), config.tile_batch):
-            batch = tiles[first : first + config.tile_batch]
-            padded = [batch[min(n, len(batch) - 1)] for n in range(config.tile_batch)]
-            count = len(padded)
-            D = denoise(
-                np.stack([canvas.cut(canvas.x, origin) for canvas, origin in padded]),
-                np.full(count, sigma, np.float32),
-                np.stack([canvas.cut(canvas.context, origin) for canvas, origin in padded]),
-                np.full(count, config.context_sigma, np.float32),
-                _stack_places([canvas.place(origin) for canvas, origin in padded]),
+    def sample(
+        self, jobs: Sequence[Job], *, finished: Container[int] = (), progress: bool = False
+    ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
+        """Makes radiographs and gives each with its number, as they are finished.
+
+        Args:
+            jobs: What to make.
+            finished: Numbers of those that exist. Nothing is made for them alone; some may be
+                made again with others, so that the others become what they would have been.
+            progress: Shows a bar.
+
+        Raises:
+            UserError: A radiograph is not finite.
+        """
+        canvases = [_Canvas(job, self._config.seed) for job in jobs]
+        total = sum(self._cost(canvas, 0) for canvas in canvases)
+        with tqdm(
+            desc="sample", total=total, unit="MP", unit_scale=True, disable=not progress
+        ) as bar:
+            yield from self._refine(canvases, 0, finished, bar)
+
+    def _refine(
+        self, canvases: Sequence["_Canvas"], level: int, finished: Container[int], bar: tqdm
+    ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
+        """Brings canvases from the level before to their last."""
+        for part in _parts(canvases, level, self._config.megapixels):
+            if all(canvas.job.number in finished for canvas in part):
+                bar.update(sum(self._cost(canvas, level) for canvas in part))
+                continue
+            self._solve(part, level, bar)
+            for canvas in part:
+                if level == len(canvas.job.sizes) - 1:
+                    yield canvas.job.number, canvas.pixels()
+            rest = [canvas for canvas in part if level < len(canvas.job.sizes) - 1]
+            yield from self._refine(rest, level + 1, finished, bar)
+
+    def _cost(self, canvas: "_Canvas", level: int) -> float:
+        """Megapixels to be evaluated from a level on."""
+        sizes = canvas.job.sizes
+        return sum(self._evaluations(n) * _megapixels(sizes[n]) for n in range(level, len(sizes)))
+
+    def _evaluations(self, level: int) -> int:
+        return self._solver.evaluations(at_level(self._config.steps, level))
+
+    def _solve(self, canvases: Sequence["_Canvas"], level: int, bar: tqdm) -> None:
+        """Brings canvases from the level before to this one."""
+        config = self._config
+        sigma_max, steps = at_level(config.sigma_max, level), at_level(config.steps, level)
+        sizes = [canvas.job.sizes[level] for canvas in canvases]
+        bounds = np.cumsum([height * width for height, width in sizes])
+        evaluation = 0
+
+        def pictures(flat: Float32[np.ndarray, "n"]) -> list[Float32[np.ndarray, "_ _"]]:
+            parts = np.split(flat, bounds[:-1])
+            return [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+
+        def denoise(x: Float32[np.ndarray, "n"], sigma: float) -> Float32[np.ndarray, "n"]:
+            nonlocal evaluation
+            estimate = np.zeros_like(x)
+            tiles = [
+                _Tile(canvas, noisy, joined, *place)
+                for canvas, noisy, joined in zip(
+                    canvases, pictures(x), pictures(estimate), strict=True
+                )
+                for place in self._places(canvas, evaluation)
+            ]
+            self._denoise_tiles(tiles, sigma, bar)
+            evaluation += 1
+            return estimate
+
+        x = np.empty(bounds[-1], np.float32)
+        for canvas, start in zip(canvases, pictures(x), strict=True):
+            canvas.begin(level, config.context_sigma)
+            start[:] = canvas.x + sigma_max * canvas.noise("start", start.shape)
+        x = self._solver.solve(denoise, x, karras_sigmas(sigma_max, config.sigma_min, steps))
+        if not np.isfinite(x).all():
+            raise UserError(
+                f"Level {level} of the radiographs is not finite: the model has not learned it, or "
+                "the guidance is too strong; train longer, or lower config.sample.guidance."
             )
-            for (canvas, origin), tile in zip(batch, np.asarray(D), strict=False):
-                canvas.add(origin, tile[..., 0])
-            bar.update(len(batch))
-        return np.concatenate([canvas.estimate.ravel() for canvas in canvases])
+        for canvas, picture in zip(canvases, pictures(x), strict=True):
+            canvas.x = picture.copy()  # not a view, which would hold on to all others
 
-    noise = [sigma_max * canvas.noise("start", canvas.x.shape) for canvas in canvases]
-    start = [canvas.x + n for canvas, n in zip(canvases, noise, strict=True)]
-    x = heun(denoise_all, np.concatenate([s.ravel() for s in start]), sigmas)
-    for canvas, part in zip(canvases, np.split(x, bounds), strict=True):
-        canvas.x = part.reshape(canvas.x.shape)
+    def _places(self, canvas: "_Canvas", evaluation: int) -> Iterator[tuple[Span, Span]]:
+        """Rows and columns of all tiles at one evaluation of the denoiser."""
+        overlap, shifts = self._config.overlap, (0, 0)
+        if self._config.shift:
+            shifts = random_shifts(canvas.rng("shift", evaluation), self._patch, overlap=overlap)
+        sides = zip(canvas.x.shape, shifts, strict=True)
+        return product(*[spans(n, self._patch, overlap=overlap, shift=s) for n, s in sides])
+
+    def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: tqdm) -> None:
+        """Denoises tiles and adds them to the estimates of their canvases."""
+        pending: deque[tuple[Sequence[_Tile], Array]] = deque()
+        for first in range(0, len(tiles), self._batch_size):
+            batch = tiles[first : first + self._batch_size]
+            pending.append((batch, self._start(batch, sigma)))
+            if len(pending) > _IN_FLIGHT:
+                self._join(*pending.popleft(), bar)
+        while pending:
+            self._join(*pending.popleft(), bar)
+
+    def _start(self, batch: Sequence["_Tile"], sigma: float) -> Array:
+        count, patch = self._batch_size, self._patch
+        padded = [batch[min(n, len(batch) - 1)] for n in range(count)]
+        x, context = np.zeros((2, count, patch, patch, 1), np.float32)
+        for n, tile in enumerate(padded):
+            _cut(tile.noisy, tile.origin, x[n, :, :, 0])
+            _cut(tile.canvas.context, tile.origin, context[n, :, :, 0])
+        D = self._denoise(
+            x,
+            np.full(count, sigma, np.float32),
+            context,
+            np.full(count, self._config.context_sigma, np.float32),
+            _stack([tile.canvas.place(tile.origin) for tile in padded]),
+        )
+        D.copy_to_host_async()
+        return D
+
+    def _join(self, batch: Sequence["_Tile"], D: Array, bar: tqdm) -> None:
+        for tile, estimate in zip(batch, np.asarray(D)[..., 0], strict=False):
+            y, x = tile.origin
+            place = tile.joined[y : y + self._patch, x : x + self._patch]
+            weights = tile.rows.weights[:, None] * tile.columns.weights
+            place += (weights * estimate)[: place.shape[0], : place.shape[1]]
+            bar.update(weights.sum() / 1e6)
 
 
-class Canvas:
+class _Canvas:
     """One radiograph in the making, in units of -1..1.
 
     Attributes:
-        patch: Side of a tile.
-        sizes: Height and width of each level.
-        origins: First row and column of each tile of the level at hand.
-        x: The level at hand.
+        job: What it shall become.
+        x: The finest level so far.
         context: The coarser level, interpolated and with noise; zeros at level 0.
-        estimate: The blended estimate that `add` builds up.
     """
 
-    def __init__(self, request: Request, patch: int, seed: int, number: int, levels: int | None):
-        self.sizes = level_sizes(request.height, request.width, patch)[:levels]
-        self.patch = patch
-        self._request, self._key = request, (seed, number)
+    def __init__(self, job: Job, seed: int):
+        self.job = job
+        self._seed = seed
         self._level = 0
 
     def begin(self, level: int, context_sigma: float) -> None:
         """Prepares a level: `x` becomes the interpolated coarser one, or zeros."""
         self._level = level
-        height, width = self.sizes[level]
+        height, width = self.job.sizes[level]
         if level:
             self.x = double(self.x)[:height, :width]
-            noise = self.noise("context", (height, width))
-            self.context = self.x + np.float32(context_sigma) * noise
+            self.context = self.x + context_sigma * self.noise("context", (height, width))
         else:
             self.x = self.context = np.zeros((height, width), np.float32)
-        self.estimate = np.zeros((height, width), np.float32)
-        places = [tile_origins(side, self.patch) for side in (height, width)]
-        self.origins = [(y, x) for y in places[0] for x in places[1]]
-        self._weights = [blending_weights(side, self.patch) for side in (height, width)]
 
     def noise(self, purpose: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        """Normal noise that depends on the seed, the radiograph, the level and the purpose."""
-        key = (*self._key, self._level, ("start", "context").index(purpose))
-        return np.random.default_rng(key).standard_normal(shape, np.float32)
+        """Normal noise for the level at hand."""
+        return self.rng(purpose).standard_normal(shape, np.float32)
 
-    def cut(
-        self, field: Float32[np.ndarray, "height width"], origin: tuple[int, int]
-    ) -> Float32[np.ndarray, "patch patch 1"]:
-        """One tile; zeros beyond the border."""
-        y, x = origin
-        part = field[y : y + self.patch, x : x + self.patch]
-        tile = np.zeros((self.patch, self.patch, 1), np.float32)
-        tile[: part.shape[0], : part.shape[1], 0] = part
-        return tile
-
-    def add(self, origin: tuple[int, int], tile: Float32[np.ndarray, "patch patch"]) -> None:
-        """Blends a tile's estimate in."""
-        y, x = origin
-        part = self.estimate[y : y + self.patch, x : x + self.patch]
-        rows, columns = (
-            weights[start] for weights, start in zip(self._weights, origin, strict=True)
-        )
-        weighted = tile * rows[:, None] * columns[None, :]
-        part += weighted[: part.shape[0], : part.shape[1]]
+    def rng(self, purpose: str, *more: int) -> np.random.Generator:
+        """Random numbers that follow from the seed, the radiograph, the level and the purpose."""
+        purposes = ("start", "context", "shift")
+        key = (self._seed, self.job.number, self._level, purposes.index(purpose), *more)
+        return np.random.default_rng(key)
 
     def place(self, origin: tuple[int, int]) -> Place:
         """Where a tile lies."""
-        request = self._request
+        request = self.job.request
         return Place(
             origin=np.array(origin, np.int32),
-            level_size=np.array(self.sizes[self._level], np.int32),
+            level_size=np.array(self.x.shape, np.int32),
             size=np.array((request.height, request.width), np.int32),
             level=np.array(self._level, np.int32),
             label=np.array(LABELS.index(request.label), np.int32),
@@ -220,34 +264,71 @@ class Canvas:
         return np.round((np.clip(self.x, -1, 1) + 1) * 32767.5).astype(np.uint16)
 
 
-def tile_origins(length: int, patch: int) -> list[int]:
-    """Even places of tiles that overlap by a quarter and cover a side of `length` pixels."""
-    last = last_origin(length, patch)
-    return [*range(0, last, 3 * patch // 8 * 2), last]
+class _Tile(NamedTuple):
+    """Where a tile is cut from and where its estimate goes."""
+
+    canvas: _Canvas
+    noisy: Float32[np.ndarray, "_ _"]
+    joined: Float32[np.ndarray, "_ _"]
+    rows: Span
+    columns: Span
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        return self.rows.origin, self.columns.origin
 
 
-def blending_weights(length: int, patch: int) -> dict[int, Float32[np.ndarray, "patch"]]:
-    """The weights of each tile along one side; at every pixel they add up to 1.
-
-    They follow sin^2, which is smooth where tiles meet.
-    """
-    window = np.sin(np.pi * (np.arange(patch) + 0.5) / patch) ** 2
-    origins = tile_origins(length, patch)
-    total = np.zeros(origins[-1] + patch)
-    for origin in origins:
-        total[origin : origin + patch] += window
-    return {o: (window / total[o : o + patch]).astype(np.float32) for o in origins}
+def at_level(values: Sequence, level: int):
+    """The value for a level; the last holds for all finer ones."""
+    return values[min(level, len(values) - 1)]
 
 
-def _stack_places(places: list[Place]) -> Place:
+def _check(config: Config) -> None:
+    if config.solver not in SOLVERS:
+        raise UserError(
+            f"config.sample.solver is {config.solver!r}; write one of {', '.join(SOLVERS)}."
+        )
+    if not 0 <= config.overlap <= 0.5:
+        raise UserError(f"config.sample.overlap is {config.overlap}; give 0 to 0.5.")
+    if not config.steps or min(config.steps) < 1:
+        raise UserError(f"config.sample.steps is {config.steps}; give 1 or more for each level.")
+    if not config.sigma_max or not min(config.sigma_max) > config.sigma_min > 0:
+        raise UserError(
+            f"config.sample.sigma_max is {config.sigma_max} and sigma_min {config.sigma_min}; "
+            "give sigma_min above 0, and above it sigma_max for each level."
+        )
+
+
+def _parts(
+    canvases: Sequence[_Canvas], level: int, megapixels: float
+) -> Iterator[Sequence[_Canvas]]:
+    """Neighbours with at most so many megapixels together at a level, but at least one."""
+    part, filled = [], 0.0
+    for canvas in canvases:
+        own = _megapixels(canvas.job.sizes[level])
+        if part and filled + own > megapixels:
+            yield part
+            part, filled = [], 0.0
+        part.append(canvas)
+        filled += own
+    if part:
+        yield part
+
+
+def _megapixels(size: Size) -> float:
+    return size[0] * size[1] / 1e6
+
+
+def _cut(
+    picture: Float32[np.ndarray, "_ _"],
+    origin: tuple[int, int],
+    tile: Float32[np.ndarray, "patch patch"],
+) -> None:
+    """Fills a tile of zeros as far as there is a picture."""
+    y, x = origin
+    part = picture[y : y + tile.shape[0], x : x + tile.shape[1]]
+    tile[: part.shape[0], : part.shape[1]] = part
+
+
+def _stack(places: Sequence[Place]) -> Place:
     return Place(*(np.stack(field) for field in zip(*places, strict=True)))
-
-
-def _evaluations(canvas: Canvas, config: Config) -> int:
-    """Tiles that the network will see for a canvas."""
-    total = 0
-    for level, size in enumerate(canvas.sizes):
-        steps = config.finer_steps if level else config.steps
-        tiles = math.prod(len(tile_origins(side, canvas.patch)) for side in size)
-        total += (2 * steps - 1) * tiles
-    return total

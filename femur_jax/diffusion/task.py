@@ -1,7 +1,6 @@
 """Training the patch denoiser."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Container, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,11 @@ from jaxtyping import Array, Float, Key, UInt16
 from femur_jax.config import Config
 from femur_jax.data.letterbox import place
 from femur_jax.data.loader import Pool, Stream, random_patches
-from femur_jax.data.requests import Request, draw_requests
+from femur_jax.data.pyramid import level_sizes
+from femur_jax.data.requests import Request, draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.diffusion import edm
+from femur_jax.diffusion.generation import Model, tile_denoiser
 from femur_jax.diffusion.patches import (
     CHANNELS,
     CONDITIONS,
@@ -24,7 +25,7 @@ from femur_jax.diffusion.patches import (
     mask_and_coordinates,
     to_unit,
 )
-from femur_jax.diffusion.sampler import TileDenoiser, sample
+from femur_jax.diffusion.sampler import Job, Sampler
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
@@ -118,57 +119,60 @@ class DiffusionTask:
 
         return F
 
-    def denoiser(self, params: Params, guidance: float = 1.0) -> TileDenoiser:
-        """The compiled denoiser of tiles.
-
-        Args:
-            params: Usually `TrainState.ema`.
-            guidance: Of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), 1 + w
-                in their notation: 1 is the plain conditional model.
-        """
-        sigma_data = self.config.diffusion.sigma_data
-
-        def denoise(params, x, sigma, context, context_sigma, place):
-            mask, coordinates = mask_and_coordinates(place, x.shape[1])
-
-            def estimate(place: Place):
-                F = self.network(params, place, context, context_sigma, mask, coordinates)
-                return edm.denoise(F, x, sigma, sigma_data=sigma_data)
-
-            D = estimate(place)
-            if guidance != 1:
-                free = estimate(place._replace(label=jnp.full_like(place.label, NO_LABEL)))
-                D = free + guidance * (D - free)
-            return D * mask
-
-        return partial(jax.jit(denoise), params)
+    def denoise(
+        self,
+        params: Params,
+        x: Float[Array, "batch patch patch 1"],
+        sigma: Float[Array, "batch"],
+        context: Float[Array, "batch patch patch kinds"],
+        context_sigma: Float[Array, "batch"],
+        place: Place,
+    ) -> Float[Array, "batch patch patch 1"]:
+        """D(x; sigma) of patches, 0 beyond the border; see `generation.Denoise`."""
+        mask, coordinates = mask_and_coordinates(place, x.shape[1])
+        F = self.network(params, place, context, context_sigma, mask, coordinates)
+        return mask * edm.denoise(F, x, sigma, sigma_data=self.config.diffusion.sigma_data)
 
     def generate(
         self,
         params: Params,
-        requests: Sequence[Request],
+        requests: Mapping[int, Request],
         *,
-        seed: int,
+        config: Config,
+        weak: Model | None = None,
         levels: int | None = None,
+        finished: Container[int] = (),
         progress: bool = False,
-    ) -> Iterator[UInt16[np.ndarray, "height width"]]:
-        """Makes the requested radiographs; see `sampler.sample`."""
-        config = self.config.sample
-        denoise = self.denoiser(params, config.guidance)
-        return sample(
-            denoise,
-            requests,
-            config,
-            patch=self.dataset.patch,
-            seed=seed,
-            levels=levels,
-            progress=progress,
-        )
+    ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
+        """Makes radiographs and gives each with its number, as they are finished.
+
+        Args:
+            params: One of `TrainState.ema`.
+            requests: What to make, by number.
+            config: The config's `sample`.
+            weak: For autoguidance, see `tile_denoiser`.
+            levels: Ends after so many levels, with smaller radiographs than requested.
+            finished: See `Sampler.sample`.
+            progress: Shows a bar.
+        """
+        patch, batch_size = self.dataset.patch, config.tile_batch * jax.local_device_count()
+        denoise = tile_denoiser(Model(self.denoise, params), guidance=config.guidance, weak=weak)
+        sampler = Sampler(denoise, config, patch=patch, batch_size=batch_size)
+        jobs = [
+            Job(number, request, level_sizes(request.height, request.width, patch)[:levels])
+            for number, request in requests.items()
+        ]
+        return sampler.sample(jobs, finished=finished, progress=progress)
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Samples of the two coarsest levels at a fixed seed, each class in turn, in squares."""
-        requests = draw_requests(self.dataset, per_label=4, seed=0)
-        radiographs = list(self.generate(state.ema, requests, seed=0, levels=2))
-        side = max(max(pixels.shape) for pixels in radiographs)
-        grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])
+        labels = wanted_labels((), self.config.data.draw.label_shares)
+        requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
+        config = self.config.sample.copy_and_resolve_references()
+        config.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
+        made = dict(
+            self.generate(state.ema, dict(enumerate(requests)), config=config, levels=2)
+        )
+        side = max(max(pixels.shape) for pixels in made.values())
+        grid = np.stack([place(made[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}

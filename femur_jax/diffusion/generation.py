@@ -1,0 +1,94 @@
+"""The trained denoiser at work: compiled with its guidance, on all devices of this process."""
+
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from femur_jax.diffusion.patches import NO_LABEL, Place
+from femur_jax.diffusion.sampler import TileDenoiser
+from femur_jax.models.functional import Params
+
+
+class Denoise(Protocol):
+    """D(x; sigma) with its conditions, a pure function of arrays."""
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "batch patch patch 1"],
+        sigma: Float[Array, "batch"],
+        context: Float[Array, "batch patch patch kinds"],
+        context_sigma: Float[Array, "batch"],
+        place: Place,
+    ) -> Float[Array, "batch patch patch 1"]: ...
+
+
+class Model(NamedTuple):
+    """A denoiser with its parameters."""
+
+    denoise: Denoise
+    params: Params
+
+
+def tile_denoiser(
+    model: Model, *, guidance: float = 1.0, weak: Model | None = None
+) -> TileDenoiser:
+    """Compiles the guided denoiser D_0 + guidance (D - D_0) of tiles, split over local devices.
+
+    Compiled functions are kept: the same model is compiled once for each batch size.
+
+    Args:
+        model: D, with the class.
+        guidance: w in the notation of the second source, 1 + w in that of the first; 1 is the
+            plain conditional model.
+        weak: Gives D_0: of a worse model with the class in autoguidance (Karras et al. 2024, arXiv
+            2406.02507, equation 3); when left out, of `model` without the class, as in
+            classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6).
+    """
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("tiles",), (AxisType.Auto,), devices=devices)
+    params = jax.device_put(
+        [_on_host(m.params) for m in (model, weak) if m], NamedSharding(mesh, PartitionSpec())
+    )
+    compiled = partial(
+        _guided, params, denoise=model.denoise, weak=weak and weak.denoise, guidance=guidance
+    )
+    split = NamedSharding(mesh, PartitionSpec("tiles"))
+    return lambda *tiles: compiled(*jax.device_put(tiles, split))
+
+
+@partial(jax.jit, static_argnames=("denoise", "weak", "guidance"))
+def _guided(
+    params: list[Params],
+    x: Float[Array, "batch patch patch 1"],
+    sigma: Float[Array, "batch"],
+    context: Float[Array, "batch patch patch kinds"],
+    context_sigma: Float[Array, "batch"],
+    place: Place,
+    *,
+    denoise: Denoise,
+    weak: Denoise | None,
+    guidance: float,
+) -> Float[Array, "batch patch patch 1"]:
+    D = denoise(params[0], x, sigma, context, context_sigma, place)
+    if guidance == 1:
+        return D
+    if weak is None:
+        place = place._replace(label=jnp.full_like(place.label, NO_LABEL))
+        D_0 = denoise(params[0], x, sigma, context, context_sigma, place)
+    else:
+        D_0 = weak(params[1], x, sigma, context, context_sigma, place)
+    return D_0 + guidance * (D - D_0)
+
+
+def _on_host(params: Params) -> Params:
+    """Whole arrays, also where other processes hold parts of them."""
+    if all(array.is_fully_addressable for array in jax.tree.leaves(params)):
+        return params
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(params, tiled=True))
