@@ -21,7 +21,14 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
-    config.data = ConfigDict({"level_weights": (1.0, 1.0), "draw": draw})
+    config.data = ConfigDict(
+        {
+            "level_weights": (1.0, 1.0),
+            "mirror": True,  # every second patch is of the mirror image, a femur of the other side
+            "wide_context": False,  # shows the denoiser four times a patch's field beside it
+            "draw": draw,
+        }
+    )
     config.model = ConfigDict(
         {
             "channels": 128,

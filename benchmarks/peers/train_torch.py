@@ -24,7 +24,7 @@ from unet_torch import UNet, load_flax_weights
 
 LABELS = 2
 CHANNELS = 5
-CONDITIONS = LABELS + 7
+CONDITIONS = LABELS + 8
 CALIBRATION_STEPS = 3
 
 
@@ -57,7 +57,7 @@ class Trainer:
         y = to_unit(batch["pixels"]) * mask
         low, high = np.log(c["context_sigma"])
         context_sigma = torch.empty(len(y)).uniform_(low, high).exp()
-        context = to_unit(batch["context"])
+        context = to_unit(batch["context"][..., 0])
         context = context + context_sigma[:, None, None, None] * torch.randn_like(context)
         finer = batch["level"] > 0
         context = torch.where(finer[:, None, None, None], context, 0) * mask
@@ -107,6 +107,7 @@ def conditions(batch: dict[str, Tensor], kept: Tensor, context_sigma: Tensor) ->
         known * spacing.log(),
         known,
         context_sigma.clamp(min=1e-3).log() / 4,
+        batch["mirrored"].float(),
     ]
     label = functional.one_hot(batch["label"], LABELS) * kept[:, None]
     return torch.cat([label.float(), torch.stack(numbers, dim=1)], dim=1)

@@ -24,6 +24,7 @@ from femur_jax.diffusion.patches import (
     conditions,
     mask_and_coordinates,
     to_unit,
+    wide_mask,
 )
 from femur_jax.diffusion.sampler import Job, Sampler
 from femur_jax.models.functional import Params, functional
@@ -45,7 +46,10 @@ class DiffusionTask:
         self.dataset = dataset
         self.model = functional(
             lambda rngs: UNet(
-                in_channels=CHANNELS, conditions=CONDITIONS, **config.model, rngs=rngs
+                in_channels=CHANNELS + config.data.wide_context,
+                conditions=CONDITIONS,
+                **config.model,
+                rngs=rngs,
             )
         )
         learning_rate = warm_up_and_decay(config.train, last=0.1)
@@ -59,7 +63,13 @@ class DiffusionTask:
     def streams(self) -> list[Stream]:
         data = self.config.data
         pool = Pool([self.dataset], **data.draw)
-        return random_patches(pool, level_weights=data.level_weights, seed=self.config.seed)
+        return random_patches(
+            pool,
+            level_weights=data.level_weights,
+            seed=self.config.seed,
+            mirror=data.mirror,
+            wide=data.wide_context,
+        )
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
@@ -85,8 +95,8 @@ class DiffusionTask:
         # The context is corrupted as its own sampling will leave it, and the network is told.
         low, high = jnp.log(jnp.asarray(config.context_sigma))
         context_sigma = jnp.exp(jax.random.uniform(key_sigma, (count,), minval=low, maxval=high))
-        noise = jax.random.normal(key_context, (*batch["context"].shape, 1))
-        context = to_unit(batch["context"])[..., None] + context_sigma[:, None, None, None] * noise
+        noise = jax.random.normal(key_context, batch["context"].shape)
+        context = to_unit(batch["context"]) + context_sigma[:, None, None, None] * noise
         mask, coordinates = mask_and_coordinates(place, batch["pixels"].shape[1])
         F = self.network(params, place, context, context_sigma, mask, coordinates)
         y = to_unit(batch["pixels"])[..., None] * mask
@@ -104,14 +114,29 @@ class DiffusionTask:
         self,
         params: Params,
         place: Place,
-        context: Float[Array, "batch patch patch 1"],
+        context: Float[Array, "batch patch patch kinds"],
         context_sigma: Float[Array, "batch"],
         mask: Float[Array, "batch patch patch 1"],
         coordinates: Float[Array, "batch patch patch 2"],
     ) -> edm.Network:
-        """Binds everything but the noisy patch and its noise level to the U-Net."""
+        """Binds everything but the noisy patch and its noise level to the U-Net.
+
+        Args:
+            params: Of the U-Net.
+            place: Where the patches lie.
+            context: The coarser level's crop in -1..1, interpolated to this level, and with
+                `config.data.wide_context` the window of `loader.wide_context`; both with noise.
+                What lies beyond the border, and all of level 0, is set to zero here.
+            context_sigma: Standard deviation of that noise.
+            mask: From `mask_and_coordinates`.
+            coordinates: From `mask_and_coordinates`.
+        """
         finer = (place.level > 0)[:, None, None, None]
-        side = jnp.concatenate([jnp.where(finer, context, 0) * mask, mask, coordinates], axis=-1)
+        shown = mask
+        if self.config.data.wide_context:
+            shown = jnp.concatenate([mask, wide_mask(place, mask.shape[1])], axis=-1)
+        context = jnp.where(finer, context, 0) * shown
+        side = jnp.concatenate([context, mask, coordinates], axis=-1)
         vector = conditions(place, jnp.where(place.level > 0, context_sigma, 0))
 
         def F(x: Float[Array, "batch patch patch 1"], c_noise: Float[Array, "batch"]):
