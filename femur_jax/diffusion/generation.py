@@ -1,7 +1,7 @@
 """The trained denoiser at work: compiled with its guidance, on all devices of this process."""
 
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from femur_jax.diffusion.sampler import TileDenoiser
 from femur_jax.models.functional import Params
 
 
+@runtime_checkable
 class Denoise(Protocol):
     """D(x; sigma) with its conditions, a pure function of arrays."""
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, UInt16
 from tqdm import tqdm
 
 from femur_jax.config import Config
+from femur_jax.data.loader import wide_context
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import Request
@@ -30,6 +31,8 @@ from femur_jax.diffusion.tiling import Span, random_shifts, spans
 from femur_jax.errors import UserError
 
 _IN_FLIGHT = 2  # batches that devices have while the host cuts and joins others
+
+_NOTHING = np.empty((0, 0), np.float32)
 
 Size = tuple[int, int]
 
@@ -42,7 +45,7 @@ class TileDenoiser(Protocol):
         self,
         x: Float32[np.ndarray, "batch patch patch 1"],
         sigma: Float32[np.ndarray, "batch"],
-        context: Float32[np.ndarray, "batch patch patch 1"],
+        context: Float32[np.ndarray, "batch patch patch kinds"],
         context_sigma: Float32[np.ndarray, "batch"],
         place: Place,
     ) -> Float[Array, "batch patch patch 1"]: ...
@@ -65,7 +68,15 @@ class Job(NamedTuple):
 class Sampler:
     """Makes radiographs with one denoiser."""
 
-    def __init__(self, denoise: TileDenoiser, config: Config, *, patch: int, batch_size: int):
+    def __init__(
+        self,
+        denoise: TileDenoiser,
+        config: Config,
+        *,
+        patch: int,
+        batch_size: int,
+        wide: bool = False,
+    ):
         """Takes a denoiser and how to use it.
 
         Args:
@@ -76,13 +87,14 @@ class Sampler:
                 `megapixels`, solved together.
             patch: Side of a tile.
             batch_size: Tiles that the denoiser takes at once.
+            wide: Shows the denoiser the wide context as well, see `loader.wide_context`.
 
         Raises:
             UserError: A setting is out of range.
         """
         _check(config)
         self._denoise, self._config = denoise, config
-        self._patch, self._batch_size = patch, batch_size
+        self._patch, self._batch_size, self._wide = patch, batch_size, wide
         self._solver = SOLVERS[config.solver]
 
     def sample(
@@ -117,7 +129,7 @@ class Sampler:
             self._solve(part, level, bar)
             for canvas in part:
                 if level == len(canvas.job.sizes) - 1:
-                    yield canvas.job.number, canvas.pixels()
+                    yield canvas.job.number, canvas.take()
             rest = [canvas for canvas in part if level < len(canvas.job.sizes) - 1]
             yield from self._refine(rest, level + 1, finished, bar)
 
@@ -158,7 +170,7 @@ class Sampler:
         x = np.empty(bounds[-1], np.float32)
         for canvas, start in zip(canvases, pictures(x), strict=True):
             canvas.begin(level, config.context_sigma)
-            start[:] = canvas.x + sigma_max * canvas.noise("start", start.shape)
+            start[:] = canvas.guess + sigma_max * canvas.noise("start", start.shape)
         x = self._solver.solve(denoise, x, karras_sigmas(sigma_max, config.sigma_min, steps))
         if not np.isfinite(x).all():
             raise UserError(
@@ -166,14 +178,14 @@ class Sampler:
                 "the guidance is too strong; train longer, or lower config.sample.guidance."
             )
         for canvas, picture in zip(canvases, pictures(x), strict=True):
-            canvas.x = picture.copy()  # not a view, which would hold on to all others
+            canvas.finish(picture)
 
     def _places(self, canvas: "_Canvas", evaluation: int) -> Iterator[tuple[Span, Span]]:
         """Rows and columns of all tiles at one evaluation of the denoiser."""
         overlap, shifts = self._config.overlap, (0, 0)
         if self._config.shift:
             shifts = random_shifts(canvas.rng("shift", evaluation), self._patch, overlap=overlap)
-        sides = zip(canvas.x.shape, shifts, strict=True)
+        sides = zip(canvas.guess.shape, shifts, strict=True)
         return product(*[spans(n, self._patch, overlap=overlap, shift=s) for n, s in sides])
 
     def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: tqdm) -> None:
@@ -190,10 +202,16 @@ class Sampler:
     def _start(self, batch: Sequence["_Tile"], sigma: float) -> Array:
         count, patch = self._batch_size, self._patch
         padded = [batch[min(n, len(batch) - 1)] for n in range(count)]
-        x, context = np.zeros((2, count, patch, patch, 1), np.float32)
+        x = np.zeros((count, patch, patch, 1), np.float32)
+        context = np.zeros((count, patch, patch, 1 + self._wide), np.float32)
         for n, tile in enumerate(padded):
+            level = tile.canvas.level
             _cut(tile.noisy, tile.origin, x[n, :, :, 0])
-            _cut(tile.canvas.context, tile.origin, context[n, :, :, 0])
+            if level:
+                _cut(tile.canvas.context, tile.origin, context[n, :, :, 0])
+            if level and self._wide:
+                _, origin = wide_context(level, tile.origin, patch)
+                _cut(tile.canvas.wide, origin, context[n, :, :, 1])
         D = self._denoise(
             x,
             np.full(count, sigma, np.float32),
@@ -218,24 +236,35 @@ class _Canvas:
 
     Attributes:
         job: What it shall become.
-        x: The finest level so far.
-        context: The coarser level, interpolated and with noise; zeros at level 0.
+        levels: Those that are finished, coarsest first.
+        level: The one at hand.
+        guess: The coarser level, interpolated to the one at hand; zeros at level 0.
+        context: The same with noise.
+        wide: The level that `loader.wide_context` cuts from, with noise.
     """
 
     def __init__(self, job: Job, seed: int):
         self.job = job
+        self.levels: list[Float32[np.ndarray, "_ _"]] = []
+        self.guess = self.context = self.wide = _NOTHING
         self._seed = seed
-        self._level = 0
 
     def begin(self, level: int, context_sigma: float) -> None:
-        """Prepares a level: `x` becomes the interpolated coarser one, or zeros."""
-        self._level = level
+        """Prepares a level."""
+        self.level = level
         height, width = self.job.sizes[level]
-        if level:
-            self.x = double(self.x)[:height, :width]
-            self.context = self.x + context_sigma * self.noise("context", (height, width))
-        else:
-            self.x = self.context = np.zeros((height, width), np.float32)
+        if level == 0:
+            self.guess = np.zeros((height, width), np.float32)
+            return
+        wide = self.levels[wide_context(level, (0, 0), 0)[0]]
+        self.guess = double(self.levels[-1])[:height, :width]
+        self.context = self.guess + context_sigma * self.noise("context", self.guess.shape)
+        self.wide = wide + context_sigma * self.noise("wide", wide.shape)
+
+    def finish(self, picture: Float32[np.ndarray, "_ _"]) -> None:
+        """Ends a level and lets go of all that it took."""
+        self.levels.append(picture.copy())  # a view would hold on to the pictures beside it
+        self.guess = self.context = self.wide = _NOTHING
 
     def noise(self, purpose: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
         """Normal noise for the level at hand."""
@@ -243,8 +272,8 @@ class _Canvas:
 
     def rng(self, purpose: str, *more: int) -> np.random.Generator:
         """Random numbers that follow from the seed, the radiograph, the level and the purpose."""
-        purposes = ("start", "context", "shift")
-        key = (self._seed, self.job.number, self._level, purposes.index(purpose), *more)
+        purposes = ("start", "context", "wide", "shift")
+        key = (self._seed, self.job.number, self.level, purposes.index(purpose), *more)
         return np.random.default_rng(key)
 
     def place(self, origin: tuple[int, int]) -> Place:
@@ -252,16 +281,18 @@ class _Canvas:
         request = self.job.request
         return Place(
             origin=np.array(origin, np.int32),
-            level_size=np.array(self.x.shape, np.int32),
+            level_size=np.array(self.guess.shape, np.int32),
             size=np.array((request.height, request.width), np.int32),
-            level=np.array(self._level, np.int32),
+            level=np.array(self.level, np.int32),
             label=np.array(LABELS.index(request.label), np.int32),
             spacing_mm=np.array(request.spacing_mm, np.float32),
         )
 
-    def pixels(self) -> UInt16[np.ndarray, "height width"]:
-        """The finished radiograph."""
-        return np.round((np.clip(self.x, -1, 1) + 1) * 32767.5).astype(np.uint16)
+    def take(self) -> UInt16[np.ndarray, "height width"]:
+        """The finished radiograph, of which nothing stays here."""
+        x = self.levels[-1]
+        self.levels.clear()
+        return np.round((np.clip(x, -1, 1) + 1) * 32767.5).astype(np.uint16)
 
 
 class _Tile(NamedTuple):
@@ -325,9 +356,9 @@ def _cut(
     tile: Float32[np.ndarray, "patch patch"],
 ) -> None:
     """Fills a tile of zeros as far as there is a picture."""
-    y, x = origin
-    part = picture[y : y + tile.shape[0], x : x + tile.shape[1]]
-    tile[: part.shape[0], : part.shape[1]] = part
+    (y, x), (top, left) = origin, (max(-o, 0) for o in origin)
+    part = picture[max(y, 0) : max(y + tile.shape[0], 0), max(x, 0) : max(x + tile.shape[1], 0)]
+    tile[top : top + part.shape[0], left : left + part.shape[1]] = part
 
 
 def _stack(places: Sequence[Place]) -> Place:

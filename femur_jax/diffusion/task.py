@@ -140,7 +140,9 @@ class DiffusionTask:
         vector = conditions(place, jnp.where(place.level > 0, context_sigma, 0))
 
         def F(x: Float[Array, "batch patch patch 1"], c_noise: Float[Array, "batch"]):
-            return self.model.apply(params, jnp.concatenate([x, side], axis=-1), c_noise, vector)
+            return self.model.apply(
+                params, jnp.concatenate([x * mask, side], axis=-1), c_noise, vector
+            )
 
         return F
 
@@ -182,7 +184,8 @@ class DiffusionTask:
         """
         patch, batch_size = self.dataset.patch, config.tile_batch * jax.local_device_count()
         denoise = tile_denoiser(Model(self.denoise, params), guidance=config.guidance, weak=weak)
-        sampler = Sampler(denoise, config, patch=patch, batch_size=batch_size)
+        wide = self.config.data.wide_context
+        sampler = Sampler(denoise, config, patch=patch, batch_size=batch_size, wide=wide)
         jobs = [
             Job(number, request, level_sizes(request.height, request.width, patch)[:levels])
             for number, request in requests.items()
@@ -195,9 +198,7 @@ class DiffusionTask:
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         config = self.config.sample.copy_and_resolve_references()
         config.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
-        made = dict(
-            self.generate(state.ema, dict(enumerate(requests)), config=config, levels=2)
-        )
+        made = dict(self.generate(state.ema, dict(enumerate(requests)), config=config, levels=2))
         side = max(max(pixels.shape) for pixels in made.values())
         grid = np.stack([place(made[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}

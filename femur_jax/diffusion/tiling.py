@@ -52,9 +52,7 @@ def spans(length: int, patch: int, *, overlap: float, shift: int = 0) -> list[Sp
     ]
 
 
-def random_shifts(
-    rng: np.random.Generator, patch: int, *, overlap: float
-) -> tuple[int, int]:
+def random_shifts(rng: np.random.Generator, patch: int, *, overlap: float) -> tuple[int, int]:
     """How far the grid is moved down and right: any even numbers less than its period.
 
     Shifting the grid anew at every step of the solver leaves no place where a seam could build

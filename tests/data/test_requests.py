@@ -1,7 +1,7 @@
 import pytest
 
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.requests import draw_requests
+from femur_jax.data.requests import draw_requests, wanted_labels
 from femur_jax.errors import UserError
 
 
@@ -30,3 +30,45 @@ def test_a_missing_class_is_told(dataset, monkeypatch):
     monkeypatch.setattr(dataset, "entries", only)
     with pytest.raises(UserError, match="no radiograph with label AFF"):
         draw_requests(dataset, per_label=1, seed=0)
+
+
+def test_sizes_that_are_asked_for_take_turns_and_keep_the_area(dataset):
+    sizes = ((60, 45), (30, 31))
+    requests = draw_requests(dataset, per_label=3, seed=0, labels=("AFF",), sizes=sizes)
+    assert [(r.height, r.width) for r in requests] == [sizes[0], sizes[1], sizes[0]]
+    areas = {e.height * e.width * e.spacing_mm**2 for e in dataset.entries if e.split == "train"}
+    for r in requests:
+        area = r.height * r.width * r.spacing_mm**2
+        assert min(abs(area / known - 1) for known in areas) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(3000, 5000), (400, 251), (20, 20)])
+def test_any_number_of_pixels_from_the_smallest_to_15_megapixels(dataset, size):
+    [request] = draw_requests(dataset, per_label=1, seed=0, labels=("NFF",), sizes=[size])
+    assert (request.height, request.width) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((4000, 5000), "4000 x 5000.*15 megapixels"),
+        ((5, 5), "5 x 5.*megapixels"),
+        ((0, 1000), "0 x 1000"),
+        ((-400, -400), "-400"),
+        ((1000, 100), "10 times as high as wide"),
+        ((100, 1000), "0.1 times as high as wide"),
+    ],
+)
+def test_sizes_out_of_range_are_told(dataset, size, words):
+    with pytest.raises(UserError, match=words):
+        draw_requests(dataset, per_label=1, seed=0, sizes=[size])
+
+
+def test_labels_are_those_that_the_model_was_trained_on():
+    assert wanted_labels((), ()) == LABELS
+    assert wanted_labels((), (0.0, 1.0)) == ("AFF",)
+    assert wanted_labels(("AFF",), (0.5, 0.5)) == ("AFF",)
+    with pytest.raises(UserError, match="not trained on NFF"):
+        wanted_labels(("NFF",), (0.0, 1.0))
+    with pytest.raises(UserError, match="'ABC'"):
+        wanted_labels(("ABC",), ())

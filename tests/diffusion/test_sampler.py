@@ -1,74 +1,30 @@
-"""Solver and tiles against analytic cases."""
+"""Radiographs from tiles, with denoisers that are known exactly."""
+
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from femur_jax.data.pyramid import double
+from femur_jax.data.loader import wide_context
+from femur_jax.data.pyramid import double, level_sizes
 from femur_jax.data.requests import Request
-from femur_jax.diffusion import sampler
+from femur_jax.diffusion.sampler import Job, Sampler
+from femur_jax.errors import UserError
 
-SIGMA_DATA = 0.5
-
-
-def gaussian_denoiser(mean):
-    """D of data that are normal around `mean` with SIGMA_DATA: a precision-weighted average."""
-
-    def denoise(x, sigma):
-        return (SIGMA_DATA**2 * x + sigma**2 * mean) / (SIGMA_DATA**2 + sigma**2)
-
-    return denoise
-
-
-def test_karras_sigmas_follow_equation_5():
-    sigmas = sampler.karras_sigmas(80.0, 0.002, 5)
-    expected = [(80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(5)]
-    np.testing.assert_allclose(sigmas, [*expected, 0])
-
-
-def test_heun_reaches_the_analytic_solution_at_second_order():
-    # The probability flow of a Gaussian keeps (x - mean) / sqrt(sigma^2 + sigma_data^2).
-    x = np.array([-3.0, 0.5, 2.0])
-    mean, start, end = 0.3, 2.0, 0.1
-    exact = mean + (x - mean) * np.sqrt((end**2 + SIGMA_DATA**2) / (start**2 + SIGMA_DATA**2))
-    errors = []
-    for steps in (8, 16, 32):
-        sigmas = np.linspace(start, end, steps + 1)
-        errors.append(np.abs(sampler.heun(gaussian_denoiser(mean), x, sigmas) - exact).max())
-    orders = np.log2(np.array(errors[:-1]) / errors[1:])
-    np.testing.assert_allclose(orders, 2, atol=0.25)
-
-
-def test_heun_draws_the_gaussian():
-    x = 80 * np.random.default_rng(0).standard_normal(20000)
-    y = sampler.heun(gaussian_denoiser(0.3), x, sampler.karras_sigmas(80.0, 0.002, 40))
-    assert np.mean(y) == pytest.approx(0.3, abs=0.02)
-    assert np.std(y) == pytest.approx(SIGMA_DATA, rel=0.03)
-
-
-@pytest.mark.parametrize("length", [3, 16, 17, 30, 31, 32, 33, 61, 200])
-def test_blending_weights_add_up_to_one(length):
-    patch = 16
-    weights = sampler.blending_weights(length, patch)
-    total = np.zeros(max(weights) + patch)
-    for origin, window in weights.items():
-        assert origin % 2 == 0
-        total[origin : origin + patch] += window
-    np.testing.assert_allclose(total, 1, rtol=1e-6)
-    assert length <= len(total) <= max(length + 1, patch)
-
-
+PATCH = 16
 CONFIG = ConfigDict(
     {
-        "sigma_max": 20.0,
+        "seed": 0,
+        "solver": "dpm_solver_2m",
+        "sigma_max": (20.0, 1.0),
         "sigma_min": 0.01,
-        "steps": 12,
-        "finer_sigma_max": 1.0,
-        "finer_steps": 6,
+        "steps": (16, 8),
         "context_sigma": 0.05,
-        "tile_batch": 5,
-        "group": 3,
+        "overlap": 0.25,
+        "shift": False,
+        "megapixels": 1e-3,
     }
 )
 REQUESTS = [
@@ -79,20 +35,35 @@ REQUESTS = [
 ]
 
 
-def tile_gaussian(x, sigma, context, context_sigma, place):
+def jobs(levels=None):
+    return [
+        Job(n, request, level_sizes(request.height, request.width, PATCH)[:levels])
+        for n, request in enumerate(REQUESTS)
+    ]
+
+
+def sample(denoise, jobs, batch_size=5, wide=False, finished=(), **changes):
+    """What the sampler makes, by number."""
+    config = ConfigDict(CONFIG.to_dict() | changes)
+    sampler = Sampler(denoise, config, patch=PATCH, batch_size=batch_size, wide=wide)
+    return dict(sampler.sample(jobs, finished=finished))
+
+
+def slope_denoiser(x, sigma, context, context_sigma, place):
     """The exact denoiser of pixels that are normal around a slope down the whole radiograph."""
-    patch = x.shape[1]
-    row = place.origin[:, 0, None] + np.arange(patch)
+    row = place.origin[:, 0, None] + np.arange(PATCH)
     mean = (0.6 * (2 * row / place.level_size[:, 0, None] - 1))[:, :, None, None]
     s = sigma[:, None, None, None]
     variance = 0.05**2
     return jnp.asarray((variance * x + s**2 * mean) / (variance + s**2), jnp.float32)
 
 
-def test_tiles_join_to_one_radiograph_of_the_requested_size():
-    radiographs = list(sampler.sample(tile_gaussian, REQUESTS, CONFIG, patch=16, seed=0))
-    assert [r.shape for r in radiographs] == [(r.height, r.width) for r in REQUESTS]
-    for pixels in radiographs:
+@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.0, "shift": True}])
+@pytest.mark.parametrize("solver", [{}, {"solver": "heun", "steps": (12, 6)}])
+def test_tiles_join_to_one_radiograph_of_the_requested_size(tiles, solver):
+    radiographs = sample(slope_denoiser, jobs(), **tiles, **solver)
+    assert [radiographs[n].shape for n in range(4)] == [(r.height, r.width) for r in REQUESTS]
+    for pixels in radiographs.values():
         values = pixels / 32767.5 - 1
         height = pixels.shape[0]
         expected = 0.6 * (2 * np.arange(height) / height - 1)
@@ -100,34 +71,121 @@ def test_tiles_join_to_one_radiograph_of_the_requested_size():
         assert np.std(values - expected[:, None]) == pytest.approx(0.05, rel=0.25)
 
 
-def test_result_depends_on_the_seed_only_and_not_on_batches():
-    whole = list(sampler.sample(tile_gaussian, REQUESTS, CONFIG, patch=16, seed=0))
-    other = ConfigDict(CONFIG.to_dict() | {"tile_batch": 2, "group": 1})
-    for a, b in zip(
-        whole, sampler.sample(tile_gaussian, REQUESTS, other, patch=16, seed=0), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-    changed = next(sampler.sample(tile_gaussian, REQUESTS, CONFIG, patch=16, seed=1))
-    assert (changed != whole[0]).any()
+@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.0, "shift": True}])
+def test_result_depends_on_the_seed_only_and_not_on_batches(tiles):
+    whole = sample(slope_denoiser, jobs(), **tiles)
+    for other in ({"batch_size": 2}, {"megapixels": 1.0}):
+        made = sample(slope_denoiser, jobs(), **tiles, **other)
+        for n, pixels in whole.items():
+            np.testing.assert_array_equal(made[n], pixels)
+    alone = sample(slope_denoiser, jobs()[2:3], **tiles)
+    np.testing.assert_array_equal(alone[2], whole[2])
+    changed = sample(slope_denoiser, jobs(), seed=1, **tiles)
+    assert all((changed[n] != whole[n]).any() for n in whole)
+
+
+def test_what_is_finished_is_left_out_and_the_rest_is_the_same():
+    whole = sample(slope_denoiser, jobs())
+    assert sorted(whole) == [0, 1, 2, 3]
+    made = sample(slope_denoiser, jobs(), finished={0, 1, 2, 3})
+    assert made == {}
+    made = sample(slope_denoiser, jobs(), finished={0, 2})
+    assert {1, 3} <= set(made)
+    for n, pixels in made.items():
+        np.testing.assert_array_equal(pixels, whole[n])
 
 
 def test_ends_at_the_level_that_is_asked_for():
-    made = list(sampler.sample(tile_gaussian, REQUESTS, CONFIG, patch=16, seed=0, levels=2))
-    assert [pixels.shape for pixels in made] == [(20, 13), (16, 16), (11, 32), (9, 13)]
+    made = sample(slope_denoiser, jobs(levels=2))
+    assert [made[n].shape for n in range(4)] == [(20, 13), (16, 16), (11, 32), (9, 13)]
 
 
-def test_finer_levels_see_the_coarser_one():
-    contexts = []
+def test_finer_levels_see_the_coarser_ones():
+    seen = []
 
     def record(x, sigma, context, context_sigma, place):
-        contexts.append((int(place.level[0]), np.asarray(context[0, :, :, 0])))
-        return tile_gaussian(x, sigma, context, context_sigma, place)
+        seen.append((int(place.level[0]), place.origin[0], np.asarray(context[0])))
+        return slope_denoiser(x, sigma, context, context_sigma, place)
 
-    config = ConfigDict(CONFIG.to_dict() | {"tile_batch": 1, "context_sigma": 1e-9})
-    list(sampler.sample(record, [Request(32, 32, 0.2, "AFF")], config, patch=16, seed=0))
-    coarsest = [context for level, context in contexts if level == 0]
-    finer = [context for level, context in contexts if level == 1]
-    assert all((context == 0).all() for context in coarsest)
-    # The first tile's context is smooth like its source: the interpolation of the slope.
-    slope = double(np.repeat(0.6 * (2 * np.arange(16, dtype=np.float32) / 16 - 1)[:, None], 16, 1))
-    assert np.abs(finer[0] - slope[:16, :16]).max() < 0.3
+    request = Request(64, 40, 0.2, "AFF")
+    job = Job(0, request, level_sizes(64, 40, PATCH))
+    sample(record, [job], batch_size=1, wide=True, context_sigma=1e-9)
+    levels = [
+        sample(slope_denoiser, [Job(0, request, job.sizes[: n + 1])], context_sigma=1e-9)[0]
+        for n in range(3)
+    ]
+    for level, origin, context in seen:
+        if level == 0:
+            assert not context.any()
+            continue
+        fine = double(levels[level - 1] / np.float32(32767.5) - 1)
+        y, x = origin
+        part = fine[y : y + PATCH, x : x + PATCH][: job.sizes[level][0] - y]
+        height, width = part.shape
+        np.testing.assert_allclose(context[:height, :width, 0], part, atol=1e-3)
+        wide_level, (top, left) = wide_context(level, (int(y), int(x)), PATCH)
+        wide = np.pad(levels[wide_level] / np.float32(32767.5) - 1, PATCH)
+        part = wide[top + PATCH : top + 2 * PATCH, left + PATCH : left + 2 * PATCH]
+        np.testing.assert_allclose(context[:, :, 1], part, atol=1e-3)
+    assert {level for level, _, _ in seen} == {0, 1, 2}
+
+
+@functools.cache
+def eigen(length):
+    i = np.arange(length)
+    return np.linalg.eigh(np.exp(-(((i[:, None] - i) / 2) ** 2) / 2) + 1e-3 * np.eye(length))
+
+
+FIELD_VARIANCE = 0.25**2
+
+
+def field_denoiser(x, sigma, context, context_sigma, place):
+    """The exact denoiser, given a tile, of a smooth stationary Gaussian field of any size."""
+    D = np.zeros_like(x)
+    for n in range(len(x)):
+        height, width = np.minimum(place.level_size[n] - place.origin[n], PATCH)
+        (rows, U), (columns, V) = eigen(int(height)), eigen(int(width))
+        power = FIELD_VARIANCE * rows[:, None] * columns
+        part = U.T @ x[n, :height, :width, 0] @ V
+        D[n, :height, :width, 0] = U @ (power / (power + sigma[n] ** 2) * part) @ V.T
+    return jnp.asarray(D)
+
+
+@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.5}, {"overlap": 0.0, "shift": True}])
+def test_a_field_across_borders_of_tiles_is_as_within(tiles):
+    size = (37, 61)
+    many = [Job(n, Request(*size, 0.0, "AFF"), [size]) for n in range(20)]
+    made = sample(field_denoiser, many, batch_size=64, steps=(20,), megapixels=1.0, **tiles)
+    fields = np.stack([made[n] for n in range(20)]) / 32767.5 - 1
+    truth = eigen(2)
+    C = FIELD_VARIANCE * 1.001 * (truth[1] * truth[0]) @ truth[1].T
+    expected = 2 * (C[0, 0] - C[0, 1])
+    for axis in (1, 2):
+        jumps = np.mean(np.diff(fields, axis=axis) ** 2, axis=(0, 3 - axis)) / expected
+        # 20 fields leave an uncertainty of some percent in a row or column.
+        assert 0.7 < jumps.min() < jumps.max() < 1.4
+        assert np.std(jumps) / np.mean(jumps) < 0.12
+    assert np.var(fields) / FIELD_VARIANCE == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_radiograph_that_is_not_finite_is_told():
+    def broken(x, sigma, context, context_sigma, place):
+        return jnp.asarray(np.where(place.level[0] == 1, np.nan, 0 * x), jnp.float32)
+
+    with pytest.raises(UserError, match=r"Level 1 .* not finite"):
+        sample(broken, jobs())
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"solver": "euler"}, "dpm_solver_2m"),
+        ({"overlap": 0.6}, "overlap"),
+        ({"steps": ()}, "steps"),
+        ({"steps": (3, 0)}, "steps"),
+        ({"sigma_max": (0.001,)}, "sigma_max"),
+    ],
+)
+def test_settings_out_of_range_are_told(change, word):
+    with pytest.raises(UserError, match=word):
+        sample(slope_denoiser, jobs(), **change)

@@ -60,9 +60,7 @@ def test_karras_sigmas_follow_equation_5():
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize(
-    ("denoise", "flow"), [(gaussian, gaussian_flow), (mixture, mixture_flow)]
-)
+@pytest.mark.parametrize(("denoise", "flow"), [(gaussian, gaussian_flow), (mixture, mixture_flow)])
 def test_error_falls_with_the_square_of_the_step(name, denoise, flow):
     # To a small sigma and not to 0: the last step, to 0, is of first order by design.
     start, end = 10.0, 0.1

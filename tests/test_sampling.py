@@ -1,0 +1,156 @@
+"""The sample stage: what is asked for is made, once, whatever happens on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from femur_jax import stages
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def config(diffusion_config):
+    config = diffusion_config.copy_and_resolve_references()
+    config.train.update(steps=2)
+    config.sample.update(per_label=12, steps=(6, 3), tile_batch=1, megapixels=3e-3)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """A run with a checkpoint."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    stages.train(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, trained, tmp_path_factory):
+    """The dataset of a run that nothing happened to."""
+    workdir = shutil.copytree(trained, tmp_path_factory.mktemp("undisturbed") / "run")
+    stages.sample(config, workdir)
+    return workdir / "synthetic"
+
+
+def start(config, workdir, **environment):
+    """Begins the sample stage in a process of its own."""
+    program = (
+        "import json, sys; from pathlib import Path; from ml_collections import ConfigDict\n"
+        "from femur_jax import stages\n"
+        "stages.sample(ConfigDict(json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps(config.to_dict()), str(workdir)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def files(folder):
+    return {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_and_gone_on_with_is_as_undisturbed(config, workdir, undisturbed):
+    process = start(config, workdir)
+    spool = workdir / "synthetic.spool"
+    deadline = time.monotonic() + 240
+    while len(list(spool.glob("*[!l]"))) < 3:  # whole ones do not end in .partial
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / "synthetic").exists()
+    kept = {path: path.stat().st_mtime_ns for path in spool.glob("*[!l]")}
+    made = []
+    for path in kept:
+        made.append(path.name)
+    stages.sample(config, workdir)
+    assert not spool.exists()
+    found, expected = files(workdir / "synthetic"), files(undisturbed)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].read_bytes() == expected[name].read_bytes(), name
+
+
+def test_one_device_makes_what_eight_make(config, workdir, undisturbed):
+    process = start(config, workdir, XLA_FLAGS="")
+    errors = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, errors
+    one, eight = RadiographDataset(workdir / "synthetic"), RadiographDataset(undisturbed)
+    assert [e.name for e in one.entries] == [e.name for e in eight.entries]
+    for n in range(len(one.entries)):
+        difference = one.read(n).astype(np.int32) - eight.read(n).astype(np.int32)
+        assert np.abs(difference).max() <= 1  # of 65535, by rounding in another order
+
+
+def test_the_dataset_says_how_it_was_made(config, undisturbed):
+    dataset = RadiographDataset(undisturbed)
+    assert [e.label for e in dataset.entries] == ["NFF"] * 12 + ["AFF"] * 12
+    about = dataset.provenance
+    assert (about["kind"], about["model"], about["checkpoint"]) == ("synthetic", "diffusion", 2)
+    assert about["solver"] == config.sample.solver and about["guidance"] == 1.0
+    assert about["seed"] == 0 and len(about["config"]) == 12
+
+
+def test_sizes_and_class_by_config(config, workdir):
+    sizes = ((70, 48), (31, 33))
+    asked = config.copy_and_resolve_references()
+    asked.sample.update(sizes=sizes, labels=("AFF",), per_label=3)
+    asked.sample.update(solver="heun", overlap=0.0, shift=True, guidance=1.5)
+    stages.sample(asked, workdir)
+    entries = RadiographDataset(workdir / "synthetic").entries
+    assert [(e.height, e.width) for e in entries] == [sizes[0], sizes[1], sizes[0]]
+    assert {e.label for e in entries} == {"AFF"}
+    with pytest.raises(UserError, match="exists"):
+        stages.sample(asked, workdir)
+
+
+def test_autoguidance_by_another_run(config, workdir, tmp_path, undisturbed):
+    weaker = config.copy_and_resolve_references()
+    weaker.model.multipliers, weaker.model.attention = (1, 1), (False, False)
+    stages.train(weaker, tmp_path / "weaker")
+    guided = config.copy_and_resolve_references()
+    guided.sample.update(guidance=2.0, autoguidance=str(tmp_path / "weaker"))
+    stages.sample(guided, workdir)
+    dataset, plain = RadiographDataset(workdir / "synthetic"), RadiographDataset(undisturbed)
+    assert (dataset.read(0) != plain.read(0)).any()
+    assert dataset.provenance["autoguidance"]["checkpoint"] == 2
+    assert str(tmp_path) not in json.dumps(dataset.provenance)
+
+
+def test_what_cannot_be_made_is_told(config, workdir, tmp_path):
+    def refused(match, change):
+        asked = config.copy_and_resolve_references()
+        change(asked)
+        with pytest.raises(UserError, match=match):
+            stages.sample(asked, workdir)
+        assert not (workdir / "synthetic").exists()
+
+    refused("another config", lambda c: c.data.draw.update(label_shares=(1.0, 0.0)))
+    refused("'XFF'", lambda c: c.sample.update(labels=("XFF",)))
+    refused("holds no run", lambda c: c.sample.update(autoguidance=str(tmp_path / "nothing")))
+    shutil.copytree(workdir, tmp_path / "other")
+    file = tmp_path / "other" / "config.json"
+    file.write_text(file.read_text().replace('"sigma_data": 0.5', '"sigma_data": 0.7'))
+    refused("config.diffusion", lambda c: c.sample.update(autoguidance=str(tmp_path / "other")))
+    with pytest.raises(UserError, match="checkpoint"):
+        stages.sample(config, tmp_path / "new")
