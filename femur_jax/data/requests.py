@@ -73,6 +73,8 @@ def draw_requests(
         UserError: A label has no training radiograph, or a size is out of range.
     """
     train = [dataset.entries[n] for n in dataset.split("train", by)]
+    if sizes:
+        _check_sizes(sizes, [(entry.height, entry.width) for entry in train])
     rng = np.random.default_rng(seed)
     requests = []
     for label in labels:
@@ -87,8 +89,6 @@ def draw_requests(
             height, width = sizes[number % len(sizes)] if sizes else (entry.height, entry.width)
             scale = math.sqrt(entry.height * entry.width / (height * width))
             requests.append(Request(height, width, entry.spacing_mm * scale, label))
-    if sizes:
-        _check_sizes(sizes, [(entry.height, entry.width) for entry in train])
     return requests
 
 
