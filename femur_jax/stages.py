@@ -31,7 +31,9 @@ from femur_jax.evaluation.memorization import audit
 from femur_jax.evaluation.statistics import patient_scores, roc_auc, sensitivity_at_specificity
 from femur_jax.files import write_atomically
 from femur_jax.gan.task import GanTask
-from femur_jax.training import loop
+from femur_jax.models.functional import Params
+from femur_jax.training import ema, loop
+from femur_jax.training.state import TrainState
 
 SYNTHETIC = "synthetic"
 EVALUATION = "evaluation.json"
@@ -101,7 +103,7 @@ def sample(config: Config, workdir: Path) -> None:
         made = enumerate(pixels)  # all of them each time, which takes seconds
     else:
         made = task.generate(
-            state.ema,
+            _average(state, config, workdir),
             {number: requests[number] for number in own},
             config=config.sample,
             weak=weak,
@@ -115,6 +117,19 @@ def sample(config: Config, workdir: Path) -> None:
         multihost_utils.sync_global_devices("sampled")
     if jax.process_index() == 0:
         spool.write()
+
+
+def _average(state: TrainState, config: Config, workdir: Path) -> Params:
+    """The moving average of a width, put together from snapshots where it was not kept.
+
+    Raises:
+        UserError: That is not possible.
+    """
+    width = config.sample.ema
+    if str(width) in state.ema:
+        return state.ema[str(width)]
+    target = ema.Profile(int(state.step), width)
+    return ema.reconstruct(workdir / "snapshots", state.ema, target)
 
 
 def _weak_model(task: DiffusionTask, config: Config) -> tuple[Model, dict[str, Any]]:
@@ -136,7 +151,7 @@ def _weak_model(task: DiffusionTask, config: Config) -> tuple[Model, dict[str, A
     weak_task = DiffusionTask(weak, task.dataset)
     state = loop.restore(weak_task, weak, workdir)
     named = {"config": workdirs.config_hash(weak), "checkpoint": int(state.step)}
-    return Model(weak_task.denoise, state.ema), named
+    return Model(weak_task.denoise, _average(state, config, workdir)), named
 
 
 def evaluate(config: Config, workdir: Path) -> None:

@@ -182,14 +182,14 @@ def random_patches(
         last = len(level_weights) - 1
         weights = np.array([level_weights[min(n, last)] for n in range(len(sizes))])
         level = int(rng.choice(len(sizes), p=weights / weights.sum()))
-        origin = _random_origin(rng, sizes[level], dataset.patch)
+        origin = random_origin(rng, sizes[level], dataset.patch)
         mirrored = mirror and bool(rng.integers(2))
         return cut_patch(dataset, radiograph, level, origin, mirrored=mirrored, wide=wide)
 
     return [Stream(pool.positions(seed=seed).seed(seed).random_map(sample))]
 
 
-def _random_origin(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
+def random_origin(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
     """An even place, where sampling's tiles lie as well; the last one may overhang by a pixel."""
     row, column = (2 * int(rng.integers(last_origin(n, side) // 2 + 1)) for n in size)
     return row, column

@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, UInt16
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key, UInt16
 
 from femur_jax.config import Config
 from femur_jax.data.letterbox import place
-from femur_jax.data.loader import Pool, Stream, random_patches
-from femur_jax.data.pyramid import level_sizes
+from femur_jax.data.loader import Pool, Stream
 from femur_jax.data.requests import Request, draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
 from femur_jax.diffusion import edm
 from femur_jax.diffusion.generation import Model, tile_denoiser
 from femur_jax.diffusion.patches import (
@@ -27,23 +28,49 @@ from femur_jax.diffusion.patches import (
     wide_mask,
 )
 from femur_jax.diffusion.sampler import Job, Sampler
+from femur_jax.errors import UserError
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
+from femur_jax.training import ema
+from femur_jax.training.loop import Metrics
 from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, advance, begin
+
+_QUARTILES = (-0.6745, 0.0, 0.6745)
+"""Of a standard normal variable."""
 
 
 class DiffusionTask:
     """One denoiser for the patches of every level."""
 
     name = "diffusion"
-    rules: Rules = ()
+    # Over the mesh's model axis, a block's first convolution and its attention's queries, keys and
+    # values are split by output, what follows them by input, so that one sum ends each.
+    rules: Rules = (
+        (r"conv1/kernel$", P(None, None, "fsdp", "model")),
+        (r"conv2/kernel$", P(None, None, "model", "fsdp")),
+        (r"(qkv|modulation)/kernel$", P("fsdp", "model")),
+        (r"attention/out/kernel$", P("model", "fsdp")),
+        (r"(conv1|qkv|modulation)/bias$|norm2/(scale|bias)$", P("model")),
+    )
 
     def __init__(self, config: Config, dataset: RadiographDataset):
-        """See configs/patch_diffusion.py for the fields of `config`."""
+        """See configs/patch_diffusion.py for the fields of `config`.
+
+        Raises:
+            UserError: There is no such strategy or average, or a patch is too small for the U-Net.
+        """
         self.config = config
         self.dataset = dataset
+        check(config.data.strategy)
+        side = min(patch_sides(config.data, dataset.patch))
+        halvings = len(config.model.multipliers) - 1
+        if side % 2**halvings:
+            raise UserError(
+                f"Patches of {side} pixels cannot be halved {halvings} times; shorten "
+                "config.model.multipliers, or make the dataset with larger patches."
+            )
         self.model = functional(
             lambda rngs: UNet(
                 in_channels=CHANNELS + config.data.wide_context,
@@ -58,57 +85,68 @@ class DiffusionTask:
         )
 
     def init(self, key: Key[Array, ""]) -> TrainState:
-        return begin(self.model.init(key), self.optimizer)
+        params = self.model.init(key)
+        return begin(params, ema.begin(params, self.config.train.ema_widths), self.optimizer)
 
     def streams(self) -> list[Stream]:
-        data = self.config.data
-        pool = Pool([self.dataset], **data.draw)
-        return random_patches(
-            pool,
-            level_weights=data.level_weights,
-            seed=self.config.seed,
-            mirror=data.mirror,
-            wide=data.wide_context,
-        )
+        pool = Pool([self.dataset], **self.config.data.draw)
+        return patch_streams(pool, self.config.data, seed=self.config.seed)
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        def mean_loss(params: Params):
-            return self.losses(params, batch, key).mean()
+    ) -> tuple[TrainState, Metrics]:
+        def objective(params: Params):
+            losses, sigma = self.losses(params, batch, key)
+            if not self.config.model.uncertainty:
+                return losses.mean(), (losses, sigma)
+            u = self.model.apply(params, jnp.log(sigma) / 4, method="log_variance")
+            return edm.uncertainty_loss(losses, u).mean(), (losses, sigma)
 
-        loss, gradient = jax.value_and_grad(mean_loss)(state.params)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-        decay = self.config.train.ema_decay
-        return advance(state, gradient, self.optimizer, ema_decay=decay), metrics
+        gradient, (losses, sigma) = jax.grad(objective, has_aux=True)(state.params)
+        metrics = {"loss": losses.mean(), "gradient_norm": optax.tree.norm(gradient)}
+        metrics |= self._losses_by_group(losses, sigma, batch["level"])
+        return advance(state, gradient, self.optimizer, ema.update), metrics
 
     def losses(
         self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> Float[Array, "batch"]:
-        """The loss of each patch of a batch of `loader.Patch`."""
+    ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
+        """The loss of each patch of a batch of `loader.Patch`, and its noise level."""
         config = self.config.diffusion
-        key_label, key_sigma, key_context, key_loss = jax.random.split(key, 4)
-        count = batch["label"].shape[0]
-        dropped = jax.random.bernoulli(key_label, config.label_dropout, (count,))
+        keys = jax.random.split(key, 6)
+        count, patch = batch["pixels"].shape[:2]
+        dropped = jax.random.bernoulli(keys[0], config.label_dropout, (count,))
         place = Place(**{name: batch[name] for name in Place._fields})
         place = place._replace(label=jnp.where(dropped, NO_LABEL, place.label))
         # The context is corrupted as its own sampling will leave it, and the network is told.
         low, high = jnp.log(jnp.asarray(config.context_sigma))
-        context_sigma = jnp.exp(jax.random.uniform(key_sigma, (count,), minval=low, maxval=high))
-        noise = jax.random.normal(key_context, batch["context"].shape)
+        context_sigma = jnp.exp(jax.random.uniform(keys[1], (count,), minval=low, maxval=high))
+        noise = jax.random.normal(keys[2], batch["context"].shape)
         context = to_unit(batch["context"]) + context_sigma[:, None, None, None] * noise
-        mask, coordinates = mask_and_coordinates(place, batch["pixels"].shape[1])
-        F = self.network(params, place, context, context_sigma, mask, coordinates)
+        mask, coordinates = mask_and_coordinates(place, patch)
+        F = self.network(params, place, context, context_sigma, mask, coordinates, keys[3])
+        sigma = edm.draw_sigma(keys[4], count, P_mean=config.P_mean, P_std=config.P_std)
+        # Nothing but zeros beyond the border, as in sampling.
         y = to_unit(batch["pixels"])[..., None] * mask
-        return edm.loss(
-            F,
-            y,
-            mask,
-            key_loss,
-            P_mean=config.P_mean,
-            P_std=config.P_std,
-            sigma_data=config.sigma_data,
-        )
+        n = sigma[:, None, None, None] * jax.random.normal(keys[5], y.shape) * mask
+        return edm.loss(F, y, n, sigma, mask, sigma_data=config.sigma_data), sigma
+
+    def _losses_by_group(
+        self,
+        losses: Float[Array, "batch"],
+        sigma: Float[Array, "batch"],
+        level: Int[Array, "batch"],
+    ) -> Metrics:
+        """Sum and count of the losses of each level, and of each quarter of the noise levels."""
+        config = self.config.diffusion
+        z = (jnp.log(sigma) - config.P_mean) / config.P_std
+        quarter = jnp.searchsorted(jnp.asarray(_QUARTILES), z)
+        levels = self.dataset.levels if self.config.data.strategy == "pyramid" else 1
+        groups = {f"loss_level_{n}": level == n for n in range(levels)}
+        groups |= {f"loss_sigma_{n + 1}": quarter == n for n in range(4)}
+        return {
+            name: jnp.stack([jnp.where(own, losses, 0).sum(), own.sum()])
+            for name, own in groups.items()
+        }
 
     def network(
         self,
@@ -118,6 +156,7 @@ class DiffusionTask:
         context_sigma: Float[Array, "batch"],
         mask: Float[Array, "batch patch patch 1"],
         coordinates: Float[Array, "batch patch patch 2"],
+        key: Key[Array, ""] | None = None,
     ) -> edm.Network:
         """Binds everything but the noisy patch and its noise level to the U-Net.
 
@@ -130,6 +169,7 @@ class DiffusionTask:
             context_sigma: Standard deviation of that noise.
             mask: From `mask_and_coordinates`.
             coordinates: From `mask_and_coordinates`.
+            key: Of dropout, in training.
         """
         finer = (place.level > 0)[:, None, None, None]
         shown = mask
@@ -140,9 +180,8 @@ class DiffusionTask:
         vector = conditions(place, jnp.where(place.level > 0, context_sigma, 0))
 
         def F(x: Float[Array, "batch patch patch 1"], c_noise: Float[Array, "batch"]):
-            return self.model.apply(
-                params, jnp.concatenate([x * mask, side], axis=-1), c_noise, vector
-            )
+            x = jnp.concatenate([x, side], axis=-1)
+            return self.model.apply(params, x, c_noise, vector, key)
 
         return F
 
@@ -186,9 +225,10 @@ class DiffusionTask:
         denoise = tile_denoiser(Model(self.denoise, params), guidance=config.guidance, weak=weak)
         wide = self.config.data.wide_context
         sampler = Sampler(denoise, config, patch=patch, batch_size=batch_size, wide=wide)
+        strategy = self.config.data.strategy
         jobs = [
-            Job(number, request, level_sizes(request.height, request.width, patch)[:levels])
-            for number, request in requests.items()
+            Job(n, r, known_sizes(strategy, r.height, r.width, patch)[:levels])
+            for n, r in requests.items()
         ]
         return sampler.sample(jobs, finished=finished, progress=progress)
 
@@ -198,7 +238,8 @@ class DiffusionTask:
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         config = self.config.sample.copy_and_resolve_references()
         config.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
-        made = dict(self.generate(state.ema, dict(enumerate(requests)), config=config, levels=2))
+        params = state.ema[str(self.config.train.ema_widths[0])]
+        made = dict(self.generate(params, dict(enumerate(requests)), config=config, levels=2))
         side = max(max(pixels.shape) for pixels in made.values())
         grid = np.stack([place(made[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}

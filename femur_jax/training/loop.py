@@ -13,7 +13,7 @@ from femur_jax.data.loader import Stream, batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from femur_jax.parallel.rules import Rules, state_shardings
-from femur_jax.training.checkpoint import Checkpoints
+from femur_jax.training.checkpoint import Checkpoints, Snapshots
 from femur_jax.training.monitor import Monitor
 from femur_jax.training.state import TrainState
 from femur_jax.workdir import claim
@@ -21,7 +21,8 @@ from femur_jax.workdir import claim
 FREE_FIELDS = ("stage", "mesh", "sample")
 """Fields of a config that may change within a run."""
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
+"""Numbers by name: one for the step, or a sum and a count where a step may have nothing to add."""
 
 
 @runtime_checkable
@@ -56,8 +57,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     Args:
         task: The model.
         config: With `seed`, `mesh` (data, fsdp, model) and `train` (steps, batch_size,
-            log_every, checkpoint_every).
-        folder: Holds the logs and `checkpoints/`.
+            log_every, checkpoint_every; snapshot_every, of the moving averages, if any).
+        folder: Holds the logs, `checkpoints/` and `snapshots/`.
 
     Raises:
         UserError: The mesh and the batch do not fit, a class has no data, the folder belongs to
@@ -96,6 +97,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
     monitor = Monitor(folder, name=f"train {task.name}", start=start, steps=steps)
     pending: list[Metrics] = []
+    snapshot_every = config.train.get("snapshot_every", 0)
+    snapshots = Snapshots(folder / "snapshots") if snapshot_every else None
     try:
         for step in range(start + 1, steps + 1):
             with jax.transfer_guard("disallow"):
@@ -108,10 +111,14 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                 pending = []
             if step % config.train.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state, step)
+            if snapshots and step % snapshot_every == 0:
+                snapshots.save(state.ema, step)
         monitor.images(steps, task.images(state))
     finally:
         monitor.close()
         checkpoints.close()
+        if snapshots:
+            snapshots.close()
     return state
 
 
@@ -141,13 +148,24 @@ def _abstract(task: Task, key: Key[Array, ""], shardings: Any) -> Any:
 
 
 def _mean(metrics: list[Metrics], step: int) -> dict[str, float]:
-    """Means over the steps since the last call."""
+    """Means over the steps since the last call; a metric that nothing was counted for is left out.
+
+    Raises:
+        UserError: A number is not finite; says of which step and which metrics.
+    """
     rows = jax.device_get(metrics)
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    for name, value in means.items():
-        if not np.isfinite(value):
+    for number, row in enumerate(rows, start=step - len(rows) + 1):
+        broken = {name: v for name, v in row.items() if not np.isfinite(v).all()}
+        if broken:
+            value = np.ravel(next(iter(broken.values())))[0]
             raise UserError(
-                f"{name} is {value} at step {step}: the training diverged; start again from the "
-                "last checkpoint with a smaller learning rate."
+                f"{', '.join(broken)}: {value} at step {number}; the training diverged; start "
+                "again from the last checkpoint with a smaller learning rate."
             )
+    means = {}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows], float)
+        total, count = values.sum(axis=0) if values.ndim == 2 else (values.sum(), len(values))
+        if count:
+            means[name] = float(total / count)
     return means
