@@ -20,6 +20,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
+    config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
     config.data = ConfigDict({"level_weights": (1.0, 1.0), "draw": draw})
     config.model = ConfigDict(
@@ -48,6 +49,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "ema_decay": 0.9999,
             "log_every": 100,
             "checkpoint_every": 5000,
+            "images_every": 5000,
         }
     )
     config.sample = ConfigDict(
@@ -78,6 +80,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             ema_decay=0.995,
             log_every=10,
             checkpoint_every=150,
+            images_every=300,
         )
         config.sample.update(per_label=32, steps=12, finer_sigma_max=1.0, finer_steps=4)
     elif variant != "base":

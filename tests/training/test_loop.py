@@ -136,7 +136,7 @@ def test_divergence_is_told_and_the_last_checkpoint_kept(dataset, diffusion_conf
     with pytest.raises(UserError, match="nan at step 4"):
         loop.train(task, config, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.latest == 3
+    assert checkpoints.steps == [2, 3]
     checkpoints.close()
 
 
