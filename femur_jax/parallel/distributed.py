@@ -1,20 +1,24 @@
 """Several processes as one run: how they start, stop together, and tell of failures."""
 
 import contextlib
-import faulthandler
+import errno
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src.distributed import global_state  # the only way to the key-value store
 from jax.experimental import multihost_utils
+
+from femur_jax.errors import UserError
 
 PREEMPTED = os.EX_TEMPFAIL
 """Exit code of a run that was told to stop and saved everything: start it again."""
@@ -25,6 +29,40 @@ _FAILURE = "femur_jax/failure"
 
 class Preempted(Exception):
     """The run was told to stop, and everything it did is saved."""
+
+
+@contextlib.contextmanager
+def together(*, logs: Path) -> Iterator[None]:
+    """Runs its body as one of the processes of a SLURM step, or alone where there is no other.
+
+    An exception in one process ends all of them with the same exit code, whatever they are doing,
+    and the first one says why. After Preempted the exit code is PREEMPTED.
+
+    Args:
+        logs: Where all but the first process print to; a log is removed when all went well.
+    """
+    try:
+        start()
+        _print_to(logs)
+        yield
+    except Preempted:
+        code = PREEMPTED
+    except Exception as error:
+        told = _as_user_error(error)
+        if global_state.client is None:
+            raise told from error
+        if isinstance(told, UserError):
+            _end_all(str(told), 2)
+        traceback.print_exc()
+        index, count = jax.process_index(), jax.process_count()
+        [line] = traceback.format_exception_only(error)[-1:]
+        _end_all(f"process {index} of {count} failed ({line.strip()[:200]}); see {logs}.", 1)
+    else:
+        code = 0
+    if jax.process_index() > 0:
+        _log(logs).unlink(missing_ok=True)
+    if code:
+        sys.exit(code)
 
 
 def start(*, timeout_seconds: float = 300.0) -> None:
@@ -60,38 +98,33 @@ def start(*, timeout_seconds: float = 300.0) -> None:
     threading.Thread(target=_watch, daemon=True).start()
 
 
-def log_to(folder: Path) -> None:
-    """Sends what processes other than the first print to `folder/process-NNNNN.log`."""
-    if jax.process_count() == 1:
-        return
-    faulthandler.enable()
+def _print_to(logs: Path) -> None:
+    """Sends what processes other than the first print, and their traces, to files."""
     if jax.process_index() > 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _log(folder).open("a") as file:
-            os.dup2(file.fileno(), sys.stdout.fileno())
-            os.dup2(file.fileno(), sys.stderr.fileno())
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            with _log(logs).open("a") as file:
+                os.dup2(file.fileno(), sys.stdout.fileno())
+                os.dup2(file.fileno(), sys.stderr.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{logs} cannot be written ({error.strerror}); name another --workdir."
+            ) from None
 
 
-def drop_log(folder: Path) -> None:
-    """Removes this process's log: all went well."""
-    if jax.process_index() > 0:
-        _log(folder).unlink(missing_ok=True)
+def _log(logs: Path) -> Path:
+    return logs / f"process-{jax.process_index():05d}.log"
 
 
-def _log(folder: Path) -> Path:
-    return folder / f"process-{jax.process_index():05d}.log"
+def _as_user_error(error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return UserError(f"The disk is full ({error.filename}); free some space and start again.")
+    return error
 
 
-def fail(sentence: str, code: int) -> int:
-    """Ends all processes with an exit code, whatever they are doing; the first one says why.
-
-    Returns:
-        The code, in a process on its own, which goes on.
-    """
-    if global_state.client is None:
-        print(f"femur_jax: {sentence}", file=sys.stderr)
-        return code
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another failed before
+def _end_all(sentence: str, code: int) -> NoReturn:
+    # The first failure is told; a key that another process has set raises.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
         global_state.client.key_value_set(_FAILURE, json.dumps([sentence, code]))
     time.sleep(10)  # the watch of each process, this one's too, ends it before
     os._exit(code)
@@ -109,11 +142,6 @@ def _watch() -> None:
             print(f"femur_jax: {sentence}", file=sys.stderr, flush=True)
             time.sleep(2)  # the store lives in this process
         os._exit(code)
-
-
-def wait_for_all(name: str) -> None:
-    """Returns when every process is here."""
-    multihost_utils.sync_global_devices(name)
 
 
 class StopRequest:

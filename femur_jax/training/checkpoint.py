@@ -162,7 +162,7 @@ class Checkpoints:
 
     def _check_model(self, step: int, abstract_state: Any) -> None:
         saved = _shapes(self._manager.item_metadata(step)["state"].tree)
-        wanted = _shapes(ocp.tree.serialize_tree(abstract_state))
+        wanted = _shapes(abstract_state)
         if saved != wanted:
             names = sorted(
                 name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)

@@ -206,7 +206,7 @@ def _abstract(task: Task, key: Key[Array, ""], shardings: Any) -> Any:
     )
 
 
-def _mean(metrics: list[Metrics], step: int) -> dict[str, float]:
+def _mean(metrics: list[dict[str, Any]], step: int) -> dict[str, float]:
     """Means over the steps since the last call; a metric that nothing was counted for is left out.
 
     Raises:
@@ -235,7 +235,7 @@ def _all_finite(state: TrainState) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 
 
-def _plain(metrics: list[Metrics]) -> list[dict[str, Any]]:
+def _plain(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Metrics as JSON holds them."""
     return jax.tree.map(lambda value: np.asarray(value).tolist(), jax.device_get(metrics))
 
