@@ -20,6 +20,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.train_datasets = ()  # trained on; the real dataset when empty
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
+    config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
     config.data = ConfigDict({"shapes": ((512, 512),), "draw": draw})
     config.model = ConfigDict(
@@ -36,6 +37,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "augment": {"zoom": 0.1, "shift": 0.05},
             "log_every": 50,
             "checkpoint_every": 1000,
+            "images_every": 1000,
         }
     )
     if variant == "tiny":
@@ -48,6 +50,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             ema_decay=0.98,
             log_every=10,
             checkpoint_every=100,
+            images_every=150,
         )
     elif variant != "base":
         raise ValueError(f"configs/classifier.py has the variants tiny and base, not {variant!r}")

@@ -19,6 +19,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
+    config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
     config.data = ConfigDict({"draw": draw})
     config.model = ConfigDict(
@@ -40,6 +41,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "ema_decay": 0.9995,
             "log_every": 100,
             "checkpoint_every": 5000,
+            "images_every": 5000,
         }
     )
     config.sample = ConfigDict({"per_label": 500, "seed": 0, "batch_size": 64})
@@ -54,6 +56,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             ema_decay=0.98,
             log_every=10,
             checkpoint_every=100,
+            images_every=150,
         )
         config.sample.update(per_label=32, batch_size=32)
     elif variant != "base":

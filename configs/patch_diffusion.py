@@ -21,6 +21,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
+    config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
     config.data = ConfigDict(
         {
@@ -64,6 +65,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "snapshot_every": 0,  # steps between stored averages, for other widths; 0: none
             "log_every": 100,
             "checkpoint_every": 5000,
+            "images_every": 5000,
         }
     )
     config.sample = ConfigDict(
@@ -104,6 +106,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             warmup_steps=50,
             log_every=10,
             checkpoint_every=150,
+            images_every=300,
         )
         config.sample.update(per_label=32, sigma_max=(80.0, 1.0), steps=(12, 4))
     elif variant == "large":

@@ -35,9 +35,10 @@ def main(argv: list[str]) -> int:
 
 
 def run(config, workdir: Path) -> None:
-    """Runs the stage that `config.stage` names."""
+    """Runs the stage that `config.stage` names, under srun with the other processes."""
     from femur_jax import stages, study  # slow, and no part of --help or of a worker
     from femur_jax import workdir as workdirs
+    from femur_jax.parallel import distributed
 
     logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell much that helps nobody
     runs = {
@@ -49,7 +50,8 @@ def run(config, workdir: Path) -> None:
     if config.stage not in runs:
         raise UserError(f"config.stage is {config.stage!r}; write one of {', '.join(runs)}.")
     workdirs.keep_compiled(workdir)
-    runs[config.stage](config, workdir)
+    with distributed.together(logs=workdir / "logs"):
+        runs[config.stage](config, workdir)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from femur_jax.config import Config
@@ -28,8 +29,15 @@ def claim(
         hidden: Top-level fields that are written as a digest: paths may name a patient.
 
     Raises:
-        UserError: The folder holds the run of another config.
+        UserError: The folder holds the run of another config, or cannot be written.
     """
+    if jax.process_index() == 0:
+        _claim(workdir, config, free, hidden)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"claim {workdir}")
+
+
+def _claim(workdir: Path, config: Config, free: Sequence[str], hidden: Sequence[str]) -> None:
     text = _canonical(config, free, hidden)
     file = workdir / _CONFIG
     if file.is_file():
@@ -40,8 +48,13 @@ def claim(
                 "name another --workdir, or delete the folder."
             )
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, text)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, text)
+    except OSError as error:
+        raise UserError(
+            f"{workdir} cannot be written ({error.strerror}); name another --workdir."
+        ) from None
 
 
 def config_of(workdir: Path) -> Config:

@@ -1,25 +1,34 @@
 """The training loop of every model."""
 
+import hashlib
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from femur_jax.config import Config
 from femur_jax.data.loader import Stream, batches
 from femur_jax.errors import UserError
+from femur_jax.parallel.distributed import Preempted, StopRequest
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from femur_jax.parallel.rules import Rules, state_shardings
 from femur_jax.training.checkpoint import Checkpoints, Snapshots
-from femur_jax.training.monitor import Monitor
+from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
 from femur_jax.workdir import claim
 
-FREE_FIELDS = ("stage", "mesh", "sample")
+FREE_FIELDS = ("stage", "mesh", "sample", "profile")
 """Fields of a config that may change within a run."""
+
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
 
 Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
 """Numbers by name: one for the step, or a sum and a count where a step may have nothing to add."""
@@ -52,17 +61,19 @@ class Task(Protocol):
 
 
 def train(task: Task, config: Config, folder: Path) -> TrainState:
-    """Trains to the last step, from the newest checkpoint where there is one.
+    """Trains to the last step, from the newest whole checkpoint where there is one.
 
     Args:
         task: The model.
-        config: With `seed`, `mesh` (data, fsdp, model) and `train` (steps, batch_size,
-            log_every, checkpoint_every; snapshot_every, of the moving averages, if any).
+        config: With `seed`, `mesh` (data, fsdp, model), `profile` and `train` (steps, batch_size,
+            log_every, checkpoint_every, images_every; snapshot_every, of the moving averages, if
+            any).
         folder: Holds the logs, `checkpoints/` and `snapshots/`.
 
     Raises:
         UserError: The mesh and the batch do not fit, a class has no data, the folder belongs to
-            another config, or the loss is no longer finite.
+            another config, data or model, the loss is no longer finite, or the disk is full.
+        Preempted: A SIGTERM came; the last step is saved.
     """
     # Devices and state, placed as it is created.
     mesh = make_mesh(config.mesh)
@@ -71,12 +82,19 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     claim(folder, config, free=FREE_FIELDS)
     key = jax.random.key(config.seed)
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if checkpoints.latest is None:
-        state = jax.jit(task.init, out_shardings=shardings)(key)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    saved = checkpoints.restore(_abstract(task, key, shardings))
+    data = _digest(streams)
+    if saved is None:
+        state, start, pending = jax.jit(task.init, out_shardings=shardings)(key), 0, []
     else:
-        state = checkpoints.restore(_abstract(task, key, shardings))
-    start = int(state.step)
+        state, start = saved.state, saved.run["next_batch"]
+        pending = saved.run["metrics"]
+        if saved.run["data"] != data:
+            raise UserError(
+                f"{folder} was trained on other data than there are now in the same place; "
+                "name another --workdir, or bring back the data."
+            )
     steps = config.train.steps
     if start >= steps:
         checkpoints.close()
@@ -89,31 +107,47 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
         start=start,
         sharding=batch_sharding(mesh),
     )
-
-    def update(state: TrainState, batch: dict[str, Array], key: Key[Array, ""]):
-        return task.step(state, batch, jax.random.fold_in(key, state.step))
-
-    update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
     key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
-    monitor = Monitor(folder, name=f"train {task.name}", start=start, steps=steps)
-    pending: list[Metrics] = []
+    update = Update(task, shardings)
+    monitor = Monitor(
+        folder, name=f"train {task.name}", start=start, steps=steps, profile=config.profile
+    )
+    monitor.describe(config, state.params)
+    means: dict[str, float] = {}
     snapshot_every = config.train.get("snapshot_every", 0)
-    snapshots = Snapshots(folder / "snapshots") if snapshot_every else None
+    snapshots = Snapshots(folder / SNAPSHOTS) if snapshot_every else None
     try:
-        for step in range(start + 1, steps + 1):
-            with jax.transfer_guard("disallow"):
-                batch = next(stream)
-                state, metrics = update(state, batch, key)
-            pending.append(metrics)
-            monitor.advance(step)
-            if step % config.train.log_every == 0 or step == steps:
-                monitor.scalars(step, _mean(pending, step))
-                pending = []
-            if step % config.train.checkpoint_every == 0 or step == steps:
-                checkpoints.save(state, step)
-            if snapshots and step % snapshot_every == 0:
-                snapshots.save(state.ema, step)
-        monitor.images(steps, task.images(state))
+        with StopRequest() as stop:
+            for step in range(start + 1, steps + 1):
+                with jax.transfer_guard("disallow"):
+                    begin = time.perf_counter()
+                    batch = next(stream)
+                    monitor.waited(time.perf_counter() - begin)
+                    state, metrics = update(state, batch, key)
+                pending.append(metrics)
+                monitor.advance(step)
+                last = step == steps
+                stopped = not last and stop.reached(step)
+                if last or step % config.train.log_every == 0:
+                    means = _mean(pending, step)
+                    monitor.scalars(step, means, flops_per_step=update.flops)
+                    pending = []
+                if last or stopped or step % config.train.checkpoint_every == 0:
+                    if not _all_finite(state):
+                        raise UserError(
+                            f"A parameter is not finite at step {step}; the training diverged; "
+                            "start again from the last checkpoint with a smaller learning rate."
+                        )
+                    run = {"next_batch": step, "data": data, "metrics": _plain(pending)}
+                    checkpoints.save(state, step, run, means)
+                if snapshots and step % snapshot_every == 0:
+                    snapshots.save(state.ema, step)
+                if stopped:
+                    raise Preempted
+                if last or step % config.train.images_every == 0:
+                    begin = time.perf_counter()
+                    _show(task, state, monitor, step)
+                    monitor.exclude(time.perf_counter() - begin)
     finally:
         monitor.close()
         checkpoints.close()
@@ -123,20 +157,53 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
 
 
 def restore(task: Task, config: Config, folder: Path) -> TrainState:
-    """The newest state of a run, on this process's mesh.
+    """The newest whole state of a run, on this process's mesh.
 
     Raises:
-        UserError: The run has no checkpoint.
+        UserError: The run has no whole checkpoint.
     """
     mesh = make_mesh(config.mesh)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if checkpoints.latest is None:
-        raise UserError(f"{folder} holds no checkpoint; run the training first.")
     key = jax.random.key(config.seed)
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
-    state = checkpoints.restore(_abstract(task, key, shardings))
-    checkpoints.close()
-    return state
+    saved = None
+    if (folder / CHECKPOINTS).is_dir():
+        checkpoints = Checkpoints(folder / CHECKPOINTS, read_only=True)
+        saved = checkpoints.restore(_abstract(task, key, shardings))
+        checkpoints.close()
+    if saved is None:
+        raise UserError(f"{folder} holds no checkpoint; run the training first.")
+    return saved.state
+
+
+class Update:
+    """A task's step, compiled once for each shape of batch. It reuses the memory of the state.
+
+    Attributes:
+        flops: Floating-point operations of a device in the newest program, as XLA counts them.
+    """
+
+    def __init__(self, task: Task, shardings: Any):
+        """Compiles nothing yet; `shardings` are of the state."""
+
+        def update(state: TrainState, batch: dict[str, Array], key: Key[Array, ""]):
+            return task.step(state, batch, jax.random.fold_in(key, state.step))
+
+        self._update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+        self._compiled: dict[tuple, Any] = {}
+        self.flops = 0.0
+
+    def __call__(
+        self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        shapes = tuple(array.shape for array in batch.values())
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self.compile(state, batch, key)
+            self.flops = (self._compiled[shapes].cost_analysis() or {}).get("flops", 0.0)
+        return self._compiled[shapes](state, batch, key)
+
+    def compile(self, state: Any, batch: Any, key: Any) -> jax.stages.Compiled:
+        """The program for these arrays, or for their shapes, types and shardings."""
+        return self._update.lower(state, batch, key).compile()
 
 
 def _abstract(task: Task, key: Key[Array, ""], shardings: Any) -> Any:
@@ -147,7 +214,7 @@ def _abstract(task: Task, key: Key[Array, ""], shardings: Any) -> Any:
     )
 
 
-def _mean(metrics: list[Metrics], step: int) -> dict[str, float]:
+def _mean(metrics: list[dict[str, Any]], step: int) -> dict[str, float]:
     """Means over the steps since the last call; a metric that nothing was counted for is left out.
 
     Raises:
@@ -169,3 +236,34 @@ def _mean(metrics: list[Metrics], step: int) -> dict[str, float]:
         if count:
             means[name] = float(total / count)
     return means
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+
+
+def _plain(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics as JSON holds them."""
+    return jax.tree.map(lambda value: np.asarray(value).tolist(), jax.device_get(metrics))
+
+
+def _digest(streams: list[Stream]) -> str:
+    """Names the data by the first sample of each stream."""
+    digest = hashlib.sha256()
+    for samples, weight in streams:
+        leaves, structure = jax.tree.flatten(samples[0])
+        digest.update(f"{weight} {structure}".encode())
+        for leaf in leaves:
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _show(task: Task, state: TrainState, monitor: Monitor, step: int) -> None:
+    """Pictures and histograms; the first process makes them, on its own devices."""
+    samples, ema = histogram_samples(state.params), state.ema
+    if jax.process_count() > 1:
+        samples, ema = multihost_utils.process_allgather((samples, ema), tiled=True)
+    if jax.process_index() == 0:
+        monitor.histograms(step, by_path(jax.device_get(samples), "parameters/"))
+        monitor.images(step, task.images(replace(state, ema=ema)))

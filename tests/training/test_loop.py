@@ -1,28 +1,31 @@
-"""The loop, checked on the smallest denoiser."""
+"""The loop: what it saves, what it refuses, and how it goes on."""
 
-import json
+import os
 import shutil
+import signal
+from dataclasses import replace
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from femur_jax.data.loader import batches
-from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
+from femur_jax.parallel.distributed import Preempted
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
-from femur_jax.parallel.rules import state_shardings
 from femur_jax.training import loop
-from femur_jax.training.checkpoint import Checkpoints
+from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.monitor import read_scalars
+from tests.training.least_squares import LeastSquares, least_squares_config
 
 
 @pytest.fixture(scope="module")
-def run(dataset, diffusion_config, tmp_path_factory):
+def run(tmp_path_factory):
     """An undisturbed run: its folder and last state."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    state = loop.train(DiffusionTask(diffusion_config, dataset), diffusion_config, folder)
-    return folder, jax.device_get(state)
+    return folder, loop.train(LeastSquares(), least_squares_config(), folder)
 
 
 def same(a, b):
@@ -30,121 +33,147 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_a_run_that_was_killed_ends_like_an_undisturbed_one(
-    run, dataset, diffusion_config, tmp_path
-):
+def test_a_run_that_was_killed_ends_like_an_undisturbed_one(run, config, tmp_path):
     folder, undisturbed = run
     shutil.copytree(folder, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")  # what a kill after step 4 leaves
-    task = DiffusionTask(diffusion_config, dataset)
-    state = loop.train(task, diffusion_config, tmp_path / "run")
-    assert int(state.step) == 6
-    same(jax.device_get(state), undisturbed)
+    # What a kill after step 8 leaves; 7, 8 and 9 are logged together.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
+    same(loop.train(LeastSquares(), config, tmp_path / "run"), undisturbed)
     assert read_scalars(tmp_path / "run") == read_scalars(folder)
+    assert [line["step"] for line in read_scalars(folder)] == [3, 6, 9]
 
 
-def test_a_finished_run_only_restores(run, dataset, diffusion_config):
+def test_a_finished_run_only_restores(run, config):
     folder, undisturbed = run
     before = sorted(path.name for path in folder.iterdir())
-    task = DiffusionTask(diffusion_config, dataset)
-    same(jax.device_get(loop.train(task, diffusion_config, folder)), undisturbed)
-    same(jax.device_get(loop.restore(task, diffusion_config, folder)), undisturbed)
+    same(loop.train(LeastSquares(), config, folder), undisturbed)
+    same(loop.restore(LeastSquares(), config, folder), undisturbed)
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_scalars_and_images_are_in_the_event_file(run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder, _ = run
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    lines = read_scalars(folder)
-    assert [line["step"] for line in lines] == [2, 4, 6]
-    assert {"loss", "samples"} <= {tag.split("/")[0] for tag in events.Tags()["tensors"]}
-    logged = [
-        float(
-            np.frombuffer(
-                e.tensor_proto.tensor_content or np.float32(e.tensor_proto.float_val[0]).tobytes(),
-                np.float32,
-            )[0]
-        )
-        for e in events.Tensors("loss")
-    ]
-    np.testing.assert_allclose(logged, [line["loss"] for line in lines], rtol=1e-6)
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
+def test_goes_on_on_another_mesh(run, config, tmp_path, sizes):
+    folder, undisturbed = run
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
+    config.mesh.update(dict(zip(("data", "fsdp", "model"), sizes, strict=True)))
+    state = loop.train(LeastSquares(), config, tmp_path / "run")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state, undisturbed)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1)])
-def test_eight_devices_give_the_loss_of_one(dataset, diffusion_config, sizes):
-    """The same losses and gradients, whether the batch, the state, or both are divided."""
-    task = DiffusionTask(diffusion_config, dataset)
-    key = jax.random.key(0)
-
-    def losses(mesh):
-        shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
-        state = jax.jit(task.init, out_shardings=shardings)(key)
-        step = jax.jit(task.step, out_shardings=(shardings, None))
-        stream = batches(task.streams(), batch_size=8, start=0, sharding=batch_sharding(mesh))
-        found = []
-        for _ in range(3):
-            state, metrics = step(state, next(stream), key)
-            found.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
-        return found, state
-
-    one = jax.make_mesh(
-        (1, 1, 1),
-        ("data", "fsdp", "model"),
-        devices=jax.devices()[:1],
-        axis_types=(jax.sharding.AxisType.Auto,) * 3,
-    )
-    config = diffusion_config.mesh.copy_and_resolve_references()
-    config.update(data=sizes[0], fsdp=sizes[1], model=sizes[2])
-    eight = make_mesh(config)
-    expected, _ = losses(one)
-    found, state = losses(eight)
-    np.testing.assert_allclose(found, expected, rtol=2e-4)
-    kernel = state.params["up"]["0"]["0"]["conv1"]["kernel"]
-    held = kernel.addressable_shards[0].data.size
-    assert held * sizes[1] == kernel.size
+def test_another_config_is_refused(run, config):
+    config.train.batch_size = 8
+    with pytest.raises(UserError, match=r"another config .*config\.train\.batch_size"):
+        loop.train(LeastSquares(), config, run[0])
 
 
-def test_another_config_is_refused(run, dataset, diffusion_config):
-    folder, _ = run
-    config = diffusion_config.copy_and_resolve_references()
-    config.train.learning_rate = 0.5
-    with pytest.raises(UserError, match=r"another config .*config\.train\.learning_rate"):
-        loop.train(DiffusionTask(config, dataset), config, folder)
-
-
-def test_a_batch_that_the_mesh_cannot_divide_leaves_nothing(dataset, diffusion_config, tmp_path):
-    config = diffusion_config.copy_and_resolve_references()
+def test_a_batch_that_the_mesh_cannot_divide_leaves_nothing(config, tmp_path):
     config.train.batch_size = 12
     with pytest.raises(UserError, match="batch of 12"):
-        loop.train(DiffusionTask(config, dataset), config, tmp_path / "run")
+        loop.train(LeastSquares(), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_is_told_and_the_last_checkpoint_kept(dataset, diffusion_config, tmp_path):
-    config = diffusion_config.copy_and_resolve_references()
-    config.train.update(steps=8, log_every=1, checkpoint_every=1)
-    task = DiffusionTask(config, dataset)
-    healthy = task.step
-
-    def step(state, batch, key):
-        state, metrics = healthy(state, batch, key)
-        return state, metrics | {"loss": jax.numpy.where(state.step == 4, np.nan, metrics["loss"])}
-
-    task.step = step
-    with pytest.raises(UserError, match="nan at step 4"):
-        loop.train(task, config, tmp_path)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.latest == 3
-    checkpoints.close()
-
-
-def test_restoring_without_a_checkpoint_is_told(dataset, diffusion_config, tmp_path):
+def test_restoring_without_a_checkpoint_is_told(config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
-        loop.restore(DiffusionTask(diffusion_config, dataset), diffusion_config, tmp_path)
+        loop.restore(LeastSquares(), config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
-    (tmp_path / "scalars.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
-    assert read_scalars(tmp_path) == [{"step": 1}]
+class Signalled(LeastSquares):
+    """Gets a SIGTERM when its sample of some number is read."""
+
+    def __init__(self, sample):
+        super().__init__()
+        self._sample = sample
+
+    def streams(self):
+        def read(index, row):
+            if index == self._sample:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return row
+
+        [stream] = super().streams()
+        return [stream._replace(samples=stream.samples.map_with_index(read))]
+
+
+def test_after_sigterm_no_step_is_lost(config, tmp_path):
+    config.train.update(steps=30, checkpoint_every=10)
+    undisturbed = loop.train(LeastSquares(), config, tmp_path / "undisturbed")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted):
+        loop.train(Signalled(16 * 15), config, tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+    stopped = int(loop.restore(LeastSquares(), config, tmp_path / "run").step)
+    lines = read_scalars(tmp_path / "run")
+    assert 0 < stopped < 30
+    assert lines[-1]["step"] == stopped - stopped % 3  # nothing was done after it
+    same(loop.train(LeastSquares(), config, tmp_path / "run"), undisturbed)
+    assert read_scalars(tmp_path / "run") == read_scalars(tmp_path / "undisturbed")
+
+
+def test_goes_on_with_the_same_data_only(run, config):
+    with pytest.raises(UserError, match="other data"):
+        loop.train(LeastSquares(shift=1.0), config, run[0])
+
+
+def test_another_model_in_the_same_folder_is_refused(run, config):
+    with pytest.raises(UserError, match="another model"):
+        loop.train(LeastSquares(width=16), config, run[0])
+
+
+class Broken(LeastSquares):
+    """Its loss or its parameters are no numbers from some step on."""
+
+    def __init__(self, what):
+        super().__init__()
+        self._what = what
+
+    def step(self, state, batch, key):
+        healthy, metrics = super().step(state, batch, key)
+        broken = jnp.where(state.step >= 4, jnp.nan, 1.0)
+        if self._what == "loss":
+            return healthy, {"loss": metrics["loss"] * broken}
+        params = jax.tree.map(lambda array: array * broken, healthy.params)
+        return replace(healthy, params=params), metrics
+
+
+@pytest.mark.parametrize(
+    ("what", "log_every", "message"),
+    [("loss", 1, "loss: nan at step 5"), ("params", 100, "parameter is not finite at step 6")],
+)
+def test_divergence_is_told_and_never_saved(config, tmp_path, what, log_every, message):
+    config.train.log_every = log_every
+    with pytest.raises(UserError, match=message):
+        loop.train(Broken(what), config, tmp_path)
+    assert int(loop.restore(LeastSquares(), config, tmp_path).step) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_told(config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/run cannot be written"):
+        loop.train(LeastSquares(), config, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_gradient_of_parts_is_that_of_the_whole(parts):
+    mesh = make_mesh(ConfigDict({"data": 2, "fsdp": 4, "model": 1}))
+    key = jax.random.key(0)
+    params = jax.random.normal(key, (4, 8))
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    batch = jax.device_put({"x": x}, batch_sharding(mesh))
+
+    def loss(params, batch):
+        return jnp.mean(jnp.tanh(batch["x"] @ params) ** 2)
+
+    @jax.jit
+    def accumulated(params, batch):
+        return mean_over_parts(
+            lambda part, _: jax.value_and_grad(loss)(params, part), batch, key, parts
+        )
+
+    value, gradient = accumulated(params, batch)
+    hidden = np.tanh(x.astype(float) @ np.asarray(params, float))
+    expected = x.T @ (2 * hidden * (1 - hidden**2)) / hidden.size
+    np.testing.assert_allclose(value, np.mean(hidden**2), rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)

@@ -1,0 +1,87 @@
+"""Eight devices give the losses of one, however the mesh divides batch and state."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from ml_collections import ConfigDict
+
+from femur_jax.data.loader import batches
+from femur_jax.evaluation.classification import ClassifierTask
+from femur_jax.gan.task import GanTask
+from femur_jax.parallel.mesh import AXES, batch_sharding, make_mesh
+from femur_jax.parallel.rules import state_shardings
+from femur_jax.training.loop import Update
+from femur_jax.training.monitor import by_path
+from tests.training.least_squares import LeastSquares
+
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2)]
+
+
+def trajectory(task, mesh, *, steps, batch_size=16):
+    """Metrics of each step, and the last state."""
+    key = jax.random.key(0)
+    shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
+    state = jax.jit(task.init, out_shardings=shardings)(key)
+    update = Update(task, shardings)
+    stream = batches(task.streams(), batch_size=batch_size, start=0, sharding=batch_sharding(mesh))
+    key = jax.device_put(key, jax.sharding.NamedSharding(mesh, PartitionSpec()))
+    found = []
+    for _ in range(steps):
+        state, metrics = update(state, next(stream), key)
+        found.append(jax.device_get(metrics))
+    return jax.tree.map(lambda *values: np.array(values), *found), state
+
+
+def over_output_channels(task):
+    """A rule for each convolution: enough for a test, not the fastest of tensor parallelism."""
+    arrays = by_path(jax.eval_shape(task.init, jax.random.key(0)).params)
+    return tuple(
+        (re.escape(path) + "$", PartitionSpec(None, None, None, "model"))
+        for path, array in arrays.items()
+        if array.ndim == 4 and array.shape[3] % 2 == 0
+    )
+
+
+def one_device():
+    return jax.make_mesh(
+        (1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 3
+    )
+
+
+def eight_devices(sizes):
+    return make_mesh(ConfigDict(dict(zip(AXES, sizes, strict=True))))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return trajectory(LeastSquares(), one_device(), steps=20)[0]
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_least_squares(expected, sizes):
+    found, state = trajectory(LeastSquares(), eight_devices(sizes), steps=20)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    _, fsdp, model = sizes
+    kernels = (state.params["kernel"], state.ema["kernel"], state.optimizer[1][0].mu["kernel"])
+    for kernel in kernels:  # 4 x 8, split over `model` by the rule
+        assert kernel.addressable_shards[0].data.shape == (4, 8 // model)
+    bias = state.params["bias"]  # 8, split over `fsdp` without a rule
+    assert bias.addressable_shards[0].data.shape == (8 // fsdp,)
+
+
+@pytest.mark.parametrize("family", ["classifier", "gan"])
+def test_models_on_all_three_axes(family, dataset, classifier_config, gan_config):
+    if family == "classifier":
+        task = ClassifierTask(classifier_config, [dataset])
+    else:
+        task = GanTask(gan_config, dataset)
+    task.rules = over_output_channels(task)
+    expected, _ = trajectory(task, one_device(), steps=2)
+    found, state = trajectory(task, eight_devices((2, 2, 2)), steps=2)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+    split = [leaf for leaf in jax.tree.leaves(state.params) if "model" in leaf.sharding.spec]
+    assert len(split) > 3

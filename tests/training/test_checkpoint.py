@@ -1,0 +1,193 @@
+"""Checkpoints against damage, full disks, other models and other meshes."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from femur_jax.data.checksums import SUMS
+from femur_jax.errors import UserError
+from femur_jax.training.checkpoint import Checkpoints
+from femur_jax.training.state import TrainState
+
+
+def a_state(step, size=4096):
+    params = {"kernel": step + jnp.arange(size, dtype=jnp.float32).reshape(-1, 8)}
+    return TrainState(jnp.int32(step), params, params, {"count": jnp.int32(step)})
+
+
+def shapes(state):
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
+    )
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("original") / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    for step in (2, 4):
+        checkpoints.save(a_state(step), step, {"next_batch": step}, {"loss": 1.0})
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy of `original` to damage."""
+    return Path(shutil.copytree(original, tmp_path / "checkpoints"))
+
+
+def largest(folder):
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def flip_a_bit(step):
+    file = largest(step)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_short(step):
+    file = largest(step)
+    os.truncate(file, file.stat().st_size // 2)
+
+
+DAMAGES = {
+    "a flipped bit": flip_a_bit,
+    "a file cut short": cut_short,
+    "a lost file": lambda step: largest(step).unlink(),
+    "a lost list of checksums": lambda step: (step / "state" / SUMS).unlink(),
+    "killed in the middle": lambda step: shutil.rmtree(step / "run"),
+    "a lost list of arrays": lambda step: (step / "state" / "_METADATA").write_text(""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_the_one_before_a_damaged_one_is_used_and_this_said_in_one_line(folder, damage, capfd):
+    damage(folder / "4")
+    reader = Checkpoints(folder, read_only=True)
+    assert reader.restore(shapes(a_state(0))).run == {"next_batch": 2}
+    reader.close()
+    [line] = capfd.readouterr().err.splitlines()
+    assert "step 4" in line
+    assert (folder / "4").exists()  # another process may still be at it
+
+    checkpoints = Checkpoints(folder)
+    state, run = checkpoints.restore(shapes(a_state(0)))
+    same(state, a_state(2))
+    assert run == {"next_batch": 2}
+    checkpoints.save(a_state(4), 4, {"next_batch": 4}, {})  # comes to that step again
+    checkpoints.close()
+    same(Checkpoints(folder).restore(shapes(a_state(0))).state, a_state(4))
+
+
+def test_without_any_whole_checkpoint_nothing_is_started_over(folder):
+    for step in ("2", "4"):
+        flip_a_bit(folder / step)
+    with pytest.raises(UserError, match=r"No checkpoint in .* is whole"):
+        Checkpoints(folder).restore(shapes(a_state(0)))
+    assert (folder / "4").exists()
+
+
+def test_a_new_run_has_none(tmp_path):
+    assert Checkpoints(tmp_path / "new").restore(shapes(a_state(0))) is None
+
+
+def test_the_best_and_the_last_stay_also_when_opened_again(tmp_path):
+    losses = {1: 0.5, 2: 0.1, 3: 0.4, 4: 0.3, 5: 0.6, 6: 0.2}
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        for step in steps:
+            checkpoints.save(a_state(step), step, {}, {"loss": losses[step]})
+        checkpoints.close()
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps == [2, 5, 6]
+
+
+def test_without_a_loss_the_last_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2, 3):
+        checkpoints.save(a_state(step), step, {}, {"score": 1.0})
+    checkpoints.close()
+    assert checkpoints.steps == [2, 3]
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_another_model_is_refused(folder, width):
+    other = a_state(0)
+    other.params = {"kernel": jnp.zeros((512, width))}
+    with pytest.raises(UserError, match=r"another model: it differs in 1 arrays.*params/kernel"):
+        Checkpoints(folder).restore(shapes(other))
+
+
+def test_a_model_with_other_arrays_is_refused(folder):
+    other = replace(a_state(0), ema={})
+    with pytest.raises(UserError, match="ema/kernel"):
+        Checkpoints(folder).restore(shapes(other))
+
+
+def test_restores_on_another_mesh(tmp_path):
+    eight = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    two = jax.make_mesh(
+        (2,), ("fsdp",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,)
+    )
+
+    def placed(mesh):
+        def place(array):
+            spec = PartitionSpec("fsdp") if array.ndim else PartitionSpec()
+            return jax.device_put(array, NamedSharding(mesh, spec))
+
+        return jax.tree.map(place, a_state(3))
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(placed(eight), 3, {}, {})
+    checkpoints.close()
+    state = Checkpoints(tmp_path / "checkpoints").restore(shapes(placed(two))).state
+    same(state, a_state(3))
+    assert state.params["kernel"].sharding == placed(two).params["kernel"].sharding
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+# The library's other writers are still at it when the first has failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_told_and_the_checkpoint_before_is_whole(small_disk):
+    rng = np.random.default_rng(0)  # zstd would make nothing of regular numbers
+    params = {"kernel": jnp.asarray(rng.random((1 << 18,), np.float32))}
+
+    def big(step):
+        return TrainState(jnp.int32(step), params, {}, {})
+
+    checkpoints = Checkpoints(small_disk / "checkpoints", keep=9)
+    with pytest.raises(UserError, match=r"disk of .* is full"):
+        for step in range(1, 9):
+            checkpoints.save(big(step), step, {"next_batch": step}, {"loss": 1.0})
+            saved = step
+        checkpoints.close()
+    restored = Checkpoints(small_disk / "checkpoints").restore(shapes(big(0)))
+    assert 1 <= restored.run["next_batch"] <= saved
+    same(restored.state, big(restored.run["next_batch"]))
