@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
         "--allow-real", action="store_true", help="also export datasets that are not synthetic"
     )
     args = parser.parse_args(argv)
+    if args.key and not args.blinded:
+        parser.error("--key is of use with --blinded alone")
     try:
         files = export(
             args.dataset,

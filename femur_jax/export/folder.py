@@ -71,8 +71,8 @@ def export(
         folders: Of radiograph datasets.
         out: The new folder.
         bits: Stored of a pixel, in BITS.
-        secondary_capture: Write no Digital X-Ray images. Radiographs of unknown spacing, and
-            blinded ones, are Secondary Capture in any case.
+        secondary_capture: Write no Digital X-Ray images. Radiographs whose spacing has no
+            known source, and blinded ones, are Secondary Capture in any case.
         per_class: How many radiographs of each class to take from each dataset, None for all.
         seed: Of that choice.
         blinded: See above.
@@ -93,11 +93,15 @@ def export(
         raise UserError(f"{per_class} radiographs of each class are none; give 1 or more.")
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another folder.")
+    if any(folder.resolve() in out.resolve().parents for folder in folders):
+        raise UserError(f"{out} lies in a dataset; name a folder elsewhere.")
     key_file = key_file or out.with_name(f"{out.name}.key")
     if out.resolve() in key_file.resolve().parents:
         raise UserError(f"{key_file} lies in the export; keep the key elsewhere.")
     cases = [
-        case for folder in folders for case in _choose(folder, per_class, seed, allow_real=allow_real)
+        case
+        for folder in folders
+        for case in _choose(folder, per_class, seed, allow_real=allow_real)
     ]
     if len({case.identity for case in cases}) < len(folders):
         raise UserError("Two of the datasets are the same, or one is empty; name each once.")
@@ -205,7 +209,7 @@ def _header(case: Case, secondary_capture: bool) -> Dataset:
     """The header of a case that is not blinded."""
     ds = image.header(case.patient_id, case.patient_name)
     image.describe_examination(ds, case.entry, case.number)
-    if case.entry.spacing_mm and not secondary_capture:
+    if case.entry.spacing_source != "unknown" and not secondary_capture:
         image.make_digital_x_ray(ds, case.entry)
     if _is_synthetic(case.dataset):
         image.mark_synthetic(ds, case.dataset.provenance)

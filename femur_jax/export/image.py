@@ -90,7 +90,7 @@ def make_digital_x_ray(ds: Dataset, entry: Entry) -> None:
 
     Args:
         ds: A header with `describe_examination`.
-        entry: The radiograph, of known spacing.
+        entry: The radiograph; the source of its spacing is known.
     """
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     del ds.ConversionType, ds.Laterality
@@ -145,7 +145,7 @@ def set_pixels(ds: Dataset, pixels: UInt16[np.ndarray, "height width"], bits: in
     # Rounded to the nearest, so that what was recorded with these bits comes back exactly.
     table = np.rint(np.arange(1 << 16) * (greatest / 65535)).astype(np.uint16)
     # C.11.2.1.2.1: the window runs from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
-    ds.WindowCenter, ds.WindowWidth = decimal(1 << (bits - 1)), decimal(1 << bits)
+    ds.WindowCenter, ds.WindowWidth = str(1 << (bits - 1)), str(1 << bits)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.set_pixel_data(table[pixels], "MONOCHROME2", bits, generate_instance_uid=False)

@@ -100,8 +100,7 @@ def _send_all(
             status = association.send_c_store(path)
             if "Status" not in status:
                 raise UserError(
-                    f"{where} stopped answering at {path.name}; run it again, which sends the "
-                    "rest."
+                    f"{where} stopped answering at {path.name}; run it again, which sends the rest."
                 )
             if code_to_category(status.Status) in _STORED:
                 csv.writer(file).writerow([*peer, ds.SOPInstanceUID])
