@@ -16,6 +16,7 @@ from femur_jax.export.folder import export
 from femur_jax.export.pacs import send
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "send_dicom.py"
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])}
 CLASSES = (DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage)
 
 
@@ -121,6 +122,23 @@ def test_a_pacs_that_dies_on_the_way(folder):
         assert _send(folder, port) == (8, 4)
 
 
+def test_killed_on_the_way(folder):
+    """What was stored by then is noted; only the file that was on its way is sent twice."""
+
+    def store(event):
+        if shelf.asked == 4:
+            sender.kill()
+        return shelf(event)
+
+    shelf = Shelf()
+    with pacs(store) as port:
+        where = ["--host=127.0.0.1", f"--port={port}", "--aet=PACS", "--calling=TEST"]
+        sender = subprocess.Popen([sys.executable, SCRIPT, folder, *where], env=ENVIRONMENT)
+        sender.wait()
+        assert _send(folder, port) == (8, 4)
+    assert len(shelf) == 12 and shelf.asked == 13
+
+
 def test_a_pacs_that_does_not_know_us(folder):
     shelf = Shelf()
     with pacs(shelf) as port, pytest.raises(UserError, match="refused the connection"):
@@ -142,7 +160,7 @@ def test_a_pacs_that_cannot_be_reached(arguments, said, folder):
         [sys.executable, SCRIPT, folder, *arguments],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])},
+        env=ENVIRONMENT,
     )
     assert done.returncode == 2 and said in done.stderr
     assert done.stderr.startswith("send_dicom: ") and done.stderr.count("\n") == 1
