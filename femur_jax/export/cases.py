@@ -128,29 +128,29 @@ def file_name(number: int) -> str:
     return f"{number:05d}.dcm"
 
 
-def write_table(path: Path, cases: Sequence[Case]) -> None:
-    """Writes which case is which radiograph; only its owner can read the file.
-
-    Raises:
-        UserError: The file is there and tells of other cases.
-        OSError: It cannot be written.
-    """
+def table(cases: Sequence[Case]) -> str:
+    """CSV that tells which case is which radiograph."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
     for n, case in enumerate(cases, start=1):
         kind = "synthetic" if case.synthetic else "real"
         folder, entry = case.dataset.folder, case.entry
-        table.writerow([file_name(n), case.patient_id, folder, entry.name, entry.label, kind])
-    if path.exists():
-        if path.read_text() != text.getvalue():
-            raise UserError(f"{path} tells of other cases; move it away, or name another folder.")
-        return
+        writer.writerow([file_name(n), case.patient_id, folder, entry.name, entry.label, kind])
+    return text.getvalue()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)  # left by a run that was killed
     try:
-        partial.unlink(missing_ok=True)  # left by a run that was killed
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text.getvalue())
+            file.write(text)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

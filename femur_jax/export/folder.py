@@ -61,15 +61,16 @@ def export(
     ]
     if len({case.identity for case in chosen}) < len(folders):
         raise UserError("Two of the datasets are the same; name each once.")
-    partial = out.with_name(f"{out.name}.partial")
+    partial, table = (out.with_name(f"{out.name}.{end}") for end in ("partial", "cases.csv"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
         partial.mkdir()
         if blinded:
+            key_file.parent.mkdir(parents=True, exist_ok=True)
             key = Pseudonyms(key_file)
             named = cases.blind(chosen, key)
-            cases.write_table(out.with_name(f"{out.name}.cases.csv"), named)
+            _check_table(table, cases.table(named))
         else:
             key = _unchanged
             named = cases.name(chosen)
@@ -80,6 +81,8 @@ def export(
             image.set_pixels(ds, case.dataset.read(case.radiograph), bits)
             image.set_uids(ds, key)
             ds.save_as(partial / cases.file_name(n), enforce_file_format=True)
+        if blinded:
+            cases.write_private(table, cases.table(named))
         partial.replace(out)
     except OSError as error:
         raise UserError(
@@ -104,6 +107,12 @@ def _check(
         raise UserError(f"{out} lies in a dataset; name a folder elsewhere.")
     if out.resolve() in key_file.resolve().parents:
         raise UserError(f"{key_file} lies in the export; keep the key elsewhere.")
+
+
+def _check_table(path: Path, text: str) -> None:
+    """What readers answered cannot be understood without the table of their cases."""
+    if path.exists() and path.read_text() != text:
+        raise UserError(f"{path} tells of other cases; move it away, or name another folder.")
 
 
 def _unchanged(kind: str, identifier: str) -> str:

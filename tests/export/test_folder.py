@@ -295,13 +295,14 @@ def test_a_kind_that_nobody_stated_is_not_synthetic(tmp_path):
 
 def test_a_full_disk_leaves_nothing(synthetic, installed, tmp_path):
     """On a file system of 48 KiB, which a third of the files fill."""
+    key = synthetic.folder.with_name("key")
     unshare = installed("unshare", "util-linux")
     mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "none", tmp_path]
     if subprocess.run([unshare, "--map-root-user", "--mount", *mount]).returncode:
         pytest.skip("this machine lets no user mount a file system")
     script = f"""
         mount -t tmpfs -o size=48k none {tmp_path}
-        {sys.executable} {SCRIPT} {synthetic.folder} --out={tmp_path}/out
+        {sys.executable} {SCRIPT} {synthetic.folder} --out={tmp_path}/out --blinded --key={key}
         echo "exit $?"; ls -A {tmp_path}
     """
     done = subprocess.run(
