@@ -44,8 +44,8 @@ def classifier_auc() -> Found:
     """AUC on held-out patients of the hospitals that the classifier knows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset, truth = simulated(folder)
-        config = _config(dataset)
+        dataset, truth = simulated(folder, long_side=_LONG_SIDE, patch=256)
+        config = classifier_config(dataset, shapes=_SHAPES, steps=_STEPS, by="hospital")
         task = ClassifierTask(config, [dataset])
         state = loop.train(task, config, folder / "classifier")
         known, elsewhere = (
@@ -77,7 +77,9 @@ def classifier_auc() -> Found:
     )
 
 
-def simulated(folder: Path) -> tuple[RadiographDataset, dict[str, Any]]:
+def simulated(
+    folder: Path, *, long_side: tuple[int, int], patch: int
+) -> tuple[RadiographDataset, dict[str, Any]]:
     """A cohort like the real one at reduced size, and its truth by radiograph's name.
 
     The split by hospital is narrowed: train holds patients that both splits train on, validation
@@ -89,14 +91,14 @@ def simulated(folder: Path) -> tuple[RadiographDataset, dict[str, Any]]:
         images=_IMAGES,
         hospitals=_HOSPITALS,
         aff_fraction=0.2,
-        long_side=_LONG_SIDE,
+        long_side=long_side,
         seed=5,
     )
     ingest(
         labels.parent,
         labels,
         folder / "dataset",
-        patch=256,
+        patch=patch,
         key_file=folder / "key",
         fractions=(0.0, 0.2),  # training needs all it can get
     )
@@ -115,19 +117,22 @@ def simulated(folder: Path) -> tuple[RadiographDataset, dict[str, Any]]:
     return dataset, truth
 
 
-def _config(dataset: RadiographDataset) -> ConfigDict:
+def classifier_config(
+    dataset: RadiographDataset, *, shapes: tuple[tuple[int, int], ...], steps: int, by: str
+) -> ConfigDict:
+    """The small classifier, trained for longer than in the demo."""
     config = runpy.run_path(str(_ROOT / "configs" / "classifier.py"))["get_config"]("tiny")
     config.dataset = str(dataset.folder)
-    config.data.shapes = _SHAPES
-    config.data.draw.by = "hospital"
+    config.data.shapes = shapes
+    config.data.draw.by = by
     config.train.update(
-        steps=_STEPS,
+        steps=steps,
         batch_size=_BATCH,
         learning_rate=1e-3,
         warmup_steps=100,
         ema_decay=0.998,
         augment={"zoom": 0.08, "shift": 0.04},
-        checkpoint_every=_STEPS,
+        checkpoint_every=500,
         log_every=50,
     )
     return config

@@ -15,6 +15,7 @@ from pydicom.uid import (
 )
 from scipy.special import logit
 
+from femur_jax.dicom_values import code, decimal
 from femur_jax.phantom.encoding import set_pixels
 from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.outline import Outline, declare_shutter
@@ -222,13 +223,8 @@ def _source(identity: Identity, hospital: Hospital, acquisition: Acquisition) ->
     item.ReferencedSOPInstanceUID = _image_uid(
         identity, hospital, acquisition.instance, acquisition.source or ""
     )
-    item.PurposeOfReferenceCodeSequence = [_code("121358", "DCM", "For Processing predecessor")]
+    item.PurposeOfReferenceCodeSequence = [code("121358", "DCM", "For Processing predecessor")]
     return item
-
-
-def _decimal(value: float) -> str:
-    """A number within the 16 characters of a decimal string."""
-    return f"{value:.8g}"
 
 
 def _describe_examination(
@@ -260,7 +256,7 @@ def _describe_examination(
             "FOR PRESENTATION" if acquisition.processed else "FOR PROCESSING"
         )
         ds.ImageLaterality, ds.PositionerType = laterality, ""
-        ds.AnatomicRegionSequence = [_code("71341001", "SCT", "Femur")]
+        ds.AnatomicRegionSequence = [code("71341001", "SCT", "Femur")]
         ds.DetectorType = "SCINTILLATOR"
         ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
         ds.AcquisitionContextSequence = []
@@ -268,19 +264,13 @@ def _describe_examination(
         ds.Laterality, ds.PlateType = laterality, "IP"
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
-    return code
-
-
 def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
     """Modality transform, VOI and polarity."""
     low, high = stored_range(hospital)
     ds.PhotometricInterpretation = hospital.photometric
     slope, intercept = hospital.rescale
-    ds.RescaleSlope, ds.RescaleType = _decimal(slope), "US"
-    ds.RescaleIntercept = _decimal(intercept + slope * sign_offset(hospital))
+    ds.RescaleSlope, ds.RescaleType = decimal(slope), "US"
+    ds.RescaleIntercept = decimal(intercept + slope * sign_offset(hospital))
     if hospital.modality == "DX":
         inverse = hospital.photometric == "MONOCHROME1"
         ds.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
@@ -290,15 +280,15 @@ def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisit
     if not acquisition.processed:
         return  # PS3.3 C.8.11.3: no VOI
     if hospital.voi == "window":
-        ds.WindowCenter, ds.WindowWidth = _decimal(center), _decimal(width)
+        ds.WindowCenter, ds.WindowWidth = decimal(center), decimal(width)
     elif hospital.voi == "windows":
-        ds.WindowCenter = [_decimal(center), _decimal(center)]
-        ds.WindowWidth = [_decimal(width), _decimal(0.6 * width)]
+        ds.WindowCenter = [decimal(center), decimal(center)]
+        ds.WindowWidth = [decimal(width), decimal(0.6 * width)]
         ds.WindowCenterWidthExplanation = ["NORMAL", "HARDER"]
     elif hospital.voi == "sigmoid":
         # PS3.3 C.11.2.1.3.1: 1 / (1 + exp(-4 (x - c) / w)).
-        ds.WindowCenter = _decimal(0.5 * (first + last))
-        ds.WindowWidth = _decimal(2.0 * (last - first) / -float(logit(SIGMOID_EDGE)))
+        ds.WindowCenter = decimal(0.5 * (first + last))
+        ds.WindowWidth = decimal(2.0 * (last - first) / -float(logit(SIGMOID_EDGE)))
         ds.VOILUTFunction = "SIGMOID"
     elif hospital.voi == "lut":
         order = "<" if UID(hospital.transfer_syntax).is_little_endian else ">"
@@ -311,12 +301,12 @@ def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisit
 
 def _describe_spacing(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
     if hospital.spacing in ("detector", "calibrated"):
-        ds.ImagerPixelSpacing = [_decimal(acquisition.spacing)] * 2
+        ds.ImagerPixelSpacing = [decimal(acquisition.spacing)] * 2
     if hospital.spacing == "zero":
         ds.PixelSpacing = ["0.000", "0.000"]
     elif hospital.spacing == "calibrated":
-        ds.PixelSpacing = [_decimal(acquisition.spacing / acquisition.magnification)] * 2
+        ds.PixelSpacing = [decimal(acquisition.spacing / acquisition.magnification)] * 2
         ds.PixelSpacingCalibrationType = "GEOMETRY"
         ds.PixelSpacingCalibrationDescription = "Patient plane"
         if hospital.modality == "DX":
-            ds.EstimatedRadiographicMagnificationFactor = _decimal(acquisition.magnification)
+            ds.EstimatedRadiographicMagnificationFactor = decimal(acquisition.magnification)

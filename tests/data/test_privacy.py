@@ -24,6 +24,8 @@ from pydicom.dataset import Dataset
 
 from femur_jax.data import codec
 from femur_jax.data.records import tile_of
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.export.folder import export
 
 ROOT = Path(__file__).parents[2]
 TEXTS = """
@@ -227,6 +229,16 @@ def test_nothing_planted_comes_out(planted, outcome):
         for content in _contents(path):
             found = secrets.search(content)
             assert found is None, f"{found} in {path.relative_to(outcome)}"
+
+
+@pytest.mark.parametrize("blinded", [False, True])
+def test_nothing_planted_is_exported(planted, outcome, tmp_path, blinded):
+    folder = outcome / "run" / "real"
+    files = export([folder], tmp_path / "out", blinded=blinded, allow_real=True)
+    assert files == len(RadiographDataset(folder).entries)
+    secrets = _secrets(planted[0])
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or secrets.search(path.read_bytes()) is None, path.name
 
 
 def test_the_scan_would_find_them(planted, tmp_path):

@@ -14,7 +14,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from femur_jax.data.dicom import read_dicom
 from femur_jax.errors import UserError
+from femur_jax.evaluation.shaft import trace_shaft
 from femur_jax.phantom import cohort as cohort_module
 from femur_jax.phantom.anatomy import axis_at, draw_femur
 from femur_jax.phantom.cohort import write_cohort
@@ -243,3 +245,21 @@ def test_faults_occur_as_often_as_asked(tmp_path, monkeypatch):
     assert 0.04 < 1.0 - faults[""] / 4300 < 0.06
     assert set(faults) == {"", *FAULTS}
     assert sum(patient.misfiled_as is not None for patient in planned) == 2
+
+
+def test_edges_traced_in_pixels_are_the_true_ones(cohort):
+    """In the shaft, and where the picture is not filled by bone."""
+    errors = []
+    for record in truth_of(cohort):
+        picture = read_dicom(cohort.parent / record["path"], lambda kind, name: "")
+        top, left, height, width = picture.crop
+        if width < 24:
+            continue
+        shaft = trace_shaft(picture.pixels[top : top + height, left : left + width])
+        column, row = np.concatenate([cortex["periosteum"] for cortex in record["cortices"]]).T
+        row = (row - top).round().astype(int).clip(0, height - 1)
+        off = [abs(column - left - edge[row]) for edge in (shaft.left, shaft.right)]
+        errors.append(np.median(np.minimum(*off)))
+    assert len(errors) >= 6
+    assert np.median(errors) < 1
+    assert np.mean(np.array(errors) < 2) > 0.8

@@ -1,0 +1,110 @@
+"""What the small denoiser learns of simulated radiographs, judged by tools that were not trained
+on its images: traced edges, and a classifier of real (simulated) patients."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import cpu
+from benchmarks.measurements import Found
+from benchmarks.phantom_classifier import classifier_config, simulated
+from femur_jax import stages
+from femur_jax.config import Config
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
+from femur_jax.evaluation.shaft import trace_shaft
+from femur_jax.evaluation.statistics import patient_scores, roc_auc
+from femur_jax.training import loop
+
+_ROOT = Path(__file__).parents[1]
+_FOLDER = _ROOT / "runs" / "diffusion_quality"
+_LONG_SIDE = (128, 256)
+_SHAPES = ((160, 80), (128, 104))
+_BREAK = 4  # pixels that an edge moves within three rows
+
+
+def quality() -> Found:
+    """Breaks of the femur's edges in synthetic radiographs, over those in real ones.
+
+    What was trained before stays in runs/diffusion_quality and is not trained again.
+    """
+    dataset = cohort()
+    task, ema = classifier(dataset)
+    synthetic = samples(dataset)
+    held_out = dataset.split("test")
+    real = predict(task, ema, dataset, held_out)
+    made = predict(task, ema, synthetic, synthetic.split("train"))
+    breaks, contrast = zip(
+        edges(dataset, held_out), edges(synthetic, synthetic.split("train")), strict=True
+    )
+    auc_real, auc_made = _auc(real), _auc(made)
+    trained = _diffusion(dataset).train
+    return Found(
+        value=breaks[1] / breaks[0],
+        device=cpu(),
+        details={
+            "rows with a break, held-out": f"{breaks[0]:.4f}",
+            "rows with a break, synthetic": f"{breaks[1]:.4f}",
+            "contrast of the edges, held-out": f"{contrast[0]:.2f}",
+            "contrast of the edges, synthetic": f"{contrast[1]:.2f}",
+            "AUC of the classifier on held-out patients": _interval(auc_real),
+            "AUC of the same on synthetic radiographs": _interval(auc_made),
+            "synthetic radiographs": len(made.patients),
+            "training": f"{trained.steps} steps of {trained.batch_size} patches",
+        },
+    )
+
+
+def cohort() -> RadiographDataset:
+    """The simulated patients."""
+    if not (_FOLDER / "data" / "dataset").is_dir():
+        shutil.rmtree(_FOLDER / "data", ignore_errors=True)
+        (_FOLDER / "data").mkdir(parents=True)
+        simulated(_FOLDER / "data", long_side=_LONG_SIDE, patch=64)
+    return RadiographDataset(_FOLDER / "data" / "dataset")
+
+
+def classifier(dataset: RadiographDataset):
+    """The judge, trained on the training patients."""
+    config = classifier_config(dataset, shapes=_SHAPES, steps=3000, by="patient")
+    task = ClassifierTask(config, [dataset])
+    return task, loop.train(task, config, _FOLDER / "classifier").ema
+
+
+def _diffusion(dataset: RadiographDataset) -> Config:
+    config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
+    config.dataset = str(dataset.folder)
+    config.model.update(multipliers=(1, 2, 2, 2), attention=(False, False, False, True))
+    config.train.update(
+        steps=4000, batch_size=16, warmup_steps=100, checkpoint_every=250, log_every=25
+    )
+    config.sample.update(per_label=60)
+    return config
+
+
+def samples(dataset: RadiographDataset) -> RadiographDataset:
+    """Radiographs by a denoiser of the training patients."""
+    folder, config = _FOLDER / "diffusion", _diffusion(dataset)
+    if not (folder / stages.SYNTHETIC).is_dir():
+        stages.train(config, folder)
+        stages.sample(config, folder)
+    return RadiographDataset(folder / stages.SYNTHETIC)
+
+
+def edges(dataset: RadiographDataset, radiographs: list[int]) -> tuple[float, float]:
+    """Mean share of rows with a break, and mean contrast of the edges."""
+    shafts = [trace_shaft(dataset.read(n)) for n in radiographs]
+    return (
+        float(np.mean([shaft.breaks(_BREAK) for shaft in shafts])),
+        float(np.mean([shaft.contrast.mean() for shaft in shafts])),
+    )
+
+
+def _auc(found: Predictions):
+    return roc_auc(patient_scores(found.logit, found.positive, found.patients))
+
+
+def _interval(found) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

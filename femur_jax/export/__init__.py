@@ -1,0 +1,1 @@
+"""Radiographs as DICOM files for a PACS."""

@@ -1,0 +1,111 @@
+"""A round trip through Orthanc, in a network of its own: it listens on all addresses."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from femur_jax.export.folder import export
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "send_dicom.py"
+READ = "import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1]).read())"
+GET = (sys.executable, "-ISc", READ)  # without site-packages it starts in no time
+REST = "http://127.0.0.1:8042"
+
+
+class Orthanc:
+    """Orthanc on loopback of a network namespace; what talks to it runs in there too."""
+
+    def __init__(self, program: str, unshare: str, folder: Path):
+        configuration = {
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "storage"),
+            "DicomAet": "ORTHANC",
+            "DicomPort": 4242,
+            "HttpPort": 8042,
+            "DicomAlwaysAllowStore": True,
+            "DicomCheckCalledAet": True,
+            "Plugins": [],
+        }
+        (folder / "orthanc.json").write_text(json.dumps(configuration))
+        start = f"ip link set lo up && exec {program} {folder / 'orthanc.json'}"
+        with (folder / "orthanc.log").open("w") as log:
+            self.process = subprocess.Popen(
+                [unshare, "--map-root-user", "--net", "sh", "-c", start], stdout=log, stderr=log
+            )
+
+    def inside(self, *command: object) -> subprocess.CompletedProcess[bytes]:
+        """Runs a command in its network."""
+        enter = ["nsenter", "--preserve-credentials", "--user", "--net"]
+        return subprocess.run(
+            [*enter, f"--target={self.process.pid}", *map(str, command)],
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), *sys.path])},
+        )
+
+    def get(self, path: str) -> bytes:
+        done = self.inside(*GET, REST + path)
+        done.check_returncode()
+        return done.stdout
+
+    def send(self, folder: Path, title: str = "ORTHANC") -> subprocess.CompletedProcess[bytes]:
+        where = ("--host=127.0.0.1", "--port=4242", f"--aet={title}")
+        return self.inside(sys.executable, SCRIPT, folder, *where)
+
+    def instances(self) -> dict[str, bytes]:
+        """The files that it would give back, by SOP Instance UID."""
+        files = [self.get(f"/instances/{name}/file") for name in json.loads(self.get("/instances"))]
+        return {dcmread(io.BytesIO(file)).SOPInstanceUID: file for file in files}
+
+
+@pytest.fixture(scope="module")
+def orthanc(installed, tmp_path_factory):
+    program, unshare = installed("Orthanc", "orthanc"), installed("unshare", "util-linux")
+    installed("ip", "iproute2")
+    if subprocess.run([unshare, "--map-root-user", "--net", "true"]).returncode:
+        pytest.skip("this machine lets no user have a network of their own")
+    server = Orthanc(program, unshare, tmp_path_factory.mktemp("orthanc"))
+    deadline = time.monotonic() + 30
+    while server.inside(*GET, f"{REST}/system").returncode:
+        assert server.process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    yield server
+    server.process.terminate()
+    server.process.wait()
+
+
+def _same(folder: Path, stored: dict[str, bytes]) -> None:
+    for path in folder.glob("*.dcm"):
+        sent = dcmread(path)
+        back = dcmread(io.BytesIO(stored[sent.SOPInstanceUID]))
+        assert back == sent  # every element, the pixels too
+        assert back.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
+
+
+def test_sent_in_the_open_and_back(orthanc, synthetic, tmp_path):
+    export([synthetic.folder], tmp_path / "out", bits=16, per_class=2)
+    refused = orthanc.send(tmp_path / "out", title="ANOTHER")
+    assert refused.returncode == 2 and b"refused the connection" in refused.stderr
+    assert orthanc.send(tmp_path / "out").stdout == b"4 files sent, 0 were there before\n"
+    assert orthanc.send(tmp_path / "out").stdout == b"0 files sent, 4 were there before\n"
+    _same(tmp_path / "out", orthanc.instances())
+
+
+def test_blinded_by_storescu_and_back(orthanc, synthetic, real, installed, tmp_path):
+    folders, options = [synthetic.folder, real.folder], {"blinded": True, "allow_real": True}
+    export(folders, tmp_path / "out", per_class=1, **options)
+    files = sorted((tmp_path / "out").iterdir())
+    storescu = [installed("storescu", "dcmtk"), "-aec", "ORTHANC", "127.0.0.1", "4242"]
+    for _ in range(2):  # the second time they are known, since UIDs follow from content
+        orthanc.inside(*storescu, *files).check_returncode()
+    stored = orthanc.instances()
+    _same(tmp_path / "out", stored)
+    studies = json.loads(orthanc.get("/studies?expand"))
+    cases = [s for s in studies if s["PatientMainDicomTags"]["PatientName"].startswith("STUDY")]
+    assert len(cases) == 4  # each a patient and a study of its own
