@@ -226,9 +226,10 @@ class Sampler:
         for tile, estimate in zip(batch, np.asarray(D)[..., 0], strict=False):
             y, x = tile.origin
             place = tile.joined[y : y + self._patch, x : x + self._patch]
-            weights = tile.rows.weights[:, None] * tile.columns.weights
-            place += (weights * estimate)[: place.shape[0], : place.shape[1]]
-            bar.update(weights.sum() / 1e6)
+            height, width = place.shape
+            weights = tile.rows.weights[:height, None] * tile.columns.weights[:width]
+            place += weights * estimate[:height, :width]
+            bar.update(float(weights.sum()) / 1e6)
 
 
 class _Canvas:
