@@ -185,8 +185,11 @@ class Sampler:
         overlap, shifts = self._config.overlap, (0, 0)
         if self._config.shift:
             shifts = random_shifts(canvas.rng("shift", evaluation), self._patch, overlap=overlap)
-        sides = zip(canvas.guess.shape, shifts, strict=True)
-        return product(*[spans(n, self._patch, overlap=overlap, shift=s) for n, s in sides])
+        rows, columns = (
+            spans(length, self._patch, overlap=overlap, shift=shift)
+            for length, shift in zip(canvas.guess.shape, shifts, strict=True)
+        )
+        return product(rows, columns)
 
     def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: tqdm) -> None:
         """Denoises tiles and adds them to the estimates of their canvases."""
