@@ -104,20 +104,19 @@ def reconstruct(folder: Path, ema: dict[str, PyTree], target: Profile) -> PyTree
         target: What is wanted.
 
     Raises:
-        UserError: No snapshot was made until then.
+        UserError: There is no snapshot.
     """
     snapshots = Snapshots(folder)
-    steps = [step for step in snapshots.steps if step <= target.step]
-    if not steps:
+    if not snapshots.steps:
         raise UserError(
-            f"{folder} has no snapshot of the first {target.step} steps, from which an average of "
-            f"width {target.width} could be put together; use one of the widths "
-            f"{', '.join(ema)}, or train with config.train.snapshot_every."
+            f"{folder} has no snapshot, from which an average of width {target.width} could be put "
+            f"together; use a width of {' or '.join(ema)}, or train with "
+            "config.train.snapshot_every."
         )
-    stored = [Profile(step, float(width)) for step in steps for width in ema]
+    stored = [Profile(step, float(width)) for step in snapshots.steps for width in ema]
     shares = iter(coefficients(stored, target))
     result = jax.tree.map(jnp.zeros_like, next(iter(ema.values())))
-    for step in steps:
+    for step in snapshots.steps:
         snapshot = snapshots.restore(step, ema)
         for width in ema:
             share = next(shares)
