@@ -178,3 +178,41 @@ def phantom_classifier_auc() -> Found:
     from benchmarks.phantom_classifier import classifier_auc
 
     return classifier_auc()
+
+
+@measurement("", Goal("<=", 1.05))
+def sampling_exponent() -> Found:
+    """The exponent of sampling time against pixels; 1 is proportional.
+
+    One radiograph each of 0.25, 1, 4 and 15 megapixels, from a small U-Net on patches of 64 x 64
+    pixels: all levels, tiles that overlap by a quarter, joined at each evaluation. The slope of
+    a straight line through the logarithms of seconds and pixels. In the details, the same network
+    on whole images, their last level alone.
+    """
+    from benchmarks.sampling import sampling_exponent
+
+    return sampling_exponent()
+
+
+@measurement("MB/MP", Goal("<=", 2.0))
+def sampling_memory_slope() -> Found:
+    """Peak memory of sampling beyond the canvases, by size of the radiograph.
+
+    The process's peak resident memory at 1, 4 and 15 megapixels, less what NumPy's arrays took at
+    their peak, which the canvases on the host are; the slope of a straight line through both. On a
+    GPU this is the device's share, the same for all sizes. The goal is the radiograph itself.
+    """
+    from benchmarks.sampling import sampling_memory_slope
+
+    return sampling_memory_slope()
+
+
+@measurement("s", Goal("<=", 20.0))
+def first_step_seconds() -> Found:
+    """From the start of the command to the first step of the tiny variant's training.
+
+    With the compiled functions of an earlier run in the workdir; without them in the details.
+    """
+    from benchmarks.sampling import first_step_seconds
+
+    return first_step_seconds()

@@ -92,7 +92,7 @@ def sample(config: Config, workdir: Path) -> None:
         **config.sample.to_dict(),
     }
     weak = None
-    if config.sample.get("autoguidance"):
+    if isinstance(task, DiffusionTask) and config.sample.autoguidance:
         weak, provenance["autoguidance"] = _weak_model(task, config)
     spool = SyntheticSpool(
         workdir / SYNTHETIC, requests, patch=task.dataset.patch, provenance=provenance

@@ -1,43 +1,59 @@
 """The sample stage: what is asked for is made, once, whatever happens on the way."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from femur_jax import stages
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.training import loop
+from femur_jax.training.checkpoint import Checkpoints
+from femur_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
+
+
+def write_run(config, workdir, seed=0):
+    """A run with a checkpoint of random parameters: sampling them is as hard as any."""
+    task = stages.make_task(config)
+    state = jax.jit(task.init)(jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(state.ema)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    random = [a + 0.05 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    state = dataclasses.replace(state, ema=structure.unflatten(random), step=state.step + 2)
+    claim(workdir, config, free=loop.FREE_FIELDS)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(state, 2)
+    checkpoints.close()
 
 
 @pytest.fixture(scope="module")
 def config(diffusion_config):
     config = diffusion_config.copy_and_resolve_references()
-    config.train.update(steps=2)
-    config.sample.update(per_label=12, steps=(6, 3), tile_batch=1, megapixels=3e-3)
+    config.sample.update(per_label=6, steps=(4, 2), tile_batch=1, megapixels=3e-3)
     return config
 
 
 @pytest.fixture(scope="module")
 def trained(config, tmp_path_factory):
-    """A run with a checkpoint."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    stages.train(config, workdir)
+    write_run(config, workdir)
     return workdir
 
 
 @pytest.fixture
 def workdir(trained, tmp_path):
-    """A copy of it."""
+    """A copy of a run with a checkpoint."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
@@ -49,19 +65,33 @@ def undisturbed(config, trained, tmp_path_factory):
     return workdir / "synthetic"
 
 
-def start(config, workdir, **environment):
-    """Begins the sample stage in a process of its own."""
+def sample_elsewhere(config, workdir, first="", **environment):
+    """Runs the sample stage in a process of its own, after some lines of Python."""
     program = (
         "import json, sys; from pathlib import Path; from ml_collections import ConfigDict\n"
-        "from femur_jax import stages\n"
+        f"from femur_jax import stages\n{first}\n"
         "stages.sample(ConfigDict(json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
-    return subprocess.Popen(
+    return subprocess.run(
         [sys.executable, "-c", program, json.dumps(config.to_dict()), str(workdir)],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=300,
     )
+
+
+KILL_AFTER_THREE = """
+import os, signal
+from femur_jax.data.synthetic import SyntheticSpool
+add, added = SyntheticSpool.add, []
+def add_and_die(self, number, pixels):
+    add(self, number, pixels)
+    added.append(number)
+    if len(added) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+SyntheticSpool.add = add_and_die
+"""
 
 
 def files(folder):
@@ -69,20 +99,13 @@ def files(folder):
 
 
 def test_killed_and_gone_on_with_is_as_undisturbed(config, workdir, undisturbed):
-    process = start(config, workdir)
-    spool = workdir / "synthetic.spool"
-    deadline = time.monotonic() + 240
-    while len(list(spool.glob("*[!l]"))) < 3:  # whole ones do not end in .partial
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed = sample_elsewhere(config, workdir, first=KILL_AFTER_THREE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (workdir / "synthetic").exists()
-    kept = {path: path.stat().st_mtime_ns for path in spool.glob("*[!l]")}
-    made = []
-    for path in kept:
-        made.append(path.name)
+    spool = workdir / "synthetic.spool"
+    [damaged, *_] = kept = sorted(spool.iterdir())
+    assert len(kept) == 3
+    damaged.write_bytes(damaged.read_bytes()[:-10])  # as a power cut leaves it
     stages.sample(config, workdir)
     assert not spool.exists()
     found, expected = files(workdir / "synthetic"), files(undisturbed)
@@ -92,9 +115,8 @@ def test_killed_and_gone_on_with_is_as_undisturbed(config, workdir, undisturbed)
 
 
 def test_one_device_makes_what_eight_make(config, workdir, undisturbed):
-    process = start(config, workdir, XLA_FLAGS="")
-    errors = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, errors
+    made = sample_elsewhere(config, workdir, XLA_FLAGS="")
+    assert made.returncode == 0, made.stderr
     one, eight = RadiographDataset(workdir / "synthetic"), RadiographDataset(undisturbed)
     assert [e.name for e in one.entries] == [e.name for e in eight.entries]
     for n in range(len(one.entries)):
@@ -104,7 +126,7 @@ def test_one_device_makes_what_eight_make(config, workdir, undisturbed):
 
 def test_the_dataset_says_how_it_was_made(config, undisturbed):
     dataset = RadiographDataset(undisturbed)
-    assert [e.label for e in dataset.entries] == ["NFF"] * 12 + ["AFF"] * 12
+    assert [e.label for e in dataset.entries] == ["NFF"] * 6 + ["AFF"] * 6
     about = dataset.provenance
     assert (about["kind"], about["model"], about["checkpoint"]) == ("synthetic", "diffusion", 2)
     assert about["solver"] == config.sample.solver and about["guidance"] == 1.0
@@ -126,8 +148,8 @@ def test_sizes_and_class_by_config(config, workdir):
 
 def test_autoguidance_by_another_run(config, workdir, tmp_path, undisturbed):
     weaker = config.copy_and_resolve_references()
-    weaker.model.multipliers, weaker.model.attention = (1, 1), (False, False)
-    stages.train(weaker, tmp_path / "weaker")
+    weaker.model.attention = (False,)
+    write_run(weaker, tmp_path / "weaker", seed=1)
     guided = config.copy_and_resolve_references()
     guided.sample.update(guidance=2.0, autoguidance=str(tmp_path / "weaker"))
     stages.sample(guided, workdir)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from absl import logging
 
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
@@ -109,8 +108,3 @@ def _check_sizes(sizes: Sequence[tuple[int, int]], known: Sequence[tuple[int, in
                 f"{asked}, {height / width:.3g} times as high as wide; the training radiographs "
                 f"are {min(aspects):.3g} to {max(aspects):.3g} times, so stay between."
             )
-    if max(max(size) for size in sizes) > 2 * max(max(size) for size in known):
-        logging.warning(
-            "config.sample.sizes asks for radiographs more than twice as long as any that the "
-            "model was trained on; look at the finest detail with care."
-        )

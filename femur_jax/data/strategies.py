@@ -19,15 +19,20 @@ from femur_jax.errors import UserError
 STRATEGIES = ("pyramid", "patch_diffusion", "letterbox")
 
 
-def check(strategy: str) -> None:
-    """Refuses what is no strategy.
+def check(config: Config) -> None:
+    """Refuses a `config.data` that names no strategy, or a wide context that there is not.
 
     Raises:
-        UserError: It is not one of STRATEGIES.
+        UserError: See above.
     """
-    if strategy not in STRATEGIES:
+    if config.strategy not in STRATEGIES:
         raise UserError(
-            f"config.data.strategy is {strategy!r}; write one of {', '.join(STRATEGIES)}."
+            f"config.data.strategy is {config.strategy!r}; write one of {', '.join(STRATEGIES)}."
+        )
+    if config.wide_context and config.strategy != "pyramid":
+        raise UserError(
+            f"config.data.wide_context needs coarser levels, which {config.strategy} has not; "
+            "set it to False, or config.data.strategy to pyramid."
         )
 
 
@@ -70,7 +75,7 @@ def patch_streams(pool: Pool, config: Config, *, seed: int) -> list[Stream]:
     Raises:
         UserError: There is no such strategy, or a radiograph has no level that may be drawn.
     """
-    check(config.strategy)
+    check(config)
     if config.strategy == "pyramid":
         return random_patches(
             pool,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from femur_jax.diffusion.patches import NO_LABEL, Place
 from femur_jax.diffusion.sampler import TileDenoiser
@@ -57,11 +57,20 @@ def tile_denoiser(
     params = jax.device_put(
         [_on_host(m.params) for m in (model, weak) if m], NamedSharding(mesh, PartitionSpec())
     )
-    compiled = partial(
-        _guided, params, denoise=model.denoise, weak=weak and weak.denoise, guidance=guidance
-    )
     split = NamedSharding(mesh, PartitionSpec("tiles"))
-    return lambda *tiles: compiled(*jax.device_put(tiles, split))
+
+    def denoise(
+        x: Float32[np.ndarray, "batch patch patch 1"],
+        sigma: Float32[np.ndarray, "batch"],
+        context: Float32[np.ndarray, "batch patch patch kinds"],
+        context_sigma: Float32[np.ndarray, "batch"],
+        place: Place,
+    ) -> Float[Array, "batch patch patch 1"]:
+        tiles = jax.device_put((x, sigma, context, context_sigma, place), split)
+        by = weak.denoise if weak else None
+        return _guided(params, *tiles, denoise=model.denoise, weak=by, guidance=guidance)
+
+    return denoise
 
 
 @partial(jax.jit, static_argnames=("denoise", "weak", "guidance"))

@@ -185,8 +185,11 @@ class Sampler:
         overlap, shifts = self._config.overlap, (0, 0)
         if self._config.shift:
             shifts = random_shifts(canvas.rng("shift", evaluation), self._patch, overlap=overlap)
-        sides = zip(canvas.guess.shape, shifts, strict=True)
-        return product(*[spans(n, self._patch, overlap=overlap, shift=s) for n, s in sides])
+        rows, columns = (
+            spans(length, self._patch, overlap=overlap, shift=shift)
+            for length, shift in zip(canvas.guess.shape, shifts, strict=True)
+        )
+        return product(rows, columns)
 
     def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: tqdm) -> None:
         """Denoises tiles and adds them to the estimates of their canvases."""
@@ -226,9 +229,10 @@ class Sampler:
         for tile, estimate in zip(batch, np.asarray(D)[..., 0], strict=False):
             y, x = tile.origin
             place = tile.joined[y : y + self._patch, x : x + self._patch]
-            weights = tile.rows.weights[:, None] * tile.columns.weights
-            place += (weights * estimate)[: place.shape[0], : place.shape[1]]
-            bar.update(weights.sum() / 1e6)
+            height, width = place.shape
+            weights = tile.rows.weights[:height, None] * tile.columns.weights[:width]
+            place += weights * estimate[:height, :width]
+            bar.update(float(weights.sum()) / 1e6)
 
 
 class _Canvas:

@@ -59,18 +59,12 @@ class DiffusionTask:
         """See configs/patch_diffusion.py for the fields of `config`.
 
         Raises:
-            UserError: There is no such strategy or average, or a patch is too small for the U-Net.
+            UserError: There is no such strategy, or no U-Net of this form for these patches.
         """
         self.config = config
         self.dataset = dataset
-        check(config.data.strategy)
-        side = min(patch_sides(config.data, dataset.patch))
-        halvings = len(config.model.multipliers) - 1
-        if side % 2**halvings:
-            raise UserError(
-                f"Patches of {side} pixels cannot be halved {halvings} times; shorten "
-                "config.model.multipliers, or make the dataset with larger patches."
-            )
+        check(config.data)
+        _check_model(config.model, min(patch_sides(config.data, dataset.patch)))
         self.model = functional(
             lambda rngs: UNet(
                 in_channels=CHANNELS + config.data.wide_context,
@@ -243,3 +237,40 @@ class DiffusionTask:
         side = max(max(pixels.shape) for pixels in made.values())
         grid = np.stack([place(made[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}
+
+
+def _check_model(model: Config, side: int) -> None:
+    """Refuses a U-Net that cannot be.
+
+    Args:
+        model: `config.model`.
+        side: Of the smallest patches.
+
+    Raises:
+        UserError: See above.
+    """
+    halvings = len(model.multipliers) - 1
+    if side % 2**halvings:
+        raise UserError(
+            f"Patches of {side} pixels cannot be halved {halvings} times; shorten "
+            "config.model.multipliers, or make the dataset with larger patches."
+        )
+    if len(model.attention) != len(model.multipliers):
+        raise UserError(
+            "config.model.attention and config.model.multipliers have different lengths; give "
+            "both one entry for each resolution."
+        )
+    if model.channels % 8:
+        raise UserError(
+            f"config.model.channels is {model.channels}; make it a multiple of 8, the size of the "
+            "groups that are normalised together."
+        )
+    if model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config.model.dtype is {model.dtype!r}; write float32 or bfloat16.")
+    for multiplier, attends in zip(model.multipliers, model.attention, strict=True):
+        width = model.channels * multiplier
+        if attends and width > model.head_channels and width % model.head_channels:
+            raise UserError(
+                f"Heads of {model.head_channels} channels do not divide a width of {width}; "
+                "change config.model.head_channels."
+            )

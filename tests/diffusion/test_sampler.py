@@ -74,8 +74,10 @@ def test_tiles_join_to_one_radiograph_of_the_requested_size(tiles, solver):
 @pytest.mark.parametrize("tiles", [{}, {"overlap": 0.0, "shift": True}])
 def test_result_depends_on_the_seed_only_and_not_on_batches(tiles):
     whole = sample(slope_denoiser, jobs(), **tiles)
-    for other in ({"batch_size": 2}, {"megapixels": 1.0}):
-        made = sample(slope_denoiser, jobs(), **tiles, **other)
+    for made in (
+        sample(slope_denoiser, jobs(), batch_size=2, **tiles),
+        sample(slope_denoiser, jobs(), megapixels=1.0, **tiles),
+    ):
         for n, pixels in whole.items():
             np.testing.assert_array_equal(made[n], pixels)
     alone = sample(slope_denoiser, jobs()[2:3], **tiles)

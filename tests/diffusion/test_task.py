@@ -226,11 +226,27 @@ def test_a_run_keeps_snapshots_and_tells_where_it_diverged(dataset, diffusion_co
     snapshots.close()
 
 
-def test_patches_too_small_for_the_network_are_told(dataset, diffusion_config):
-    config = changed(
-        diffusion_config,
-        data={"strategy": "patch_diffusion"},
-        model={"multipliers": (1, 1, 1, 1), "attention": (False,) * 4},
-    )
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            {"multipliers": (1,) * 6, "attention": (False,) * 6},
+            "16 pixels cannot be halved 5 times",
+        ),
+        ({"attention": (True, False)}, "different lengths"),
+        ({"channels": 12}, "channels is 12"),
+        ({"dtype": "float16"}, "'float16'; write float32 or bfloat16"),
+        ({"channels": 24, "head_channels": 16}, "Heads of 16 channels do not divide a width of 24"),
+    ],
+)
+def test_a_network_that_cannot_be_is_told(dataset, diffusion_config, model, told):
+    with pytest.raises(UserError, match=told):
+        DiffusionTask(changed(diffusion_config, model=model), dataset)
+
+
+def test_the_smallest_patches_count(dataset, diffusion_config):
+    model = {"multipliers": (1,) * 4, "attention": (False,) * 4}
+    DiffusionTask(changed(diffusion_config, model=model), dataset)
     with pytest.raises(UserError, match="4 pixels cannot be halved 3 times"):
+        config = changed(diffusion_config, model=model, data={"strategy": "patch_diffusion"})
         DiffusionTask(config, dataset)

@@ -110,6 +110,17 @@ def test_rematerialised_blocks_give_the_same_gradient(gradient, trained):
     )
 
 
+def test_rematerialised_blocks_keep_less(trained):
+    def kept(unet):
+        def pull_back(params):
+            return jax.vjp(lambda params: unet.apply(params, *inputs(8)), params)[1]
+
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(pull_back, trained)))
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert kept(build(remat=True)) - parameters < 0.4 * (kept(build()) - parameters)
+
+
 def test_bfloat16_computes_nearly_the_same_with_float32_parameters(gradient, trained):
     unet = build(dtype="bfloat16")
     shapes = jax.eval_shape(unet.init, jax.random.key(0))
