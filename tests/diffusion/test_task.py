@@ -14,6 +14,8 @@ from femur_jax.errors import UserError
 from femur_jax.models.functional import Functions
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
 from femur_jax.parallel.rules import state_shardings
+from femur_jax.training import ema
+from femur_jax.training.state import begin
 
 
 def changed(config, **sections):
@@ -121,12 +123,15 @@ def stepped(dataset, diffusion_config, one_device):
     model = {"dropout": 0.1, "uncertainty": True, "head_channels": 4}
     task = DiffusionTask(changed(diffusion_config, model=model), dataset)
     batch = next(batches(task.streams(), batch_size=8, start=0, sharding=one_device))
-    state = jax.jit(task.init)(jax.random.key(0))
-    # Away from the first parameters, whose zeros hide most of the network.
+    # Parameters away from the first ones, whose zeros hide most of the network.
+    rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), state.params
+        lambda leaf: 0.2 * rng.standard_normal(leaf.shape, np.float32),
+        jax.eval_shape(task.model.init, jax.random.key(0)),
     )
-    state.params = params
+    params = jax.device_put(params, one_device)
+    averages = ema.begin(params, task.config.train.ema_widths)
+    state = begin(params, averages, task.optimizer)
     step = jax.jit(task.step)
     return task, state, batch, step, step(state, batch, jax.random.key(1))
 
