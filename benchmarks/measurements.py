@@ -216,3 +216,53 @@ def first_step_seconds() -> Found:
     from benchmarks.sampling import first_step_seconds
 
     return first_step_seconds()
+
+
+@measurement("%", Goal("<=", 3.0))
+def loop_overhead() -> Found:
+    """Time of a training step in the loop, over that of the compiled step alone, minus one.
+
+    The tiny denoiser on 32 patches of 32 x 32 pixels. The loop reads patches from a dataset, logs
+    to JSON lines and TensorBoard every 20 steps, shows its progress, and saves a checkpoint every
+    40; the bare step takes one batch again and again, before and after. Values are medians of
+    intervals of 20 steps.
+    """
+    from benchmarks.scale import loop_overhead
+
+    return loop_overhead()
+
+
+@measurement("%", Goal("<=", 5.0))
+def checkpoint_pause() -> Found:
+    """What an asynchronous checkpoint costs, as a share of the time of 100 steps.
+
+    The tiny denoiser with its moving average and Adam's state. Counted is the time until the loop
+    goes on, and how much slower the next 20 steps are beside the writing.
+    """
+    from benchmarks.scale import checkpoint_pause
+
+    return checkpoint_pause()
+
+
+@measurement("s", Goal("<=", 60.0))
+def srun_first_step_seconds() -> Found:
+    """Seconds from `srun` on two nodes to the first training step.
+
+    A SLURM of two nodes on this machine, one process each, the tiny denoiser, nothing compiled
+    before. The processes share the machine's cores, so both compile at half the speed.
+    """
+    from benchmarks.scale import srun_first_step_seconds
+
+    return srun_first_step_seconds()
+
+
+@measurement("x", Goal("<=", 3.0))
+def restore_over_disk() -> Found:
+    """Time to restore a checkpoint of 1 GiB, over that of reading its files from the disk.
+
+    Files are taken out of the operating system's cache before each. Restoring reads them twice:
+    once for their checksums, then, from the cache, for their content.
+    """
+    from benchmarks.scale import restore_over_disk
+
+    return restore_over_disk()

@@ -40,7 +40,7 @@ def run(config, workdir: Path) -> None:
     from femur_jax import workdir as workdirs
     from femur_jax.parallel import distributed
 
-    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell much that helps nobody
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell much that helps nobody
     runs = {
         "train": stages.train,
         "sample": stages.sample,

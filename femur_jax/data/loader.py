@@ -316,7 +316,9 @@ def batches(
         sharding: Of each array; its first axis is the batch.
     """
     index, count = jax.process_index(), jax.process_count()
-    own = [samples[index::count].batch(batch_size // count) for samples, _ in streams]
+    # Neighbours share a process, as they do in a batch: what is keyed by the place in the batch
+    # does not depend on the number of processes.
+    own = [samples.batch(batch_size // count)[index::count] for samples, _ in streams]
     mixed = grain.MapDataset.mix(own, [weight for _, weight in streams]) if own[1:] else own[0]
     iterator = iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
     iterator.set_state({"next_index": start})

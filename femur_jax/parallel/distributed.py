@@ -31,6 +31,28 @@ class Preempted(Exception):
     """The run was told to stop, and everything it did is saved."""
 
 
+class _Watch(threading.Thread):
+    """Waits for a failure of any process. Collectives may never return, so nobody else could."""
+
+    def __init__(self, client: Any):
+        super().__init__(daemon=True)
+        self._client, self._over = client, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(1.0):
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # none so far
+                sentence, code = json.loads(self._client.key_value_try_get(_FAILURE))
+                if jax.process_index() == 0:
+                    print(f"femur_jax: {sentence}", file=sys.stderr, flush=True)
+                    time.sleep(3)  # the store lives in this process
+                os._exit(code)
+
+    def end(self) -> None:
+        """Returns when it no longer uses the client: it must not outlive it."""
+        self._over.set()
+        self.join()
+
+
 @contextlib.contextmanager
 def together(*, logs: Path) -> Iterator[None]:
     """Runs its body as one of the processes of a SLURM step, or alone where there is no other.
@@ -41,15 +63,19 @@ def together(*, logs: Path) -> Iterator[None]:
     Args:
         logs: Where all but the first process print to; a log is removed when all went well.
     """
+    watch = None
+    code = 0
     try:
-        start()
+        watch = _start()
         _print_to(logs)
         yield
     except Preempted:
         code = PREEMPTED
     except Exception as error:
         told = _as_user_error(error)
-        if global_state.client is None:
+        if watch is None:
+            if told is error:
+                raise
             raise told from error
         if isinstance(told, UserError):
             _end_all(str(told), 2)
@@ -57,15 +83,16 @@ def together(*, logs: Path) -> Iterator[None]:
         index, count = jax.process_index(), jax.process_count()
         [line] = traceback.format_exception_only(error)[-1:]
         _end_all(f"process {index} of {count} failed ({line.strip()[:200]}); see {logs}.", 1)
-    else:
-        code = 0
-    if jax.process_index() > 0:
-        _log(logs).unlink(missing_ok=True)
+    if watch is not None:
+        if jax.process_index() > 0:
+            _log(logs).unlink(missing_ok=True)
+        watch.end()
+        jax.distributed.shutdown()
     if code:
         sys.exit(code)
 
 
-def start(*, timeout_seconds: float = 300.0) -> None:
+def _start(*, timeout_seconds: float = 300.0) -> _Watch | None:
     """Joins the processes of a SLURM step; does nothing for a process on its own.
 
     Where not all of them come, each ends with one sentence and exit code 2.
@@ -75,7 +102,7 @@ def start(*, timeout_seconds: float = 300.0) -> None:
     """
     count = int(os.environ.get("SLURM_NTASKS", 1))
     if count == 1 or "SLURM_STEP_NODELIST" not in os.environ:
-        return
+        return None
 
     def give_up() -> None:
         print(
@@ -95,7 +122,9 @@ def start(*, timeout_seconds: float = 300.0) -> None:
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
     timer.cancel()
-    threading.Thread(target=_watch, daemon=True).start()
+    watch = _Watch(global_state.client)
+    watch.start()
+    return watch
 
 
 def _print_to(logs: Path) -> None:
@@ -124,24 +153,11 @@ def _as_user_error(error: Exception) -> Exception:
 
 def _end_all(sentence: str, code: int) -> NoReturn:
     # The first failure is told; a key that another process has set raises.
+    assert global_state.client is not None
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         global_state.client.key_value_set(_FAILURE, json.dumps([sentence, code]))
     time.sleep(10)  # the watch of each process, this one's too, ends it before
     os._exit(code)
-
-
-def _watch() -> None:
-    """Waits for a failure of any process. Collectives may never return, so nobody else could."""
-    while (client := global_state.client) is not None:
-        try:
-            sentence, code = json.loads(client.blocking_key_value_get(_FAILURE, 5000))
-        except jax.errors.JaxRuntimeError:  # none so far
-            time.sleep(0.1)
-            continue
-        if jax.process_index() == 0:
-            print(f"femur_jax: {sentence}", file=sys.stderr, flush=True)
-            time.sleep(2)  # the store lives in this process
-        os._exit(code)
 
 
 class StopRequest:

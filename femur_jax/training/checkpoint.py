@@ -56,7 +56,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(use_compression=False),
                 "run": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
@@ -64,6 +64,7 @@ class Checkpoints:
                 best_mode="min",
                 preservation_policy=policies.AnyPreservationPolicy(keeps),
                 read_only=read_only,
+                save_interval_steps=0 if read_only else 1,  # another value is warned of
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
@@ -89,7 +90,7 @@ class Checkpoints:
         Raises:
             UserError: The disk was full, now or in the background.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
         try:
             self._manager.save(
                 step, args=args, metrics={BEST: metrics.get(BEST, math.inf)}, force=True
@@ -125,7 +126,11 @@ class Checkpoints:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), run=ocp.args.JsonRestore()
+                state=ocp.args.PyTreeRestore(
+                    abstract_state,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+                ),
+                run=ocp.args.JsonRestore(),
             ),
         )
         return Restored(restored["state"], restored["run"])

@@ -107,7 +107,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
         start=start,
         sharding=batch_sharding(mesh),
     )
-    key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=everywhere)()
     update = Update(task, shardings)
     monitor = Monitor(
         folder, name=f"train {task.name}", start=start, steps=steps, profile=config.profile
@@ -119,10 +120,10 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     try:
         with StopRequest() as stop:
             for step in range(start + 1, steps + 1):
+                begin = time.perf_counter()
+                batch = next(stream)
+                monitor.waited(time.perf_counter() - begin)
                 with jax.transfer_guard("disallow"):
-                    begin = time.perf_counter()
-                    batch = next(stream)
-                    monitor.waited(time.perf_counter() - begin)
                     state, metrics = update(state, batch, key)
                 pending.append(metrics)
                 monitor.advance(step)

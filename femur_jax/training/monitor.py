@@ -1,9 +1,9 @@
 """What a run tells: TensorBoard events, JSON lines, and a progress bar."""
 
 import json
-import logging
 import os
 import resource
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,20 +50,19 @@ class Monitor:
         """
         self._folder = folder
         self._writes = jax.process_index() == 0
-        self._bar = tqdm(desc=name, total=steps, initial=start, disable=not self._writes)
         self._told = start
         self._since = time.perf_counter()
         self._waited = 0.0
         self._profiled = range(start + _PROFILED_AFTER, start + _PROFILED_AFTER + profile)
         self._profiling = False
         self._events = None
-        if not self._writes:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in (SCALARS, SPEED):
-            kept = [line for line in _read(folder / file) if line["step"] <= start]
-            (folder / file).write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._events = _event_writer(folder)
+        if self._writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in (SCALARS, SPEED):
+                kept = [line for line in _read(folder / file) if line["step"] <= start]
+                (folder / file).write_text("".join(json.dumps(line) + "\n" for line in kept))
+            self._events = _event_writer(folder)
+        self._bar = tqdm(desc=name, total=steps, initial=start, disable=not self._writes)
 
     def describe(self, config: Config, params: PyTree) -> None:
         """Tells what is trained: the config, and name, shape and place of each parameter."""
@@ -184,7 +183,10 @@ def _event_writer(folder: Path):
     try:
         from clu import metric_writers
     except ImportError:
-        logging.warning("TensorFlow is not installed: no TensorBoard events, only %s.", SCALARS)
+        print(
+            f"femur_jax: TensorFlow is not installed: no TensorBoard events, only {SCALARS}.",
+            file=sys.stderr,
+        )
         return None
     return metric_writers.SummaryWriter(str(folder))
 
