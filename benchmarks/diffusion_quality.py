@@ -78,7 +78,7 @@ def _diffusion(dataset: RadiographDataset) -> Config:
     config.dataset = str(dataset.folder)
     config.model.update(multipliers=(1, 2, 2, 2), attention=(False, False, False, True))
     config.train.update(
-        steps=4000, batch_size=16, warmup_steps=100, checkpoint_every=250, log_every=25
+        steps=1600, batch_size=16, warmup_steps=100, checkpoint_every=250, log_every=25
     )
     config.sample.update(per_label=60)
     return config
