@@ -35,7 +35,7 @@ def encode(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
 
 
 def difference_planes(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
-    """What is compressed: zigzag coded horizontal differences, the low bytes, then the high ones."""
+    """What is compressed: zigzag coded horizontal differences, low bytes, then high bytes."""
     signed = imagecodecs.delta_encode(np.ascontiguousarray(pixels), axis=1).view(np.int16)
     zigzag = ((signed << 1) ^ (signed >> 15)).view(np.uint16)
     return (zigzag & 0xFF).astype(np.uint8).tobytes() + (zigzag >> 8).astype(np.uint8).tobytes()

@@ -23,6 +23,7 @@ from femur_jax.reader_study.statistics import (
     paired_difference,
     proportion,
     roc_area,
+    weighted_kappa,
 )
 from femur_jax.reader_study.study import Study
 
@@ -283,9 +284,7 @@ def _mean_diagnosis(single: dict[str, list[Reading]]) -> list[Finding]:
     known = {source: values for source, values in found.items() if values is not None}
     n = len(single)
     result = [
-        _found(
-            "diagnosis", "mean ROC AUC", ALL, source, n, obuchowski_rockette.mean_area(*values)
-        )
+        _found("diagnosis", "mean ROC AUC", ALL, source, n, obuchowski_rockette.mean_area(*values))
         for source, values in known.items()
     ]
     if len(known) == 2:
@@ -325,7 +324,7 @@ def _realism(single: dict[str, list[Reading]]) -> list[Finding]:
 
 
 def _agreement(single: dict[str, list[Reading]], readings: Sequence[Reading]) -> list[Finding]:
-    """Cohen's kappa of the calls, and linearly weighted of the steps, within and between readers."""
+    """Cohen's kappa of calls, and linearly weighted of steps, within and between readers."""
     result = []
 
     def compare(name: str, first: Sequence[Reading], second: Sequence[Reading]) -> None:
@@ -336,7 +335,7 @@ def _agreement(single: dict[str, list[Reading]], readings: Sequence[Reading]) ->
             half, n = CONFIDENCE / 2, len(a)
             for kind, value in (
                 ("kappa", kappa((a > half).astype(int), (b > half).astype(int))),
-                ("weighted kappa", kappa(a, b, "linear")),
+                ("weighted kappa", weighted_kappa(a, b, CONFIDENCE)),
             ):
                 result.append(Finding("agreement", f"{kind}, {measure}", name, "all", n, value))
 
@@ -370,7 +369,5 @@ def _artefacts(reader: str, own: Sequence[Reading]) -> list[Finding]:
         if readings:
             n = len(readings)
             ticked = sum(name in x.answers.get("artefacts", ()) for x in readings)
-            result.append(
-                _found("artefacts", name, reader, source, n, proportion(ticked, n))
-            )
+            result.append(_found("artefacts", name, reader, source, n, proportion(ticked, n)))
     return result

@@ -94,8 +94,8 @@ def schedule(design: Design, cases: Sequence[Case], reader: str) -> list[Item]:
     """
     rng = np.random.default_rng(int(seeded_hash(design.seed, f"reader {reader}")[:16], 16))
 
-    def shuffled(items: Sequence[str]) -> list[str]:
-        return [items[n] for n in rng.permutation(len(items))]
+    def shuffled(items: list[str]) -> list[str]:
+        return [items[n] for n in rng.permutation(len(items)).tolist()]
 
     images = {block: [c.image for c in cases if c.block == block] for block in BLOCKS}
     practice, single = shuffled(images["practice"]), shuffled(images["single"])

@@ -80,9 +80,7 @@ def compare(
         df1=df1,
         df2=float(df2),
         p=float(scipy.stats.f.sf(f, df1, df2)),
-        difference=Interval(
-            float(difference), float(difference - half), float(difference + half)
-        ),
+        difference=Interval(float(difference), float(difference - half), float(difference + half)),
     )
 
 

@@ -36,8 +36,8 @@ def lost_share(size: tuple[int, int], target: tuple[int, int]) -> float:
 
 def _centre(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
     """Left, top, width and height of the central part with the target's aspect ratio."""
-    height = min(size[0], size[1] * target[0] / target[1])
-    width = min(size[1], size[0] * target[1] / target[0])
+    height = min(float(size[0]), size[1] * target[0] / target[1])
+    width = min(float(size[1]), size[0] * target[1] / target[0])
     return (size[1] - width) / 2, (size[0] - height) / 2, width, height
 
 
@@ -52,7 +52,7 @@ def bring_to(
     left, top, width, height = _centre(pixels.shape, target)
     image = Image.fromarray(pixels.astype(np.float32))
     box = (left, top, left + width, top + height)
-    small = np.asarray(image.resize(target[::-1], Image.Resampling.BILINEAR, box=box))
+    small = np.asarray(image.resize((target[1], target[0]), Image.Resampling.BILINEAR, box=box))
     low, high = np.percentile(small, _TAILS)
     share = (small - low) / max(high - low, 1.0)
     return np.rint(65535 * np.clip(share, 0, 1)).astype(np.uint16)

@@ -32,7 +32,7 @@ _WEB = Path(__file__).parent / "web"
 _LARGEST_BODY = 1 << 16
 _HEADERS = {
     "Cache-Control": "no-store",  # patients' radiographs do not stay in a browser's cache
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }

@@ -1,6 +1,7 @@
 """Statistics of one or two readers: exact intervals, equivalence, paired tests, agreement."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -50,7 +51,7 @@ def paired_difference(
     difference = (first - second).astype(float)
     if not difference.any():
         return 0.0, 1.0
-    found = scipy.stats.wilcoxon(difference, zero_method="pratt", method="asymptotic")
+    found: Any = scipy.stats.wilcoxon(difference, zero_method="pratt", method="asymptotic")
     return float(difference.mean()), float(found.pvalue)
 
 
@@ -63,18 +64,27 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def kappa(
-    first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"], weights: str | None = None
-) -> float:
-    """Cohen's kappa, nan where both readings know one and the same answer only.
+def kappa(first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"]) -> float:
+    """Cohen's kappa of two readings, nan where both know one and the same answer only."""
+    return _kappa(first, second, np.union1d(first, second), None)
 
-    Args:
-        first, second: Answers to the same cases.
-        weights: None, or 'linear' for steps of a scale.
-    """
+
+def weighted_kappa(
+    first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"], steps: int
+) -> float:
+    """The same for answers on a scale from 1 to `steps`, weighted linearly by their distance."""
+    return _kappa(first, second, np.arange(1, steps + 1), "linear")
+
+
+def _kappa(
+    first: Int[np.ndarray, " case"],
+    second: Int[np.ndarray, " case"],
+    labels: Int[np.ndarray, " label"],
+    weights: str | None,
+) -> float:
     if len(np.union1d(first, second)) < 2:
         return float("nan")
-    return float(cohen_kappa_score(first, second, weights=weights))
+    return float(cohen_kappa_score(first, second, labels=labels, weights=weights))
 
 
 def detectable_accuracy(n: int, power: float = 0.8, alpha: float = 0.05) -> float:

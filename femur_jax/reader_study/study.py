@@ -74,7 +74,9 @@ def open_study(folder: Path) -> Study:
         checksums.verify(folder, [_STUDY])
         found = json.loads(path.read_text())
         if found["schema"] != SCHEMA:
-            raise UserError(f"{path} has schema {found['schema']}, and this version reads {SCHEMA}.")
+            raise UserError(
+                f"{path} has schema {found['schema']}, and this version reads {SCHEMA}."
+            )
         return Study(
             folder,
             Design(**found["design"]),

@@ -1,0 +1,65 @@
+"""Datasets of small radiographs, and one study made of them."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from femur_jax.data.radiograph import LABELS, Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.reader_study.design import Design
+from femur_jax.reader_study.study import build, open_study
+
+
+def write_dataset(folder, kind, *, per_label, split="train", seed=0, sides=(90, 220), low=0):
+    """Shafts with a break; `low` lifts the darkest grey value, as a habit of one source would."""
+    rng = np.random.default_rng(seed)
+    with DatasetWriter(folder, patch=64, provenance={"kind": kind, "model": folder.name}) as writer:
+        for n in range(2 * per_label):
+            height, width = (int(side) for side in rng.integers(*sides, 2))
+            pixels = rng.integers(low, 30000, (height, width))
+            pixels[:, width // 3 : width // 2] += 20000
+            pixels[height // 2 :][: 1 + n % 3] //= 2
+            radiograph = Radiograph(
+                pixels=pixels.astype(np.uint16),
+                name=f"{folder.name}-{n}",
+                label=LABELS[n % 2],
+                patient=f"{folder.name}-patient-{n}",
+                hospital="hospital",
+            )
+            writer.add(encode(radiograph, 64), split)
+    return RadiographDataset(folder)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """A dataset of patients, and of two generators."""
+    folder = tmp_path_factory.mktemp("sources")
+    return SimpleNamespace(
+        real=write_dataset(folder / "femur", "real", per_label=16, split="test", seed=1),
+        synthetic={
+            "diffusion": [
+                write_dataset(folder / "diffusion", "synthetic", per_label=8, seed=2, low=9000)
+            ],
+            "gan": [write_dataset(folder / "gan", "synthetic", per_label=8, seed=3)],
+        },
+    )
+
+
+DESIGN = Design(seed=3, single=24, repeats=0.25, pairs=4, practice=4, margin=0.1)
+
+
+@pytest.fixture(scope="session")
+def built(sources, tmp_path_factory):
+    """A study that nobody may write to."""
+    folder = tmp_path_factory.mktemp("built") / "study"
+    build(folder, DESIGN, sources.real, sources.synthetic, split="test")
+    return open_study(folder)
+
+
+@pytest.fixture
+def study(built, tmp_path):
+    """A copy of it for one test."""
+    return open_study(shutil.copytree(built.folder, tmp_path / "study"))
