@@ -16,22 +16,18 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from femur_jax.data.cohort import SPLITS
-from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.reader_study.analysis import analyse
 from femur_jax.reader_study.answers import AnswerStore
-from femur_jax.reader_study.design import Design
-from femur_jax.reader_study.matching import REAL
-from femur_jax.reader_study.page import write_results
-from femur_jax.reader_study.server import serve
-from femur_jax.reader_study.statistics import (
-    detectable_accuracy,
-    equivalence_power,
-    proportion,
-)
-from femur_jax.reader_study.study import build, open_study
+from femur_jax.reader_study.design import REAL, Design
+from femur_jax.reader_study.study import open_study
+
+# What one command needs alone is imported there: a server comes back in a blink, and TFDS and
+# scikit-learn take seconds to import.
+if TYPE_CHECKING:
+    from femur_jax.data.shards import RadiographDataset
 
 _HELP = {
     "seed": "of the choice of radiographs and of every order",
@@ -102,6 +98,9 @@ def main(argv: list[str]) -> int:
 
 
 def _build(args: argparse.Namespace) -> None:
+    from femur_jax.data.shards import RadiographDataset
+    from femur_jax.reader_study.build import build
+
     design = Design(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Design)})
     real = RadiographDataset(args.real)
     if real.provenance.get("kind") == "synthetic":
@@ -111,12 +110,14 @@ def _build(args: argparse.Namespace) -> None:
     print("was cut off so that the two of a pair have equal size.")
 
 
-def synthetic_sources(arguments: Sequence[str]) -> dict[str, list[RadiographDataset]]:
+def synthetic_sources(arguments: Sequence[str]) -> dict[str, list["RadiographDataset"]]:
     """Opens datasets named as NAME=DATASET, or by the model that made them.
 
     Raises:
         UserError: One cannot be read, is real, or two have one name that nobody gave them.
     """
+    from femur_jax.data.shards import RadiographDataset
+
     sources: dict[str, list[RadiographDataset]] = {}
     for argument in arguments:
         given, _, folder = argument.rpartition("=")
@@ -131,6 +132,8 @@ def synthetic_sources(arguments: Sequence[str]) -> dict[str, list[RadiographData
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from femur_jax.reader_study.server import serve
+
     study = open_study(args.study)
     store = AnswerStore(study)
     for reader in args.invite:
@@ -139,6 +142,9 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
+    from femur_jax.reader_study.analysis import analyse
+    from femur_jax.reader_study.page import write_results
+
     study = open_study(args.study)
     out = args.out or args.study.with_name(f"{args.study.resolve().name}.results")
     if out.exists():
@@ -154,6 +160,12 @@ def _score(args: argparse.Namespace) -> None:
 
 def power_table(margin: float) -> str:
     """What one reader's accuracy in telling synthetic from real can show, by number of readings."""
+    from femur_jax.reader_study.statistics import (
+        detectable_accuracy,
+        equivalence_power,
+        proportion,
+    )
+
     lines = [
         f"One reader, exact tests. Guessing is 0.50, the equivalence margin {margin}.",
         "readings   interval at 0.50   found with 80% power   power for equivalence",

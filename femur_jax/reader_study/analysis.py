@@ -13,8 +13,7 @@ from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import Interval
 from femur_jax.reader_study import obuchowski_rockette
 from femur_jax.reader_study.answers import AnswerStore
-from femur_jax.reader_study.design import Case
-from femur_jax.reader_study.matching import REAL
+from femur_jax.reader_study.design import REAL, Case
 from femur_jax.reader_study.questions import CONFIDENCE, QUESTIONS
 from femur_jax.reader_study.statistics import (
     equivalence_p,

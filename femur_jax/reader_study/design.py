@@ -8,6 +8,9 @@ import numpy as np
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.errors import UserError
 
+REAL = "real"
+"""The source of a case that is a patient's radiograph."""
+
 BLOCKS = ("display", "practice", "single", "pair")
 """The parts of a session in their order: the check of the display, radiographs one at a time for
 practice and for the score, and pairs of a real and a synthetic one (2AFC)."""
@@ -65,7 +68,7 @@ class Case:
         image: Name of its file.
         pair: Number of its matched pair, a real and a synthetic one of equal class and size.
         block: One of BLOCKS.
-        source: 'real', or what made it.
+        source: REAL, or what made it.
         label: One of LABELS; what a synthetic one was meant to show.
         radiograph: Its name in the dataset that it came from.
     """
@@ -103,7 +106,7 @@ def schedule(design: Design, cases: Sequence[Case], reader: str) -> list[Item]:
     again = shuffled(single[:third])[: round(design.repeats * len(single))]
     single = single[:-third] + shuffled(single[-third:] + again) if third else single
     sides: dict[int, list[str]] = {}
-    for case in sorted(cases, key=lambda case: case.source != "real"):
+    for case in sorted(cases, key=lambda case: case.source != REAL):
         if case.block == "pair":
             sides.setdefault(case.pair, []).append(case.image)
     order = rng.permutation(sorted(sides)).tolist()

@@ -10,9 +10,7 @@ from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.reader_study.design import Design
-
-REAL = "real"
+from femur_jax.reader_study.design import REAL, Design
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from femur_jax.reader_study.analysis import Finding, Reading, Results
-from femur_jax.reader_study.design import Design
-from femur_jax.reader_study.matching import REAL
+from femur_jax.reader_study.design import REAL, Design
 from femur_jax.templates import template_environment
 
 _SIDE = 240  # of the ROC chart, in pixels

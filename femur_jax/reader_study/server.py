@@ -7,6 +7,7 @@ only the next two are given.
 
 import dataclasses
 import json
+import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -140,13 +141,13 @@ def serve(study: Study, store: AnswerStore, port: int) -> None:
     readers = store.readers()
     if not readers:
         raise UserError("No reader was invited yet; add --invite with a code for each.")
-    config = uvicorn.Config(
-        application(study, store), host=HOST, port=port, log_level="error", access_log=False
-    )
     try:
-        listening = config.bind_socket()
-    except SystemExit:  # how uvicorn tells that it cannot bind
-        raise UserError(f"Port {port} is in use; name another with --port.") from None
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise UserError(f"Port {port}: {error.strerror}; name another with --port.") from None
+    config = uvicorn.Config(
+        application(study, store), log_config=None, log_level="error", access_log=False
+    )
     for reader, token in readers.items():
         done, items = store.next_number(reader), len(store.items(reader))
         link = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"

@@ -1,6 +1,10 @@
 """Datasets of small radiographs, and one study made of them."""
 
+import http.client
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +13,11 @@ import pytest
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.reader_study.build import build
 from femur_jax.reader_study.design import Design
-from femur_jax.reader_study.study import build, open_study
+from femur_jax.reader_study.study import open_study
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_dataset(folder, kind, *, per_label, split="train", seed=0, sides=(90, 220), low=0):
@@ -63,3 +70,70 @@ def built(sources, tmp_path_factory):
 def study(built, tmp_path):
     """A copy of it for one test."""
     return open_study(shutil.copytree(built.folder, tmp_path / "study"))
+
+
+class Server:
+    """`tools/reader_study.py serve` as a process of its own.
+
+    Attributes:
+        port: Where it listens.
+        links: By reader.
+    """
+
+    def __init__(self, folder, *invited, port=0):
+        command = [
+            sys.executable,
+            "tools/reader_study.py",
+            "serve",
+            str(folder),
+            "--port",
+            str(port),
+        ]
+        if invited:
+            command += ["--invite", *invited]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.links = {}
+        for line in self.process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+            self.links[line.split()[0]] = line.split()[-1]
+        self.port = int(next(iter(self.links.values())).split(":")[2].split("/")[0])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def kill(self):
+        """At once, as by a power cut."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def ask(self, path, *, token="", method="GET", body=None, host=None):
+        """Sends a request as it is written; returns status, body and headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.putrequest(method, path, skip_host=host is not None)
+            if host is not None:
+                connection.putheader("Host", host)
+            if token:
+                connection.putheader("Authorization", f"Bearer {token}")
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            response = connection.getresponse()
+            return response.status, response.read(), dict(response.getheaders())
+        finally:
+            connection.close()
+
+    def token(self, reader):
+        return self.links[reader].split("#")[1]
+
+
+@pytest.fixture
+def served(study):
+    """A study and its server, with the readers anna and bo."""
+    with Server(study.folder, "anna", "bo") as server:
+        yield study, server

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from femur_jax.errors import UserError
+from femur_jax.reader_study.build import build
 from femur_jax.reader_study.design import Design
-from femur_jax.reader_study.study import build, open_study
+from femur_jax.reader_study.study import open_study
 from tests.reader_study.conftest import DESIGN, write_dataset
 from tests.reader_study.test_pictures import decode
 

@@ -14,7 +14,7 @@ const en = {
   blocks: { display: "Your display", practice: "Practice", single: "Radiographs", pair: "Pairs" },
   notices: {
     offline: "No connection to the server. Your answers are kept; trying again …",
-    full: "The server's disk is full. Your answers are kept; tell the study's leader.",
+    full: "The server cannot write to its disk. Your answers are kept; tell the study's leader.",
     moved: "The study went on in another window; this one follows it.",
   },
   sides: ["1  left", "2  right"],
@@ -82,7 +82,7 @@ const sv = {
   blocks: { display: "Din skärm", practice: "Övning", single: "Röntgenbilder", pair: "Bildpar" },
   notices: {
     offline: "Ingen kontakt med servern. Dina svar finns kvar; försöker igen …",
-    full: "Serverns disk är full. Dina svar finns kvar; kontakta studieledaren.",
+    full: "Servern kan inte skriva till sin disk. Dina svar finns kvar; kontakta studieledaren.",
     moved: "Studien har fortsatt i ett annat fönster; det här följer med.",
   },
   sides: ["1  vänster", "2  höger"],

@@ -171,6 +171,6 @@ export class Viewer {
     this.context.putImageData(this.screen, 0, 0);
     const percent = Math.round(100 * this.scale);
     this.state.textContent =
-      `${percent} %  W ${Math.round(this.width)}  L ${Math.round(this.level)}`;
+      `${percent} %   W ${Math.round(this.width)}   L ${Math.round(this.level)}`;
   }
 }
