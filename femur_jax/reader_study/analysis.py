@@ -224,7 +224,7 @@ def _detection(
 
 
 def _two_each(positive: Bool[np.ndarray, " case"]) -> bool:
-    return min(positive.sum(), (~positive).sum()) >= 2
+    return bool(min(positive.sum(), (~positive).sum()) >= 2)
 
 
 def _common(single: dict[str, list[Reading]], source: str | None = None) -> list[list[Reading]]:

@@ -23,8 +23,11 @@ export class Viewer {
     this.context = this.canvas.getContext("2d", { alpha: false });
     this.reset();
     this.#listen();
-    this.sizes = new ResizeObserver(() => this.#resize());
-    this.sizes.observe(this.element);
+    // In pixels of the screen, whatever its scaling, so that one to one is exactly that.
+    this.sizes = new ResizeObserver(([{ devicePixelContentBoxSize: [size] }]) => {
+      this.#resize(size.inlineSize, size.blockSize);
+    });
+    this.sizes.observe(this.canvas, { box: "device-pixel-content-box" });
   }
 
   remove() {
@@ -36,7 +39,6 @@ export class Viewer {
   /** Shows a pyramid, fitted and with the full window; resolves when it is on the screen. */
   show(levels) {
     this.#levels = levels;
-    this.#resize();
     this.reset();
     return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
   }
@@ -129,16 +131,11 @@ export class Viewer {
     }, { passive: false });
   }
 
-  #resize() {
-    const ratio = window.devicePixelRatio;
-    const width = Math.max(1, Math.round(this.element.clientWidth * ratio));
-    const height = Math.max(1, Math.round(this.element.clientHeight * ratio));
-    if (width !== this.canvas.width || height !== this.canvas.height) {
-      this.canvas.width = width;
-      this.canvas.height = height;
-      this.#grey = new Uint16Array(width * height);
-      this.screen = this.context.createImageData(width, height);
-    }
+  #resize(width, height) {
+    this.canvas.width = Math.max(1, width);
+    this.canvas.height = Math.max(1, height);
+    this.#grey = new Uint16Array(this.canvas.width * this.canvas.height);
+    this.screen = this.context.createImageData(this.canvas.width, this.canvas.height);
     if (this.fitted) this.fit();
     else this.#redraw(true);
   }
