@@ -220,6 +220,8 @@ class View:
 
 
 def settle(page):
+    """Waits until a view that moved is interpolated."""
+    page.wait_for_timeout(150)
     page.evaluate("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
 
 

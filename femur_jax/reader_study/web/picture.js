@@ -42,7 +42,7 @@ function halve({ width, height, pixels }) {
 /** The radiograph and its halvings, so that a small view does not skip pixels. */
 export function pyramid(picture) {
   const levels = [picture];
-  while (Math.max(levels.at(-1).width, levels.at(-1).height) > 256) {
+  while (Math.max(levels.at(-1).width, levels.at(-1).height) > 64) {
     levels.push(halve(levels.at(-1)));
   }
   return levels;

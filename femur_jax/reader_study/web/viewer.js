@@ -4,6 +4,7 @@ import { resample, windowTable } from "./render.js";
 const FULL = 65535;
 const LEAST_WINDOW = 64;
 const LARGEST_SCALE = 16;
+const REST_MS = 100; // after the last move, the view is interpolated
 
 export class Viewer {
   #levels = null;
@@ -32,6 +33,7 @@ export class Viewer {
 
   remove() {
     this.sizes.disconnect();
+    clearTimeout(this.rest);
     this.element.remove();
     this.#levels = null;
   }
@@ -93,8 +95,7 @@ export class Viewer {
     this.x += at[0] / this.scale - at[0] / next;
     this.y += at[1] / this.scale - at[1] / next;
     this.scale = next;
-    this.fitted = false;
-    this.#redraw(true);
+    this.#move();
   }
 
   /** Moves the radiograph by pixels of the canvas; its middle stays in sight. */
@@ -104,8 +105,19 @@ export class Viewer {
     const half = [this.canvas.width / 2 / this.scale, this.canvas.height / 2 / this.scale];
     this.x = Math.min(width, Math.max(0, this.x + half[0] - dx / this.scale)) - half[0];
     this.y = Math.min(height, Math.max(0, this.y + half[1] - dy / this.scale)) - half[1];
+    this.#move();
+  }
+
+  /** Draws fast as long as the view moves, and well when it rests. */
+  #move() {
     this.fitted = false;
+    this.moving = true;
     this.#redraw(true);
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => {
+      this.moving = false;
+      this.#redraw(true);
+    }, REST_MS);
   }
 
   #listen() {
@@ -154,7 +166,8 @@ export class Viewer {
     const screen = new Uint32Array(this.screen.data.buffer);
     if (this.#moved) {
       const { x, y, scale } = this;
-      this.box = resample(this.#levels, { x, y, scale, width, height }, this.#grey);
+      const view = { x, y, scale, width, height };
+      this.box = resample(this.#levels, view, this.#grey, !this.moving);
       screen.fill(0xff000000);
       this.#moved = false;
     }
