@@ -99,7 +99,10 @@ def mean_area(
     covariances: Float[np.ndarray, "reader reader"],
     confidence: float = 0.95,
 ) -> Interval:
-    """The mean area of r >= 2 readers of one test, with an interval for readers and cases alike."""
+    """The mean area of r >= 2 readers of one test, with an interval for readers and cases alike.
+
+    The interval is cut at 0 and 1.
+    """
     r = len(areas)
     ms_r = areas.var(ddof=1)
     cov2 = covariances[~np.eye(r, dtype=bool)].mean()
@@ -109,4 +112,4 @@ def mean_area(
         return Interval(mean, mean, mean)
     df2 = scale**2 / (ms_r**2 / (r - 1)) if ms_r > 0 else np.inf
     half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * np.sqrt(scale / r)
-    return Interval(mean, float(mean - half), float(mean + half))
+    return Interval(mean, float(max(0, mean - half)), float(min(1, mean + half)))

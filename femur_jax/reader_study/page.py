@@ -17,6 +17,19 @@ _SIDE = 240  # of the ROC chart, in pixels
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Findings of a topic as a table.
+
+    Attributes:
+        columns: Its columns' names.
+        rows: For each row what names it, and its findings by column.
+    """
+
+    columns: list[str]
+    rows: dict[tuple[str, ...], dict[str, Finding]]
+
+
+@dataclass(frozen=True)
 class Curve:
     """A reader's ROC curve as the path of an SVG element."""
 
@@ -39,16 +52,44 @@ def write_results(results: Results, design: Design, out: Path) -> None:
         table.writeheader()
         table.writerows(rows)
     template = template_environment(Path(__file__).parent).get_template("results.html.j2")
-    topics = dict.fromkeys(finding.topic for finding in results.findings)
     html = template.render(
         design=design,
         progress=results.progress,
-        topics={t: [f for f in results.findings if f.topic == t] for t in topics},
+        detection=[finding for finding in results.findings if finding.topic == "detection"],
+        verdict=_verdict,
+        diagnosis=_grid(results, "diagnosis", ("reader", "measure"), "source"),
+        realism=_grid(results, "realism", ("reader",), "source"),
+        agreement=_grid(results, "agreement", ("reader",), "measure"),
+        time=_grid(results, "time", ("reader",), "source"),
+        artefacts=_grid(results, "artefacts", ("measure", "reader"), "source"),
         curves=_curves(results.readings),
         side=_SIDE,
         remarks=[reading for reading in results.readings if reading.answers.get("remark")],
     )
     (out / "results.html").write_text(html, encoding="utf-8")
+
+
+def _verdict(finding: Finding) -> str:
+    """What the accuracy of a reader shows."""
+    shown = []
+    if finding.p is not None and finding.p < 0.05:
+        shown.append("within the margin")
+    if finding.low is not None and finding.low > 0.5:
+        shown.append("better than guessing")
+    if finding.high is not None and finding.high < 0.5:
+        shown.append("worse than guessing")
+    return ", ".join(shown) or "undecided"
+
+
+def _grid(results: Results, topic: str, names: tuple[str, ...], column: str) -> Grid:
+    findings = [finding for finding in results.findings if finding.topic == topic]
+    rows: dict[tuple[str, ...], dict[str, Finding]] = {}
+    for finding in findings:
+        row = rows.setdefault(tuple(getattr(finding, name) for name in names), {})
+        row[getattr(finding, column)] = finding
+    return Grid(
+        list(dict.fromkeys(getattr(f, column) for f in findings)), dict(sorted(rows.items()))
+    )
 
 
 def _row(reading: Reading) -> dict[str, object]:

@@ -36,8 +36,9 @@ def roc_area(
 ) -> Interval:
     """Empirical area under the ROC curve of one reader with DeLong's interval, cut at 0 and 1."""
     areas, covariances = delong(ratings[None], positive)
-    half = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariances[0, 0])
-    return Interval(float(areas[0]), max(0.0, areas[0] - half), min(1.0, areas[0] + half))
+    half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariances[0, 0]))
+    area = float(areas[0])
+    return Interval(area, max(0.0, area - half), min(1.0, area + half))
 
 
 def paired_difference(
