@@ -13,6 +13,7 @@ Ends with 0, or with 2 on bad input.
 import argparse
 import dataclasses
 import shutil
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,12 +88,8 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"reader_study: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(
-            f"reader_study: {error.strerror}: nothing was left half-written; make room, or write "
-            "elsewhere.",
-            file=sys.stderr,
-        )
+    except (OSError, sqlite3.OperationalError) as error:
+        print(f"reader_study: {error}: make room, or write elsewhere.", file=sys.stderr)
         return 2
     return 0
 

@@ -73,12 +73,15 @@ class AnswerStore:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.executescript(_SCHEMA)
-            begun = self._db.execute("SELECT fingerprint FROM study").fetchone()
-        except sqlite3.Error as error:
-            raise UserError(f"{path} cannot be used ({error}); restore it from a copy.") from error
-        if begun is None:
-            self._db.execute("INSERT INTO study VALUES (?)", (study.fingerprint,))
-        elif begun[0] != study.fingerprint:
+            with self._transaction():
+                begun = self._db.execute("SELECT fingerprint FROM study").fetchone()
+                if begun is None:
+                    self._db.execute("INSERT INTO study VALUES (?)", (study.fingerprint,))
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{path} cannot be used ({error}); make room on its disk, or restore it."
+            ) from error
+        if begun is not None and begun[0] != study.fingerprint:
             raise UserError(
                 f"{study.folder} was changed after its readers began; restore it from a copy, or "
                 "build a new study for new readers."
@@ -121,6 +124,12 @@ class AnswerStore:
     def readers(self) -> dict[str, str]:
         """Tokens by reader."""
         return dict(self._db.execute("SELECT name, token FROM readers ORDER BY rowid"))
+
+    def reader_of(self, token: str) -> str | None:
+        """The reader to whom a token was given."""
+        query = "SELECT name FROM readers WHERE token = ?"
+        found = self._db.execute(query, (token,)).fetchone()
+        return found[0] if found else None
 
     def items(self, reader: str) -> list[Item]:
         """A reader's session."""

@@ -12,6 +12,7 @@ from femur_jax.data import codec
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"fjr1"
 _SHRINK = 0.9
+_COMPRESSION_LEVEL = 1  # 3% larger than level 6, and written in a quarter of the time
 _TAILS = (0.1, 99.9)  # percentiles of the grey values that become black and white
 
 
@@ -64,5 +65,5 @@ def encode(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
     Little-endian "fjr1", height, width and length of the rest (32 bits each), then zlib of
     `codec.difference_planes`; a browser has DecompressionStream for that.
     """
-    body = zlib.compress(codec.difference_planes(pixels), 6)
+    body = zlib.compress(codec.difference_planes(pixels), _COMPRESSION_LEVEL)
     return _HEADER.pack(_MAGIC, *pixels.shape, len(body)) + body

@@ -5,6 +5,7 @@ each request's Authorization header. Radiographs are asked for by their number i
 only the next two are given.
 """
 
+import contextlib
 import dataclasses
 import json
 import socket
@@ -48,10 +49,10 @@ def application(study: Study, store: AnswerStore) -> Starlette:
 
     def reader_of(request: Request) -> str:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        for reader, expected in store.readers().items():
-            if token == expected:
-                return reader
-        raise HTTPException(403, "This link is not valid.")
+        reader = store.reader_of(token)
+        if reader is None:
+            raise HTTPException(403, "This link is not valid.")
+        return reader
 
     async def session(request: Request) -> Response:
         reader = reader_of(request)
@@ -153,4 +154,5 @@ def serve(study: Study, store: AnswerStore, port: int) -> None:
         link = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
         print(f"{reader}  {done} of {items} done  {link}", flush=True)
     print("Ctrl-C ends the server; nothing is lost.", flush=True)
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
