@@ -137,3 +137,11 @@ def served(study):
     """A study and its server, with the readers anna and bo."""
     with Server(study.folder, "anna", "bo") as server:
         yield study, server
+
+
+@pytest.fixture(scope="session")
+def server(built, tmp_path_factory):
+    """One for tests that change nothing."""
+    folder = shutil.copytree(built.folder, tmp_path_factory.mktemp("served") / "study")
+    with Server(folder, "anna") as server:
+        yield server

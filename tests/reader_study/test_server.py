@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 
@@ -82,14 +81,6 @@ def test_only_radiographs_that_are_due_are_given(served):
 def test_no_path_leads_out(server, path):
     status, body, _ = server.ask(path, token=server.token("anna"))
     assert status in (400, 404) and len(body) < 200
-
-
-@pytest.fixture(scope="module")
-def server(built, tmp_path_factory):
-    """One for tests that change nothing."""
-    folder = shutil.copytree(built.folder, tmp_path_factory.mktemp("served") / "study")
-    with Server(folder, "anna") as server:
-        yield server
 
 
 @pytest.mark.parametrize("path", ["/api/session", "/api/items/0/images/0", "/api/items/1/images/0"])
