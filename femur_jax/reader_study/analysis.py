@@ -119,7 +119,7 @@ def analyse(study: Study, store: AnswerStore, readers: Sequence[str] = ()) -> Re
                 f"No reader {reader!r} was invited to {study.folder}; "
                 f"there are: {', '.join(known) or 'none'}."
             )
-    chosen = list(readers or known)
+    chosen = list(dict.fromkeys(readers or known))
     readings = [reading for reader in chosen for reading in _readings(study, store, reader)]
     if not any(reading.block == "single" for reading in readings):
         raise UserError(f"No radiograph of {study.folder} was read yet; let readers finish first.")

@@ -32,6 +32,7 @@ from femur_jax.reader_study.study import Study
 HOST = "127.0.0.1"
 _WEB = Path(__file__).parent / "web"
 _LARGEST_BODY = 1 << 16
+_LONGEST_MS = 10**9
 _HEADERS = {
     "Cache-Control": "no-store",  # patients' radiographs do not stay in a browser's cache
     "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
@@ -61,7 +62,6 @@ def application(study: Study, store: AnswerStore) -> Starlette:
         return JSONResponse(
             {
                 "reader": reader,
-                "study": study.fingerprint[:8],
                 "blocks": [item.block for item in store.items(reader)],
                 "next": store.next_number(reader),
                 "draft": {
@@ -98,9 +98,11 @@ def application(study: Study, store: AnswerStore) -> Starlette:
         try:
             sent = json.loads(body)
             answers, milliseconds, final = sent["answers"], sent["milliseconds"], sent["final"]
-            if type(milliseconds) is not int or milliseconds < 0 or type(final) is not bool:
-                raise ValueError("no time, or not said whether final")
-            check_answers(blocks[number].block, dict(answers), final=final)
+            if type(milliseconds) is not int or not 0 <= milliseconds <= _LONGEST_MS:
+                raise ValueError("no time")
+            if type(final) is not bool or type(answers) is not dict:
+                raise ValueError("no answers, or not said whether final")
+            check_answers(blocks[number].block, answers, final=final)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise HTTPException(422, "This is no answer.") from error
         try:

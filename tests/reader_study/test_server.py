@@ -37,7 +37,9 @@ def test_a_session_over_http(served):
     assert save(server, "anna", 3, SINGLE) == 409
     for wrong in ({"source": 9}, {"source": 5}, {"visible": []}):
         assert save(server, "anna", 1, wrong) == 422
-    assert save(server, "anna", 1, SINGLE, milliseconds=-5) == 422
+    for milliseconds in (-5, 1.5, True, 10**30):
+        assert save(server, "anna", 1, SINGLE, milliseconds=milliseconds) == 422
+    assert save(server, "anna", 1, list(SINGLE.items())) == 422
     assert save(server, "anna", 99, SINGLE) == 422
     for body in (b"", b"{", b"[]", b"\xff", b'{"answers": 3, "milliseconds": 1, "final": true}'):
         assert server.ask("/api/items/1", token=token, method="PUT", body=body)[0] == 422
