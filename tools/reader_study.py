@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,10 +133,10 @@ def _serve(args: argparse.Namespace) -> None:
     from femur_jax.reader_study.server import serve
 
     study = open_study(args.study)
-    store = AnswerStore(study)
-    for reader in args.invite:
-        store.invite(reader)
-    serve(study, store, args.port)
+    with closing(AnswerStore(study)) as store:
+        for reader in args.invite:
+            store.invite(reader)
+        serve(study, store, args.port)
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -146,7 +147,8 @@ def _score(args: argparse.Namespace) -> None:
     out = args.out or args.study.with_name(f"{args.study.resolve().name}.results")
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another folder.")
-    results = analyse(study, AnswerStore(study), args.readers)
+    with closing(AnswerStore(study)) as store:
+        results = analyse(study, store, args.readers)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     partial.mkdir(parents=True)

@@ -67,25 +67,33 @@ class AnswerStore:
         """
         self._study = study
         path = study.folder / ANSWERS
+        self._db = sqlite3.connect(path, isolation_level=None)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.executescript(_SCHEMA)
-            with self._transaction():
-                begun = self._db.execute("SELECT fingerprint FROM study").fetchone()
-                if begun is None:
-                    self._db.execute("INSERT INTO study VALUES (?)", (study.fingerprint,))
+            begun = self._begin()
         except sqlite3.DatabaseError as error:
+            self.close()
             raise UserError(
                 f"{path} cannot be used ({error}); make room on its disk, or restore it."
             ) from error
-        if begun is not None and begun[0] != study.fingerprint:
+        if begun != study.fingerprint:
+            self.close()
             raise UserError(
                 f"{study.folder} was changed after its readers began; restore it from a copy, or "
                 "build a new study for new readers."
             )
+
+    def _begin(self) -> str:
+        """Prepares the file; returns the fingerprint of the study that it was begun with."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.executescript(_SCHEMA)
+        with self._transaction():
+            begun = self._db.execute("SELECT fingerprint FROM study").fetchone()
+            if begun is None:
+                begun = (self._study.fingerprint,)
+                self._db.execute("INSERT INTO study VALUES (?)", begun)
+        return begun[0]
 
     def close(self) -> None:
         """Closes the file."""

@@ -4,6 +4,7 @@ import http.client
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.build import build
 from femur_jax.reader_study.design import Design
 from femur_jax.reader_study.study import open_study
@@ -145,3 +147,9 @@ def server(built, tmp_path_factory):
     folder = shutil.copytree(built.folder, tmp_path_factory.mktemp("served") / "study")
     with Server(folder, "anna") as server:
         yield server
+
+
+def items_of(study, reader):
+    """A reader's session, read beside the running server."""
+    with closing(AnswerStore(study)) as store:
+        return store.items(reader)

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from femur_jax.reader_study.build import build
 from femur_jax.reader_study.design import Design
 from femur_jax.reader_study.questions import QUESTIONS
 from femur_jax.reader_study.study import ANSWERS, open_study
-from tests.reader_study.conftest import Server
+from tests.reader_study.conftest import Server, items_of
 from tests.reader_study.test_pictures import decode
 from tools import reader_study
 
@@ -225,12 +226,24 @@ def settle(page):
     page.evaluate("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
 
 
+def check_pattern(image):
+    """The steps that SMPTE RP 133 asks for: 0 and 5%, 95 and 100%."""
+    scale = min(image.shape[0] / 1000, image.shape[1] / 1600)
+    middle = [(m - n * scale) / 2 for m, n in zip(image.shape, (1000, 1600), strict=True)]
+
+    def grey(x, y):
+        return image[int(middle[0] + y * scale), int(middle[1] + x * scale)]
+
+    assert [grey(90, 510), grey(220, 510), grey(1380, 510), grey(1500, 510)] == [0, 13, 242, 255]
+
+
 def test_window_level_zoom_and_pan_on_pixel_values(served, browser):
     study, server = served
-    item = AnswerStore(study).items("anna")[1]
+    item = items_of(study, "anna")[1]
     pixels = decode(study.image(item.images[0]).read_bytes())
     page = browser(server.links["anna"], width=760, height=400)
     begin(page)
+    check_pattern(shown(page))
     go_on(page, 1, "")
     at_item(page, 2)
     box = page.query_selector("canvas").bounding_box()
@@ -293,7 +306,7 @@ def test_window_level_zoom_and_pan_on_pixel_values(served, browser):
 
 def test_a_small_view_averages_and_skips_nothing(served, browser):
     study, server = served
-    item = AnswerStore(study).items("anna")[1]
+    item = items_of(study, "anna")[1]
     pixels = decode(study.image(item.images[0]).read_bytes()).astype(float)
     page = browser(server.links["anna"], width=450, height=96)
     begin(page)
@@ -312,11 +325,8 @@ def test_a_small_view_averages_and_skips_nothing(served, browser):
 
 
 def answered(study, reader):
-    store = AnswerStore(study)
-    try:
+    with closing(AnswerStore(study)) as store:
         return store.answered(reader)
-    finally:
-        store.close()
 
 
 def until(condition):

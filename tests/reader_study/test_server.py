@@ -4,7 +4,7 @@ import pytest
 
 from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.study import open_study
-from tests.reader_study.conftest import Server
+from tests.reader_study.conftest import Server, items_of
 from tests.reader_study.test_answers import SINGLE
 from tools import reader_study
 
@@ -51,7 +51,7 @@ def test_a_session_over_http(served):
 def test_only_radiographs_that_are_due_are_given(served):
     study, server = served
     token = server.token("anna")
-    items = AnswerStore(study).items("anna")
+    items = items_of(study, "anna")
     assert save(server, "anna", 0, {"visible": []}) == 204
     for number in (1, 2):
         status, body, headers = server.ask(f"/api/items/{number}/images/0", token=token)
