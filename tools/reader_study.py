@@ -56,7 +56,13 @@ def main(argv: list[str]) -> int:
         help="synthetic datasets; those of one name count as one source",
     )
     make.add_argument("--out", type=Path, required=True, help="a new folder")
-    make.add_argument("--split", choices=SPLITS, default="test", help="of the real radiographs")
+    make.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=["test"],
+        help="of the real radiographs; not one that a generator was trained on (default: test)",
+    )
     for field in dataclasses.fields(Design):
         default = field.default
         make.add_argument(
@@ -103,7 +109,7 @@ def _build(args: argparse.Namespace) -> None:
     real = RadiographDataset(args.real)
     if real.provenance.get("kind") == "synthetic":
         raise UserError(f"{args.real} is synthetic; give patients' radiographs with --real.")
-    lost = build(args.out, design, real, synthetic_sources(args.synthetic), split=args.split)
+    lost = build(args.out, design, real, synthetic_sources(args.synthetic), splits=args.splits)
     print(f"{args.out}: {design.single} radiographs, {design.pairs} pairs; {lost:.0%} of the area")
     print("was cut off so that the two of a pair have equal size.")
 

@@ -27,7 +27,7 @@ def build(
     real: RadiographDataset,
     synthetic: Mapping[str, Sequence[RadiographDataset]],
     *,
-    split: str,
+    splits: Sequence[str],
 ) -> float:
     """Makes a study, which appears under its name only when it is complete.
 
@@ -36,7 +36,7 @@ def build(
         design: Its settings.
         real: The dataset of patients.
         synthetic: Datasets by the name of their source.
-        split: The split that real radiographs come from.
+        splits: The splits that real radiographs come from.
 
     Returns:
         Mean share of a radiograph's area that was cut off to give pairs equal aspect ratios.
@@ -47,7 +47,7 @@ def build(
     """
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another folder.")
-    pairs = matched_pairs(design, real, split, synthetic)
+    pairs = matched_pairs(design, real, splits, synthetic)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     (partial / IMAGES).mkdir(parents=True)

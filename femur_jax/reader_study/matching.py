@@ -46,7 +46,7 @@ class MatchedPair:
 def matched_pairs(
     design: Design,
     real: RadiographDataset,
-    split: str,
+    splits: Sequence[str],
     synthetic: Mapping[str, Sequence[RadiographDataset]],
 ) -> list[MatchedPair]:
     """Chooses radiographs for all blocks.
@@ -58,23 +58,24 @@ def matched_pairs(
     Args:
         design: Of the study.
         real: The dataset of patients.
-        split: The split that real ones come from; no generator may have been trained on it.
+        splits: The splits that real ones come from; no generator may have been trained on them.
         synthetic: Datasets by the name of their source.
 
     Raises:
         UserError: There are too few of a class.
     """
     blocks = [block for block, count in design.pairs_per_class().items() for _ in range(count)]
+    where = " and ".join(splits)
     pairs: list[MatchedPair] = []
     for label in LABELS:
         taken = {pair.real.patient for pair in pairs}  # who had fractures of both classes
         patients: dict[str, Candidate] = {}
         for n in _order(design, real, label):
             candidate = Candidate(real, n, REAL)
-            if real.entries[n].split == split and candidate.patient not in taken:
+            if real.entries[n].split in splits and candidate.patient not in taken:
                 patients.setdefault(candidate.patient, candidate)
         pool = list(patients.values())
-        _enough(len(pool), len(blocks), f"patients with {label} in the {split} split", "real")
+        _enough(len(pool), len(blocks), f"patients with {label} in the split {where}", "real")
         queues = {
             source: [Candidate(d, n, source) for d in datasets for n in _order(design, d, label)]
             for source, datasets in synthetic.items()

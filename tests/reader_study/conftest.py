@@ -64,7 +64,7 @@ DESIGN = Design(seed=3, single=24, repeats=0.25, pairs=4, practice=4, margin=0.1
 def built(sources, tmp_path_factory):
     """A study that nobody may write to."""
     folder = tmp_path_factory.mktemp("built") / "study"
-    build(folder, DESIGN, sources.real, sources.synthetic, split="test")
+    build(folder, DESIGN, sources.real, sources.synthetic, splits=["test"])
     return open_study(folder)
 
 

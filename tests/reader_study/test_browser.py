@@ -64,7 +64,7 @@ SMALL = Design(seed=1, single=4, repeats=0.25, pairs=2, practice=0, margin=0.1)
 @pytest.fixture(scope="module")
 def small(sources, tmp_path_factory):
     folder = tmp_path_factory.mktemp("small") / "study"
-    build(folder, SMALL, sources.real, sources.synthetic, split="test")
+    build(folder, SMALL, sources.real, sources.synthetic, splits=["test"])
     return folder
 
 

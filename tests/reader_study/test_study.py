@@ -50,22 +50,24 @@ def test_no_property_of_a_file_tells_the_source(built):
 
 
 def test_the_same_seed_makes_the_same_bytes(built, sources, tmp_path):
-    build(tmp_path / "again", DESIGN, sources.real, sources.synthetic, split="test")
+    build(tmp_path / "again", DESIGN, sources.real, sources.synthetic, splits=["test"])
     assert open_study(tmp_path / "again").fingerprint == built.fingerprint
     other = Design(**(vars(DESIGN) | {"seed": 4}))
-    build(tmp_path / "other", other, sources.real, sources.synthetic, split="test")
+    build(tmp_path / "other", other, sources.real, sources.synthetic, splits=["test"])
     assert open_study(tmp_path / "other").fingerprint != built.fingerprint
 
 
 def test_too_few_radiographs_are_refused(sources, tmp_path):
     real, synthetic = sources.real, sources.synthetic
     with pytest.raises(UserError, match=r"takes 18 real patients with NFF .* there are 16"):
-        build(tmp_path / "a", Design(single=64, pairs=2, practice=4), real, synthetic, split="test")
+        build(
+            tmp_path / "a", Design(single=64, pairs=2, practice=4), real, synthetic, splits=["test"]
+        )
     with pytest.raises(UserError, match="takes 11 diffusion NFF, and there are 8"):
         few = {"diffusion": synthetic["diffusion"]}
-        build(tmp_path / "a", Design(single=40, pairs=2, practice=0), real, few, split="test")
-    with pytest.raises(UserError, match="in the train split, and there are 0"):
-        build(tmp_path / "a", Design(single=4, pairs=2), real, synthetic, split="train")
+        build(tmp_path / "a", Design(single=40, pairs=2, practice=0), real, few, splits=["test"])
+    with pytest.raises(UserError, match="in the split train, and there are 0"):
+        build(tmp_path / "a", Design(single=4, pairs=2), real, synthetic, splits=["train"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,7 +76,7 @@ def test_of_a_patient_with_both_classes_one_radiograph_is_taken(sources, tmp_pat
     for n, entry in enumerate(real.entries):
         object.__setattr__(entry, "patient", f"patient-{n // 2}")  # each has both classes
     design = Design(single=12, pairs=0, practice=0, repeats=0.0)
-    build(tmp_path / "study", design, real, sources.synthetic, split="test")
+    build(tmp_path / "study", design, real, sources.synthetic, splits=["test"])
     cases = open_study(tmp_path / "study").cases
     names = {entry.name: entry.patient for entry in real.entries}
     patients = [names[case.radiograph] for case in cases if case.source == "real"]
@@ -111,7 +113,7 @@ def test_a_failing_disk_leaves_nothing_behind(sources, tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
         with pytest.raises(OSError) as error:
-            build(tmp_path / "study", DESIGN, sources.real, sources.synthetic, split="test")
+            build(tmp_path / "study", DESIGN, sources.real, sources.synthetic, splits=["test"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

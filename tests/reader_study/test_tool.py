@@ -44,7 +44,7 @@ def test_real_and_synthetic_are_not_confused(sources, tmp_path, capsys):
     [
         (["--single", "10"], "--single is 10; give a multiple of 4"),
         (["--margin", "0.7"], "--margin is 0.7"),
-        (["--split", "validation"], "there are 0"),
+        (["--splits", "validation", "train"], "in the split validation and train, and there are 0"),
     ],
 )
 def test_mistakes_are_told(sources, tmp_path, capsys, arguments, message):
