@@ -29,12 +29,16 @@ class CorruptTileError(Exception):
 
 def encode(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
     """Codes one tile of at most 65535 x 65535 pixels."""
+    compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
+    body = _HEADER.pack(_MAGIC, *pixels.shape) + compressor.compress(difference_planes(pixels))
+    return body + _checksum(body)
+
+
+def difference_planes(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
+    """What is compressed: zigzag coded horizontal differences, low bytes, then high bytes."""
     signed = imagecodecs.delta_encode(np.ascontiguousarray(pixels), axis=1).view(np.int16)
     zigzag = ((signed << 1) ^ (signed >> 15)).view(np.uint16)
-    planes = (zigzag & 0xFF).astype(np.uint8).tobytes() + (zigzag >> 8).astype(np.uint8).tobytes()
-    compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
-    body = _HEADER.pack(_MAGIC, *pixels.shape) + compressor.compress(planes)
-    return body + _checksum(body)
+    return (zigzag & 0xFF).astype(np.uint8).tobytes() + (zigzag >> 8).astype(np.uint8).tobytes()
 
 
 def _checksum(body: bytes) -> bytes:

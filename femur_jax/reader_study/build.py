@@ -1,0 +1,102 @@
+"""Making a study: the same treatment for real and synthetic radiographs, and no trace of which."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from femur_jax.data import checksums
+from femur_jax.data.cohort import seeded_hash
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+from femur_jax.reader_study import pictures
+from femur_jax.reader_study.design import Case, Design
+from femur_jax.reader_study.matching import Candidate, MatchedPair, matched_pairs
+from femur_jax.reader_study.study import IMAGES, SCHEMA, STUDY_FILE
+
+
+def build(
+    out: Path,
+    design: Design,
+    real: RadiographDataset,
+    synthetic: Mapping[str, Sequence[RadiographDataset]],
+    *,
+    splits: Sequence[str],
+) -> float:
+    """Makes a study, which appears under its name only when it is complete.
+
+    Args:
+        out: The new folder.
+        design: Its settings.
+        real: The dataset of patients.
+        synthetic: Datasets by the name of their source.
+        splits: The splits that real radiographs come from.
+
+    Returns:
+        Mean share of a radiograph's area that was cut off to give pairs equal aspect ratios.
+
+    Raises:
+        UserError: `out` exists, the radiographs are too few, or one is damaged.
+        OSError: The disk is full, or cannot be written to; nothing is left behind.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists; remove it or name another folder.")
+    pairs = matched_pairs(design, real, splits, synthetic)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    (partial / IMAGES).mkdir(parents=True)
+    try:
+        # Decoding, resizing and deflating release the lock.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = pool.map(
+                lambda n: _write_pair(partial / IMAGES, design.seed, n, pairs[n]),
+                range(len(pairs)),
+            )
+            written = list(tqdm(made, "pairs", len(pairs), delay=10))
+        cases = [case for two, _ in written for case in two]
+        study = {
+            "schema": SCHEMA,
+            "design": dataclasses.asdict(design),
+            "cases": [dataclasses.asdict(case) for case in cases],
+        }
+        (partial / STUDY_FILE).write_text(json.dumps(study, indent=1))
+        checksums.write(partial)
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return float(np.mean([lost for _, lost in written]))
+
+
+def _write_pair(
+    folder: Path, seed: int, number: int, pair: MatchedPair
+) -> tuple[list[Case], float]:
+    """Writes both radiographs of a pair; returns them and the mean share that was cut off."""
+    both = (pair.real, pair.synthetic)
+    size = pictures.common_size(pair.real.size, pair.synthetic.size)
+    files = [pictures.encode(pictures.bring_to(c.dataset.read(c.position), size)) for c in both]
+    cases = []
+    for candidate, file in zip(both, files, strict=True):
+        case = _case(seed, number, pair, candidate)
+        path = folder / f"{case.image}.bin"
+        path.write_bytes(file.ljust(max(map(len, files)), b"\0"))
+        os.utime(path, (0, 0))
+        cases.append(case)
+    return cases, sum(pictures.lost_share(c.size, size) for c in both) / 2
+
+
+def _case(seed: int, number: int, pair: MatchedPair, candidate: Candidate) -> Case:
+    return Case(
+        image=seeded_hash(seed, f"image {number} {candidate.source}")[:16],
+        pair=number,
+        block=pair.block,
+        source=candidate.source,
+        label=pair.label,
+        radiograph=candidate.dataset.entries[candidate.position].name,
+    )

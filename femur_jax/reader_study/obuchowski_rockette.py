@@ -1,0 +1,115 @@
+"""Areas under ROC curves of several readers: DeLong's covariances and Obuchowski-Rockette's tests.
+
+Symbols are those of Hillis 2014, "A marginal-mean ANOVA approach for analyzing multireader
+multicase radiological imaging data", Statistics in Medicine 33: t tests (modalities), r readers,
+MS mean squares, Cov2 the mean covariance of two readers of one test, Cov3 of two readers of two
+tests. Readers and cases are random.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Bool, Float
+
+from femur_jax.evaluation.statistics import Interval
+
+
+def delong(
+    ratings: Float[np.ndarray, "reading case"], positive: Bool[np.ndarray, " case"]
+) -> tuple[Float[np.ndarray, " reading"], Float[np.ndarray, "reading reading"]]:
+    """Empirical areas under the ROC curve and their covariances (DeLong et al. 1988, eqs. 4-6).
+
+    Args:
+        ratings: Of each reading (a reader with a test) for the same cases, higher for positive.
+        positive: True where the case is positive.
+
+    Returns:
+        Areas; covariances, nan where a class has fewer than two cases.
+    """
+    x, y = ratings[:, positive], ratings[:, ~positive]
+    psi = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
+    v10, v01 = psi.mean(axis=2), psi.mean(axis=1)
+    areas = psi.mean(axis=(1, 2))
+    if min(x.shape[1], y.shape[1]) < 2:
+        return areas, np.full((len(areas), len(areas)), np.nan)
+    s10, s01 = np.atleast_2d(np.cov(v10)), np.atleast_2d(np.cov(v01))
+    return areas, s10 / x.shape[1] + s01 / y.shape[1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether tests differ in their readers' mean area.
+
+    Attributes:
+        f: The F statistic.
+        df1, df2: Its degrees of freedom.
+        p: Of the hypothesis that all tests have equal areas.
+        difference: Of the first two tests' mean areas, with its 95% interval.
+    """
+
+    f: float
+    df1: int
+    df2: float
+    p: float
+    difference: Interval
+
+
+def compare(
+    areas: Float[np.ndarray, "test reader"],
+    covariances: Float[np.ndarray, "test reader test reader"],
+    confidence: float = 0.95,
+) -> Comparison:
+    """Tests whether the mean areas of t >= 2 tests are equal, for r >= 2 readers of all tests.
+
+    Tests with cases of their own have covariances of zero between them (Hillis 2014, section 5).
+    """
+    t, r = areas.shape
+    ms_t, ms_tr = _mean_squares(areas)
+    same_reader, same_test = np.eye(r, dtype=bool), np.eye(t, dtype=bool)
+    by_pair = covariances.transpose(0, 2, 1, 3)[..., ~same_reader]  # test, test, pair of readers
+    cov2, cov3 = by_pair[same_test].mean(), by_pair[~same_test].mean()
+    denominator = ms_tr + max(r * (cov2 - cov3), 0.0)
+    df1 = t - 1
+    df2 = denominator**2 / (ms_tr**2 / (df1 * (r - 1))) if ms_tr > 0 else np.inf
+    f = ms_t / denominator if denominator > 0 else np.nan  # nothing varies, nothing to test
+    half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * np.sqrt(2 / r * denominator)
+    difference = areas[0].mean() - areas[1].mean()
+    return Comparison(
+        f=float(f),
+        df1=df1,
+        df2=float(df2),
+        p=float(scipy.stats.f.sf(f, df1, df2)),
+        difference=Interval(float(difference), float(difference - half), float(difference + half)),
+    )
+
+
+def _mean_squares(areas: Float[np.ndarray, "test reader"]) -> tuple[float, float]:
+    """MS(T) and MS(T*R)."""
+    t, r = areas.shape
+    by_test = areas.mean(axis=1, keepdims=True)
+    by_reader = areas.mean(axis=0, keepdims=True)
+    rest = areas - by_test - by_reader + areas.mean()
+    ms_t = r * np.sum((by_test - areas.mean()) ** 2) / (t - 1)
+    return float(ms_t), float(np.sum(rest**2) / ((t - 1) * (r - 1)))
+
+
+def mean_area(
+    areas: Float[np.ndarray, " reader"],
+    covariances: Float[np.ndarray, "reader reader"],
+    confidence: float = 0.95,
+) -> Interval:
+    """The mean area of r >= 2 readers of one test, with an interval for readers and cases alike.
+
+    The interval is cut at 0 and 1.
+    """
+    r = len(areas)
+    ms_r = areas.var(ddof=1)
+    cov2 = covariances[~np.eye(r, dtype=bool)].mean()
+    scale = ms_r + max(r * cov2, 0.0)
+    mean = float(areas.mean())
+    if scale == 0:  # every reader alike and perfect: nothing varies
+        return Interval(mean, mean, mean)
+    df2 = scale**2 / (ms_r**2 / (r - 1)) if ms_r > 0 else np.inf
+    half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * np.sqrt(scale / r)
+    return Interval(mean, float(max(0, mean - half)), float(min(1, mean + half)))

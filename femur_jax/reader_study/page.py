@@ -1,0 +1,123 @@
+"""The results of a study: one HTML page and two CSV files."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_curve
+
+from femur_jax.reader_study.analysis import Finding, Reading, Results
+from femur_jax.reader_study.design import REAL, Design
+from femur_jax.templates import template_environment
+
+_SIDE = 240  # of the ROC chart, in pixels
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Findings of a topic as a table.
+
+    Attributes:
+        columns: Its columns' names.
+        rows: For each row what names it, and its findings by column.
+    """
+
+    columns: list[str]
+    rows: dict[tuple[str, ...], dict[str, Finding]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A reader's ROC curve as the path of an SVG element."""
+
+    reader: str
+    path: str
+
+
+def write_results(results: Results, design: Design, out: Path) -> None:
+    """Writes results.html, findings.csv and answers.csv into a folder.
+
+    answers.csv has one line for each scored answer with the truth about it.
+    """
+    with (out / "findings.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [field.name for field in dataclasses.fields(Finding)])
+        table.writeheader()
+        table.writerows(dataclasses.asdict(finding) for finding in results.findings)
+    with (out / "answers.csv").open("w", newline="") as file:
+        rows = [_row(reading) for reading in results.readings]
+        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        table.writeheader()
+        table.writerows(rows)
+    template = template_environment(Path(__file__).parent).get_template("results.html.j2")
+    html = template.render(
+        design=design,
+        progress=results.progress,
+        detection=[finding for finding in results.findings if finding.topic == "detection"],
+        verdict=_verdict,
+        diagnosis=_grid(results, "diagnosis", ("reader", "measure"), "source"),
+        realism=_grid(results, "realism", ("reader",), "source"),
+        agreement=_grid(results, "agreement", ("reader",), "measure"),
+        time=_grid(results, "time", ("reader",), "source"),
+        artefacts=_grid(results, "artefacts", ("measure", "reader"), "source"),
+        curves=_curves(results.readings),
+        side=_SIDE,
+        remarks=[reading for reading in results.readings if reading.answers.get("remark")],
+    )
+    (out / "results.html").write_text(html, encoding="utf-8")
+
+
+def _verdict(finding: Finding) -> str:
+    """What the accuracy of a reader shows."""
+    shown = []
+    if finding.p is not None and finding.p < 0.05:
+        shown.append("within the margin")
+    if finding.low is not None and finding.low > 0.5:
+        shown.append("better than guessing")
+    if finding.high is not None and finding.high < 0.5:
+        shown.append("worse than guessing")
+    return ", ".join(shown) or "undecided"
+
+
+def _grid(results: Results, topic: str, names: tuple[str, ...], column: str) -> Grid:
+    findings = [finding for finding in results.findings if finding.topic == topic]
+    rows: dict[tuple[str, ...], dict[str, Finding]] = {}
+    for finding in findings:
+        row = rows.setdefault(tuple(getattr(finding, name) for name in names), {})
+        row[getattr(finding, column)] = finding
+    return Grid(
+        list(dict.fromkeys(getattr(f, column) for f in findings)), dict(sorted(rows.items()))
+    )
+
+
+def _row(reading: Reading) -> dict[str, object]:
+    answers = {
+        name: "; ".join(answer) if isinstance(answer, list) else answer
+        for name, answer in reading.answers.items()
+    }
+    return {
+        "reader": reading.reader,
+        "block": reading.block,
+        "repeat": int(reading.repeat),
+        "image": reading.case.image,
+        "pair": reading.case.pair,
+        "radiograph": reading.case.radiograph,
+        "true_source": reading.case.source,
+        "true_label": reading.case.label,
+        "seconds": reading.seconds,
+        **{f"answer_{name}": answer for name, answer in answers.items()},
+    }
+
+
+def _curves(readings: Sequence[Reading]) -> list[Curve]:
+    curves = []
+    for reader in dict.fromkeys(reading.reader for reading in readings):
+        own = [x for x in readings if x.reader == reader and x.block == "single" and not x.repeat]
+        synthetic = np.array([x.case.source != REAL for x in own], bool)
+        if synthetic.any() and not synthetic.all():
+            x, y, _ = roc_curve(synthetic, [reading.answers["source"] for reading in own])
+            points = (f"{_SIDE * a:.1f} {_SIDE * (1 - b):.1f}" for a, b in zip(x, y, strict=True))
+            curves.append(Curve(reader, "M" + "L".join(points)))
+    return curves

@@ -1,0 +1,109 @@
+"""Statistics of one or two readers: exact intervals, equivalence, paired tests, agreement."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import cohen_kappa_score
+
+from femur_jax.evaluation.statistics import Interval
+from femur_jax.reader_study.obuchowski_rockette import delong
+
+
+def proportion(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """A share with its exact interval (Clopper and Pearson 1934)."""
+    found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
+    return Interval(successes / n, float(found.low), float(found.high))
+
+
+def equivalence_p(successes: int, n: int, margin: float) -> float:
+    """Two one-sided exact tests that a share lies within 0.5 +- margin (Schuirmann 1987).
+
+    Below 0.05 exactly if the exact 90% interval lies within the margins.
+    """
+    return max(
+        float(scipy.stats.binomtest(successes, n, 0.5 - margin, "greater").pvalue),
+        float(scipy.stats.binomtest(successes, n, 0.5 + margin, "less").pvalue),
+    )
+
+
+def roc_area(
+    ratings: Float[np.ndarray, " case"],
+    positive: Bool[np.ndarray, " case"],
+    confidence: float = 0.95,
+) -> Interval:
+    """Empirical area under the ROC curve of one reader with DeLong's interval, cut at 0 and 1."""
+    areas, covariances = delong(ratings[None], positive)
+    half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariances[0, 0]))
+    area = float(areas[0])
+    return Interval(area, max(0.0, area - half), min(1.0, area + half))
+
+
+def paired_difference(
+    first: Int[np.ndarray, " pair"], second: Int[np.ndarray, " pair"]
+) -> tuple[float, float]:
+    """Mean difference of ratings and the p of Wilcoxon's signed-rank test (zeros as Pratt 1959).
+
+    Ties and zeros rule out the exact distribution, so p is of the normal approximation; it is 1
+    where all differences are zero.
+    """
+    difference = (first - second).astype(float)
+    if not difference.any():
+        return 0.0, 1.0
+    found: Any = scipy.stats.wilcoxon(difference, zero_method="pratt", method="asymptotic")
+    return float(difference.mean()), float(found.pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusts p values of a family of tests (Holm 1979)."""
+    order = np.argsort(p)
+    steps = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted.tolist()
+
+
+def kappa(first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"]) -> float:
+    """Cohen's kappa of two readings, nan where both know one and the same answer only."""
+    return _kappa(first, second, np.union1d(first, second), None)
+
+
+def weighted_kappa(
+    first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"], steps: int
+) -> float:
+    """The same for answers on a scale from 1 to `steps`, weighted linearly by their distance."""
+    return _kappa(first, second, np.arange(1, steps + 1), "linear")
+
+
+def _kappa(
+    first: Int[np.ndarray, " case"],
+    second: Int[np.ndarray, " case"],
+    labels: Int[np.ndarray, " label"],
+    weights: str | None,
+) -> float:
+    if len(np.union1d(first, second)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(first, second, labels=labels, weights=weights))
+
+
+def detectable_accuracy(n: int, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Smallest accuracy above 0.5 that an exact two-sided test of n readings finds with a power.
+
+    nan where n is so small that even n right answers prove nothing.
+    """
+    k = np.arange(n + 1)
+    significant = k[scipy.stats.binom.sf(k - 1, n, 0.5) <= alpha / 2]
+    if not significant.size:
+        return float("nan")
+    # P(at least k right) as a function of the accuracy is the beta distribution of k, n - k + 1.
+    return float(scipy.stats.beta.ppf(power, significant[0], n - significant[0] + 1))
+
+
+def equivalence_power(n: int, margin: float, alpha: float = 0.05) -> float:
+    """Chance that n readings show equivalence within 0.5 +- margin where readers do guess."""
+    k = np.arange(n + 1)
+    lower = scipy.stats.binom.sf(k - 1, n, 0.5 - margin) < alpha
+    upper = scipy.stats.binom.cdf(k, n, 0.5 + margin) < alpha
+    return float(scipy.stats.binom.pmf(k, n, 0.5)[lower & upper].sum())

@@ -1,0 +1,16 @@
+// A worker that fetches and decodes radiographs, so that the page never stands still.
+import { decode, pyramid } from "./picture.js";
+
+self.onmessage = async ({ data: { key, url, headers } }) => {
+  try {
+    const response = await fetch(url, { headers });
+    if (!response.ok) {
+      self.postMessage({ key, status: response.status });
+      return;
+    }
+    const levels = pyramid(await decode(await response.arrayBuffer()));
+    self.postMessage({ key, levels }, levels.map((level) => level.pixels.buffer));
+  } catch (error) {
+    self.postMessage({ key, status: 0, error: String(error) });
+  }
+};

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from femur_jax.reader_study.obuchowski_rockette import compare, delong, mean_area
+
+# Van Dyke et al. 1993, CINE against spin-echo MRI for aortic dissection, 5 readers, 45 cases with
+# and 69 without: wins of a positive over a negative case, ties counted half. Areas and covariances
+# as published by Smith and Hillis 2020 (MRMCaov, SPIE 11316), tables for empirical areas.
+VAN_DYKE = np.array(
+    [[2855.5, 2666.5, 2806.5, 3021.5, 2576.5], [2943.0, 2811.0, 2862.0, 3103.0, 2887.5]]
+) / (45 * 69)
+
+
+def covariances(error, cov1, cov2, cov3):
+    """Those of 2 tests and 5 readers that the model of Obuchowski and Rockette assumes."""
+    test, reader = np.eye(2)[:, None, :, None], np.eye(5)[None, :, None, :]
+    return (
+        error * test * reader
+        + cov1 * (1 - test) * reader
+        + cov2 * test * (1 - reader)
+        + cov3 * (1 - test) * (1 - reader)
+    )
+
+
+def test_published_comparison_with_the_same_cases_for_both_tests():
+    found = compare(VAN_DYKE, covariances(0.0007921325, 0.0003420090, 0.0003395265, 0.0002358497))
+    assert (found.f, found.df1) == (pytest.approx(4.484854, abs=5e-6), 1)
+    assert found.df2 == pytest.approx(15.06611, abs=2e-5)
+    assert found.p == pytest.approx(0.05123303, abs=1e-7)
+    interval = found.difference.value, found.difference.low, found.difference.high
+    assert interval == pytest.approx((-0.04380032, -0.0878671960, 0.0002665519), abs=2e-8)
+
+
+def test_published_comparison_with_cases_of_their_own():
+    found = compare(VAN_DYKE, covariances(0.0008058382, 0, 0.0003455973, 0))
+    assert (found.f, found.df2) == pytest.approx((2.104491, 68.42325), rel=1e-6)
+    assert found.p == pytest.approx(0.1514363, abs=1e-7)
+    interval = found.difference.low, found.difference.high
+    assert interval == pytest.approx((-0.10404242, 0.01644178), abs=2e-8)
+
+
+@pytest.mark.parametrize(
+    "test, cov2, mean, low, high",
+    [
+        (0, 0.0004775239, 0.8970370, 0.8253461, 0.9687280),
+        (1, 0.0002015292, 0.9408374, 0.8942155, 0.9874592),
+    ],
+)
+def test_published_intervals_of_one_test(test, cov2, mean, low, high):
+    own = np.where(np.eye(5, dtype=bool), np.nan, cov2)  # variances play no part
+    found = mean_area(VAN_DYKE[test], own)
+    assert (found.value, found.low, found.high) == pytest.approx((mean, low, high), abs=1e-7)
+
+
+def test_delong_by_the_definition():
+    """Sums over cases in plain Python, as DeLong et al. write them."""
+    rng = np.random.default_rng(0)
+    positive = np.arange(20) < 8
+    ratings = rng.integers(1, 6, (3, 20)) + positive
+    areas, found = delong(ratings.astype(float), positive)
+
+    def psi(x, y):
+        return 1.0 if x > y else 0.5 if x == y else 0.0
+
+    x, y = ratings[:, positive], ratings[:, ~positive]
+    v10 = [[sum(psi(a, b) for b in y[k]) / 12 for a in x[k]] for k in range(3)]
+    v01 = [[sum(psi(a, b) for a in x[k]) / 8 for b in y[k]] for k in range(3)]
+    theta = [sum(v) / 8 for v in v10]
+    for r in range(3):
+        for s in range(3):
+            s10 = sum((v10[r][i] - theta[r]) * (v10[s][i] - theta[s]) for i in range(8)) / 7
+            s01 = sum((v01[r][j] - theta[r]) * (v01[s][j] - theta[s]) for j in range(12)) / 11
+            assert found[r, s] == pytest.approx(s10 / 8 + s01 / 12, rel=1e-12)
+    assert areas == pytest.approx(theta)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Random readers and cases from a binormal model; 95% of 400 is 380 +- 4.4."""
+    rng = np.random.default_rng(1)
+    positive = np.arange(80) < 40
+    truth, held, rejected = [], 0, 0
+    for _ in range(400):
+        case = rng.normal(size=(2, 80)) * 0.8  # of its own for each test
+        skill = 1.2 + 0.3 * rng.normal(size=(1, 4, 1)) * np.ones((2, 1, 1))
+        ratings = case[:, None] + skill * positive + 0.6 * rng.normal(size=(2, 4, 80))
+        found = [delong(own, positive) for own in ratings]
+        own = np.zeros((2, 4, 2, 4))
+        own[0, :, 0], own[1, :, 1] = found[0][1], found[1][1]
+        rejected += compare(np.stack([areas for areas, _ in found]), own).p < 0.05
+        interval = mean_area(*found[0])
+        truth.append(interval.value)
+        held += interval.low < 0.7985 < interval.high
+    assert np.mean(truth) == pytest.approx(0.7985, abs=0.01)
+    assert held >= 366 and rejected <= 34
+
+
+def test_perfect_readers_leave_nothing_to_test():
+    areas, none = np.ones((2, 3)), np.zeros((2, 3, 2, 3))
+    assert np.isnan(compare(areas, none).p)
+    assert mean_area(areas[0], none[0, :, 0]).low == 1
