@@ -93,6 +93,8 @@ class Sampler:
             UserError: A setting is out of range.
         """
         _check(config)
+        if batch_size < 1:
+            raise UserError("config.sample.tile_batch is below 1; give 1 or more.")
         self._denoise, self._config = denoise, config
         self._patch, self._batch_size, self._wide = patch, batch_size, wide
         self._solver = SOLVERS[config.solver]
