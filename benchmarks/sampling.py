@@ -149,7 +149,7 @@ def _noise_dataset(folder: Path, *, patch: int) -> None:
 
 def _config() -> Config:
     """A network so small that 15 megapixels take half a minute on two cores."""
-    config = get_config("tiny")
+    config: Config = get_config("tiny")
     config.model.update(channels=8, multipliers=(1, 1), attention=(False, False))
     config.sample.update(steps=(3,), tile_batch=32)
     return config

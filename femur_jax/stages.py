@@ -108,7 +108,7 @@ def sample(config: Config, workdir: Path) -> None:
             config=config.sample,
             weak=weak,
             finished=spool.finished,
-            progress=True,
+            progress=jax.process_index() == 0,
         )
     for number, pixels in made:
         if number in own and number not in spool.finished:

@@ -69,8 +69,10 @@ def draw_requests(
         by: Which train split, see `RadiographDataset.split`.
 
     Raises:
-        UserError: A label has no training radiograph, or a size is out of range.
+        UserError: A label has no training radiograph, or a number or size is out of range.
     """
+    if per_label < 1:
+        raise UserError(f"config.sample.per_label is {per_label}; give 1 or more.")
     train = [dataset.entries[n] for n in dataset.split("train", by)]
     if sizes:
         _check_sizes(sizes, [(entry.height, entry.width) for entry in train])

@@ -53,6 +53,7 @@ class SyntheticSpool:
         self._patch, self._provenance = patch, provenance
         self._spool = folder.with_name(f"{folder.name}.spool")
         if folder.exists():
+            shutil.rmtree(self._spool, ignore_errors=True)  # by one killed after it was complete
             raise UserError(f"{folder} exists; remove it or name another folder.")
         self._spool.mkdir(parents=True, exist_ok=True)
 

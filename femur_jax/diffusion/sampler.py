@@ -11,6 +11,7 @@ devices does not grow with radiographs. Levels are made in parts, of as many rad
 memory of the host does not grow with their number.
 """
 
+import math
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from itertools import product
@@ -93,6 +94,8 @@ class Sampler:
             UserError: A setting is out of range.
         """
         _check(config)
+        if batch_size < 1:
+            raise UserError("config.sample.tile_batch is below 1; give 1 or more.")
         self._denoise, self._config = denoise, config
         self._patch, self._batch_size, self._wide = patch, batch_size, wide
         self._solver = SOLVERS[config.solver]
@@ -114,7 +117,7 @@ class Sampler:
         canvases = [_Canvas(job, self._config.seed) for job in jobs]
         total = sum(self._cost(canvas, 0) for canvas in canvases)
         with tqdm(
-            desc="sample", total=total, unit="MP", unit_scale=True, disable=not progress
+            desc="sample", total=total, unit="px", unit_scale=True, disable=not progress
         ) as bar:
             yield from self._refine(canvases, 0, finished, bar)
 
@@ -133,10 +136,10 @@ class Sampler:
             rest = [canvas for canvas in part if level < len(canvas.job.sizes) - 1]
             yield from self._refine(rest, level + 1, finished, bar)
 
-    def _cost(self, canvas: "_Canvas", level: int) -> float:
-        """Megapixels to be evaluated from a level on."""
+    def _cost(self, canvas: "_Canvas", level: int) -> int:
+        """Pixels to be evaluated from a level on."""
         sizes = canvas.job.sizes
-        return sum(self._evaluations(n) * _megapixels(sizes[n]) for n in range(level, len(sizes)))
+        return sum(self._evaluations(n) * math.prod(sizes[n]) for n in range(level, len(sizes)))
 
     def _evaluations(self, level: int) -> int:
         return self._solver.evaluations(at_level(self._config.steps, level))
@@ -232,7 +235,7 @@ class Sampler:
             height, width = place.shape
             weights = tile.rows.weights[:height, None] * tile.columns.weights[:width]
             place += weights * estimate[:height, :width]
-            bar.update(float(weights.sum()) / 1e6)
+            bar.update(round(float(weights.sum())))
 
 
 class _Canvas:
@@ -340,7 +343,7 @@ def _parts(
     """Neighbours with at most so many megapixels together at a level, but at least one."""
     part, filled = [], 0.0
     for canvas in canvases:
-        own = _megapixels(canvas.job.sizes[level])
+        own = math.prod(canvas.job.sizes[level]) / 1e6
         if part and filled + own > megapixels:
             yield part
             part, filled = [], 0.0
@@ -348,10 +351,6 @@ def _parts(
         filled += own
     if part:
         yield part
-
-
-def _megapixels(size: Size) -> float:
-    return size[0] * size[1] / 1e6
 
 
 def _cut(

@@ -64,6 +64,11 @@ def test_sizes_out_of_range_are_told(dataset, size, words):
         draw_requests(dataset, per_label=1, seed=0, sizes=[size])
 
 
+def test_none_at_all_is_told(dataset):
+    with pytest.raises(UserError, match="per_label"):
+        draw_requests(dataset, per_label=0, seed=0)
+
+
 def test_labels_are_those_that_the_model_was_trained_on():
     assert wanted_labels((), ()) == LABELS
     assert wanted_labels((), (0.0, 1.0)) == ("AFF",)

@@ -191,3 +191,5 @@ def test_a_radiograph_that_is_not_finite_is_told():
 def test_settings_out_of_range_are_told(change, word):
     with pytest.raises(UserError, match=word):
         sample(slope_denoiser, jobs(), **change)
+    with pytest.raises(UserError, match="tile_batch"):
+        sample(slope_denoiser, jobs(), batch_size=0)
