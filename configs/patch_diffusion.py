@@ -5,7 +5,8 @@
     python -m femur_jax.main --config=configs/patch_diffusion.py:tiny --workdir=runs/diffusion \
         --config.dataset=DATASET --config.stage=sample
 
-tiny: patches of 32 pixels on CPU, minutes. base: patches of 256 pixels on one GPU.
+tiny: patches of 32 pixels on CPU, minutes. base: patches of 256 pixels on one GPU. large: the same
+on many nodes of eight GPUs.
 The patch is the dataset's (tools/preprocess.py --patch).
 """
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """Variants: tiny, base."""
+    """Variants: tiny, base, large."""
     config = ConfigDict()
     config.stage = "train"  # or sample
     config.task = "diffusion"
@@ -22,13 +23,27 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
-    config.data = ConfigDict({"level_weights": (1.0, 1.0), "draw": draw})
+    config.data = ConfigDict(
+        {
+            "strategy": "pyramid",  # or patch_diffusion, letterbox; see data/strategies.py
+            "level_weights": (1.0, 1.0),  # how often levels are drawn; the last for all finer ones
+            "patch_shares": (0.5, 0.3, 0.2),  # patch_diffusion: whole images, halves, quarters
+            "mirror": True,  # every second patch is of the mirror image, and the model is told
+            "wide_context": False,  # pyramid: shows four times a patch's field beside it
+            "draw": draw,
+        }
+    )
     config.model = ConfigDict(
         {
             "channels": 128,
             "multipliers": (1, 2, 2, 2, 4),
             "blocks": 2,
             "attention": (False, False, False, True, True),
+            "head_channels": 64,
+            "dropout": 0.1,
+            "uncertainty": True,  # learns how to weigh noise levels (EDM2)
+            "dtype": "bfloat16",  # of convolutions and attention; or float32
+            "remat": True,  # keeps a ninth of the memory, for a fifth more computation
         }
     )
     config.diffusion = ConfigDict(
@@ -37,7 +52,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "P_std": 1.4,
             "sigma_data": 0.5,
             "label_dropout": 0.1,
-            "context_sigma": (0.02, 0.5),  # range of the noise put on the coarser level
+            "context_sigma": (0.02, 0.5),  # range of the noise put on the coarser levels
         }
     )
     config.train = ConfigDict(
@@ -46,7 +61,8 @@ def get_config(variant: str = "base") -> ConfigDict:
             "batch_size": 64,
             "learning_rate": 2e-4,
             "warmup_steps": 1000,
-            "ema_decay": 0.9999,
+            "ema_widths": (0.05, 0.1),  # relative to the steps so far; see training/ema.py
+            "snapshot_every": 0,  # steps between stored averages, for other widths; 0: none
             "log_every": 100,
             "checkpoint_every": 5000,
             "images_every": 5000,
@@ -56,6 +72,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "per_label": 500,  # radiographs made of each class
             "seed": 0,
+            "ema": 0.05,  # one of train.ema_widths
             "guidance": 1.0,
             "sigma_max": 80.0,
             "sigma_min": 0.002,
@@ -70,21 +87,33 @@ def get_config(variant: str = "base") -> ConfigDict:
     if variant == "tiny":
         config.data.level_weights = (2.0, 1.0)
         config.model.update(
-            channels=32, multipliers=(1, 2, 2), blocks=1, attention=(False, False, True)
+            channels=32,
+            multipliers=(1, 2, 2),
+            blocks=1,
+            attention=(False, False, True),
+            dropout=0.0,
+            uncertainty=False,
+            dtype="float32",
+            remat=False,
         )
         config.train.update(
             steps=600,
             batch_size=32,
             learning_rate=1e-3,
             warmup_steps=50,
-            ema_decay=0.995,
             log_every=10,
             checkpoint_every=150,
             images_every=300,
         )
         config.sample.update(per_label=32, steps=12, finer_sigma_max=1.0, finer_steps=4)
+    elif variant == "large":
+        config.mesh.fsdp = 8  # of each node's GPUs
+        config.model.update(channels=256, blocks=3)
+        config.train.update(
+            batch_size=1024, steps=500_000, warmup_steps=10_000, snapshot_every=5000
+        )
     elif variant != "base":
         raise ValueError(
-            f"configs/patch_diffusion.py has the variants tiny and base, not {variant!r}"
+            f"configs/patch_diffusion.py has the variants tiny, base and large, not {variant!r}"
         )
     return config

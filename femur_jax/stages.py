@@ -76,7 +76,8 @@ def sample(config: Config, workdir: Path) -> None:
     state = loop.restore(task, config, workdir)
     provenance["checkpoint"] = int(state.step)
     patch = task.dataset.patch
-    made = task.generate(state.ema, requests, seed=config.sample.seed, progress=True)
+    params = state.ema[str(config.sample.ema)] if task.name == "diffusion" else state.ema
+    made = task.generate(params, requests, seed=config.sample.seed, progress=True)
     with DatasetWriter(workdir / SYNTHETIC, patch=patch, provenance=provenance) as writer:
         for number, (request, pixels) in enumerate(zip(requests, made, strict=True)):
             radiograph = Radiograph(

@@ -50,6 +50,6 @@ def test_a_few_steps_of_diffusion_and_a_sample(chest, diffusion_config, tmp_path
     assert losses[-1] < losses[0]
     task = stages.make_task(config)
     state = loop.restore(task, config, tmp_path / "run")
-    [pixels] = task.generate(state.ema, [Request(90, 50, 0.0, "AFF")], seed=0)
+    [pixels] = task.generate(state.ema["0.05"], [Request(90, 50, 0.0, "AFF")], seed=0)
     assert pixels.shape == (90, 50)
     assert np.std(pixels / 65535) > 0.02

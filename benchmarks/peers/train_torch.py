@@ -24,7 +24,8 @@ from unet_torch import UNet, load_flax_weights
 
 LABELS = 2
 CHANNELS = 5
-CONDITIONS = LABELS + 7
+CONDITIONS = LABELS + 8
+SHAPE = ("channels", "multipliers", "blocks", "attention", "head_channels")
 CALIBRATION_STEPS = 3
 
 
@@ -36,19 +37,26 @@ class Trainer:
         self.memory_format = memory_format
         self.config = config
         self.params = [p for p in network.parameters() if p.requires_grad]
-        self.ema = [p.detach().clone() for p in self.params]
+        self.averages = {
+            gamma_of(width): [p.detach().clone() for p in self.params]
+            for width in config["train"]["ema_widths"]
+        }
+        self.steps = 0
         self.optimizer = torch.optim.Adam(
             self.params, lr=config["train"]["learning_rate"], betas=(0.9, 0.99), fused=True
         )
 
     def step(self, batch: dict[str, Tensor]) -> None:
-        """Forward, backward, clipping, Adam and the moving average."""
+        """Forward, backward, clipping, Adam and the moving averages."""
         self.optimizer.zero_grad(set_to_none=True)
         self.losses(batch).mean().backward()
         nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimizer.step()
+        self.steps += 1
         with torch.no_grad():
-            torch._foreach_lerp_(self.ema, self.params, 1 - self.config["train"]["ema_decay"])
+            for gamma, average in self.averages.items():
+                share = 1 - (1 - 1 / self.steps) ** (gamma + 1)
+                torch._foreach_lerp_(average, self.params, share)
 
     def losses(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each patch (Karras et al. 2022, arXiv 2206.00364, equation 2)."""
@@ -57,7 +65,7 @@ class Trainer:
         y = to_unit(batch["pixels"]) * mask
         low, high = np.log(c["context_sigma"])
         context_sigma = torch.empty(len(y)).uniform_(low, high).exp()
-        context = to_unit(batch["context"])
+        context = to_unit(batch["context"][..., 0])
         context = context + context_sigma[:, None, None, None] * torch.randn_like(context)
         finer = batch["level"] > 0
         context = torch.where(finer[:, None, None, None], context, 0) * mask
@@ -67,7 +75,7 @@ class Trainer:
         sigma_data = c["sigma_data"]
         sigma = (c["P_mean"] + c["P_std"] * torch.randn(len(y))).exp()
         s = sigma[:, None, None, None]
-        x = y + s * torch.randn_like(y)
+        x = y + s * torch.randn_like(y) * mask
         total = s**2 + sigma_data**2
         channels = torch.cat([x * total.rsqrt(), context, mask, coordinates], dim=1)
         channels = channels.contiguous(memory_format=self.memory_format)
@@ -75,6 +83,12 @@ class Trainer:
         D = sigma_data**2 / total * x + s * sigma_data * total.rsqrt() * F
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return weight * (mask * (D - y) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+
+
+def gamma_of(width: float) -> float:
+    """Of a power-function average (Karras et al. 2023, arXiv 2312.02696, section 3)."""
+    inverse = width**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -107,6 +121,7 @@ def conditions(batch: dict[str, Tensor], kept: Tensor, context_sigma: Tensor) ->
         known * spacing.log(),
         known,
         context_sigma.clamp(min=1e-3).log() / 4,
+        batch["mirrored"].float(),
     ]
     label = functional.one_hot(batch["label"], LABELS) * kept[:, None]
     return torch.cat([label.float(), torch.stack(numbers, dim=1)], dim=1)
@@ -149,7 +164,8 @@ def main() -> None:
     batch = read(folder / "batch.npz")
     trainers = {}
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **config["model"])
+        chosen = {name: config["model"][name] for name in SHAPE}
+        network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **chosen)
         with np.load(folder / "weights.npz") as weights:
             load_flax_weights(network, weights)
         answer_for_weights(network, folder)

@@ -26,6 +26,7 @@ class UNet(nn.Module):
         multipliers: Sequence[int],
         blocks: int,
         attention: Sequence[bool],
+        head_channels: int,
     ):
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
@@ -37,18 +38,21 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
         skips, width = [channels], channels
         down, up = [], []
-        for out, attends in zip(widths, attention, strict=True):
+        heads = [
+            max(1, w // head_channels) if a else 0 for w, a in zip(widths, attention, strict=True)
+        ]
+        for out, own in zip(widths, heads, strict=True):
             stage = []
             for _ in range(blocks):
-                stage.append(Block(width, out, embedding, attends))
+                stage.append(Block(width, out, embedding, own))
                 width = out
                 skips.append(out)
             down.append(nn.ModuleList(stage))
-        self.middle = Block(width, width, embedding, attention[-1])
-        for out, attends in reversed(list(zip(widths, attention, strict=True))):
+        self.middle = Block(width, width, embedding, heads[-1])
+        for out, own in reversed(list(zip(widths, heads, strict=True))):
             stage = []
             for _ in range(blocks):
-                stage.append(Block(width + skips.pop(), out, embedding, attends))
+                stage.append(Block(width + skips.pop(), out, embedding, own))
                 width = out
             up.append(nn.ModuleList(stage))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
@@ -92,7 +96,7 @@ class Fourier(nn.Module):
 class Block(nn.Module):
     """Residual block, modulated by an embedding, optionally with self-attention."""
 
-    def __init__(self, in_channels: int, channels: int, embedding: int, attends: bool):
+    def __init__(self, in_channels: int, channels: int, embedding: int, heads: int):
         super().__init__()
         self.norm1 = _group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -100,7 +104,7 @@ class Block(nn.Module):
         self.norm2 = _group_norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.skip = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else None
-        self.attention = SelfAttention(channels) if attends else None
+        self.attention = SelfAttention(channels, heads) if heads else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -111,18 +115,20 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One head of self-attention over all places, with a residual connection."""
+    """Self-attention over all places, with a residual connection."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, heads: int):
         super().__init__()
+        self.heads = heads
         self.norm = _group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         places = self.norm(x).flatten(2).transpose(1, 2)  # batch place channel
-        q, k, v = (part[:, None] for part in self.qkv(places).chunk(3, dim=2))
-        y = self.out(functional.scaled_dot_product_attention(q, k, v)[:, 0])
+        heads = self.qkv(places).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        y = functional.scaled_dot_product_attention(*heads.chunk(3, dim=3))
+        y = self.out(y.transpose(1, 2).flatten(2))
         return (x + y.transpose(1, 2).reshape(x.shape)) * 0.5**0.5
 
 

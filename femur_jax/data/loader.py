@@ -31,12 +31,13 @@ class Stream(NamedTuple):
 
 
 class Patch(TypedDict):
-    """A square of one level, with the same place one level coarser."""
+    """A square of one level, with the same place in coarser ones; of a mirror image where drawn."""
 
     pixels: UInt16[np.ndarray, "patch patch"]
     """Grey values; beyond the radiograph's border the nearest one."""
-    context: UInt16[np.ndarray, "patch patch"]
-    """The coarser level's crop, interpolated to this level; zeros at level 0."""
+    context: UInt16[np.ndarray, "patch patch kinds"]
+    """The coarser level's crop, interpolated to this level, and where asked for the wide context
+    (see `wide_context`); zeros at level 0."""
     origin: Int32[np.ndarray, "2"]
     """Row and column of the first pixel within the level."""
     level_size: Int32[np.ndarray, "2"]
@@ -48,6 +49,8 @@ class Patch(TypedDict):
     """Index into LABELS."""
     spacing_mm: np.float32
     """Of a native pixel, 0 where unknown."""
+    mirrored: np.int32
+    """1 where the patch is of the mirror image."""
 
 
 class Pool:
@@ -145,7 +148,14 @@ class Pool:
         return grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
 
 
-def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> list[Stream]:
+def random_patches(
+    pool: Pool,
+    *,
+    level_weights: Sequence[float],
+    seed: int,
+    mirror: bool = False,
+    wide: bool = False,
+) -> list[Stream]:
     """An endless stream of `Patch`, of all levels.
 
     Args:
@@ -153,6 +163,8 @@ def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> 
         level_weights: How often each level is drawn, coarsest first, among those that the
             radiograph at hand has; the last holds for all finer ones.
         seed: Of the draws.
+        mirror: Draws every second patch from the mirror image.
+        wide: Adds the wide context.
 
     Raises:
         UserError: A radiograph has no level that may be drawn.
@@ -170,13 +182,17 @@ def random_patches(pool: Pool, *, level_weights: Sequence[float], seed: int) -> 
         last = len(level_weights) - 1
         weights = np.array([level_weights[min(n, last)] for n in range(len(sizes))])
         level = int(rng.choice(len(sizes), p=weights / weights.sum()))
-        # Even, so that the coarser crop begins at a pixel; the last place may overhang by one.
-        row, column = (
-            2 * int(rng.integers(last_origin(n, dataset.patch) // 2 + 1)) for n in sizes[level]
-        )
-        return cut_patch(dataset, radiograph, level, (row, column))
+        origin = random_origin(rng, sizes[level], dataset.patch)
+        mirrored = mirror and bool(rng.integers(2))
+        return cut_patch(dataset, radiograph, level, origin, mirrored=mirrored, wide=wide)
 
     return [Stream(pool.positions(seed=seed).seed(seed).random_map(sample))]
+
+
+def random_origin(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
+    """An even place, where sampling's tiles lie as well; the last one may overhang by a pixel."""
+    row, column = (2 * int(rng.integers(last_origin(n, side) // 2 + 1)) for n in size)
+    return row, column
 
 
 def last_origin(length: int, patch: int) -> int:
@@ -185,28 +201,84 @@ def last_origin(length: int, patch: int) -> int:
 
 
 def cut_patch(
-    dataset: RadiographDataset, radiograph: int, level: int, origin: tuple[int, int]
+    dataset: RadiographDataset,
+    radiograph: int,
+    level: int,
+    origin: tuple[int, int],
+    *,
+    side: int | None = None,
+    mirrored: bool = False,
+    wide: bool = False,
 ) -> Patch:
-    """The patch at an even `origin`."""
-    patch = dataset.patch
+    """Cuts a patch out of a radiograph or of its mirror image.
+
+    Args:
+        dataset: Holds the radiograph.
+        radiograph: Position in the dataset.
+        level: 0 is the coarsest.
+        origin: Row and column of the first pixel, in the mirror image where `mirrored`.
+        side: Of the patch; the dataset's when left out.
+        mirrored: Cuts from the radiograph's mirror image, left for right.
+        wide: Adds the wide context.
+    """
+    side = side or dataset.patch
+    sizes = dataset.level_sizes(radiograph)
+
+    def window(
+        level: int, origin: tuple[int, int], size: tuple[int, int]
+    ) -> UInt16[np.ndarray, "height width"]:
+        return dataset.window(radiograph, level, origin, size)
+
+    y, x = origin
+    start = (y, sizes[level][1] - side - x) if mirrored else origin  # in the radiograph itself
+    pixels = window(level, start, (side, side))
+    contexts = [np.zeros((side, side), np.uint16)] * (1 + wide)
     if level:
-        half = patch // 2 + 2
-        coarse_origin = (origin[0] // 2 - 1, origin[1] // 2 - 1)
-        coarse = dataset.window(radiograph, level - 1, coarse_origin, (half, half))
-        context = np.round(double(coarse.astype(np.float32))[2:-2, 2:-2]).astype(np.uint16)
-    else:
-        context = np.zeros((patch, patch), np.uint16)
+        # A coarse pixel more on each side, to interpolate with, and one for an odd start.
+        half = side // 2 + 3
+        coarse = window(level - 1, (start[0] // 2 - 1, start[1] // 2 - 1), (half, half))
+        top, left = (2 + s % 2 for s in start)
+        fine = double(coarse.astype(np.float32))[top : top + side, left : left + side]
+        contexts[0] = np.round(fine).astype(np.uint16)
+    if level and wide:
+        wide_level, (top, left) = wide_context(level, origin, side)
+        if mirrored:
+            left = sizes[wide_level][1] - side - left
+        contexts[1] = window(wide_level, (top, left), (side, side))
+    context = np.stack(contexts, axis=-1)
+    if mirrored:
+        pixels, context = pixels[:, ::-1], context[:, ::-1]
     entry = dataset.entries[radiograph]
     return Patch(
-        pixels=dataset.window(radiograph, level, origin, (patch, patch)),
+        pixels=pixels,
         context=context,
         origin=np.array(origin, np.int32),
-        level_size=np.array(dataset.level_sizes(radiograph)[level], np.int32),
+        level_size=np.array(sizes[level], np.int32),
         size=np.array((entry.height, entry.width), np.int32),
         level=np.int32(level),
         label=np.int32(LABELS.index(entry.label)),
         spacing_mm=np.float32(entry.spacing_mm),
+        mirrored=np.int32(mirrored),
     )
+
+
+def wide_context(level: int, origin: tuple[int, int], side: int) -> tuple[int, tuple[int, int]]:
+    """Where a patch's wide context lies: a window of the patch's side, about the same centre.
+
+    It is cut two levels coarser, so it shows four times the patch's field along each side, and
+    at level 1 one level coarser.
+
+    Args:
+        level: Of the patch, at least 1.
+        origin: Of the patch.
+        side: Of the patch.
+
+    Returns:
+        The window's level, and its origin there, which may be negative.
+    """
+    coarser = min(level, 2)
+    top, left = ((o + side // 2) // 2**coarser - side // 2 for o in origin)
+    return level - coarser, (top, left)
 
 
 def random_letterboxes(pool: Pool, *, shapes: Sequence[tuple[int, int]], seed: int) -> list[Stream]:

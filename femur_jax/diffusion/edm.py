@@ -29,14 +29,20 @@ def denoise(
     return c_skip * x + c_out * F(c_in * x, c_noise)
 
 
+def draw_sigma(
+    key: Key[Array, ""], count: int, *, P_mean: float, P_std: float
+) -> Float[Array, "count"]:
+    """Noise levels of training, ln sigma ~ N(P_mean, P_std^2) (table 1)."""
+    return jnp.exp(P_mean + P_std * jax.random.normal(key, (count,)))
+
+
 def loss(
     F: Network,
     y: Float[Array, "batch height width 1"],
+    n: Float[Array, "batch height width 1"],
+    sigma: Float[Array, "batch"],
     mask: Float[Array, "batch height width 1"],
-    key: Key[Array, ""],
     *,
-    P_mean: float,
-    P_std: float,
     sigma_data: float,
 ) -> Float[Array, "batch"]:
     """Weighted denoising error lambda(sigma) |D(y + n; sigma) - y|^2 (equation 2, table 1).
@@ -44,16 +50,27 @@ def loss(
     Args:
         F: The network.
         y: Clean patches.
+        n: Noise of standard deviation `sigma`.
+        sigma: Noise level of each patch.
         mask: 1 where a pixel counts; the mean is over these.
-        key: For the noise levels, ln sigma ~ N(P_mean, P_std^2), and the noise.
-        P_mean: See `key`.
-        P_std: See `key`.
         sigma_data: Standard deviation of the data.
     """
-    key_sigma, key_n = jax.random.split(key)
-    sigma = jnp.exp(P_mean + P_std * jax.random.normal(key_sigma, y.shape[:1]))
-    n = sigma[:, None, None, None] * jax.random.normal(key_n, y.shape)
     D = denoise(F, y + n, sigma, sigma_data=sigma_data)
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2  # lambda(sigma)
     error = (mask * (D - y) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
     return weight * error
+
+
+def uncertainty_loss(
+    losses: Float[Array, "batch"], u: Float[Array, "batch"]
+) -> Float[Array, "batch"]:
+    """The loss weighted by a learned uncertainty, loss / exp(u(sigma)) + u(sigma).
+
+    EDM2 (Karras et al. 2023, arXiv 2312.02696, equation 21): at its optimum u is the logarithm of
+    the mean loss at a noise level, so all noise levels weigh alike during the whole training.
+
+    Args:
+        losses: From `loss`.
+        u: The network's answer for each patch's noise level.
+    """
+    return losses / jnp.exp(u) + u

@@ -16,9 +16,10 @@ NO_LABEL = len(LABELS)
 """The label of a denoiser that is told none, for classifier-free guidance."""
 
 CHANNELS = 5
-"""Of the network's input: noisy pixels, context, validity mask, two coordinates."""
+"""Of the network's input: noisy pixels, context, validity mask, two coordinates; a wide context
+adds one."""
 
-CONDITIONS = len(LABELS) + 7
+CONDITIONS = len(LABELS) + 8
 """Length of the vector that `conditions` makes."""
 
 
@@ -31,11 +32,22 @@ class Place(NamedTuple):
     level: Int[AnyArray, "batch"]
     label: Int[AnyArray, "batch"]
     spacing_mm: Float[AnyArray, "batch"]
+    mirrored: Int[AnyArray, "*batch"] = np.zeros((), np.int32)  # samples are never mirror images
 
 
 def to_unit(pixels: Integer[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
     """Grey values 0..65535 to -1..1."""
     return jnp.asarray(pixels, jnp.float32) / 32767.5 - 1
+
+
+def wide_mask(place: Place, patch: int) -> Float[Array, "batch patch patch 1"]:
+    """1 where the wide context of a patch (`loader.wide_context`) shows the radiograph."""
+    scale = 2 ** jnp.minimum(place.level, 2)[:, None]
+    size = -(-place.level_size // scale)
+    start = (place.origin + patch // 2) // scale - patch // 2
+    index = start[:, None, :] + jnp.arange(patch)[None, :, None]
+    inside = jnp.asarray((index >= 0) & (index < size[:, None, :]), jnp.float32)
+    return (inside[:, :, None, 0] * inside[:, None, :, 1])[..., None]
 
 
 def mask_and_coordinates(
@@ -60,9 +72,11 @@ def mask_and_coordinates(
 def conditions(
     place: Place, context_sigma: Float[AnyArray, "batch"]
 ) -> Float[Array, "batch conditions"]:
-    """Class, level, size, spacing and the context's noise, each of the order of 1.
+    """Class, level, size, spacing, mirroring and the context's noise, each of the order of 1.
 
-    The label NO_LABEL gives zeros for the class, a spacing of 0 the flag of an unknown one.
+    The label NO_LABEL gives zeros for the class, a spacing of 0 the flag of an unknown one. That
+    a patch is mirrored is told as EDM tells of augmentations (Karras et al. 2022, arXiv
+    2206.00364, appendix F.2), lest the lead letters that mark a side be drawn in mirror writing.
     """
     known = (place.spacing_mm > 0).astype(jnp.float32)
     spacing = jnp.where(place.spacing_mm > 0, place.spacing_mm, 1.0)
@@ -75,6 +89,7 @@ def conditions(
         known * jnp.log(spacing),
         known,
         jnp.log(jnp.maximum(context_sigma, 1e-3)) / 4,
+        jnp.broadcast_to(place.mirrored, place.level.shape).astype(jnp.float32),
     ]
     return jnp.concatenate(
         [jax.nn.one_hot(place.label, len(LABELS)), jnp.stack(numbers, axis=-1)], axis=-1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from femur_jax.models.functional import Params, functional
 from femur_jax.models.resnet import ResNet
 from femur_jax.parallel.rules import Rules
 from femur_jax.training.schedule import warm_up_and_decay
-from femur_jax.training.state import TrainState, advance, begin
+from femur_jax.training.state import TrainState, advance, begin, update_ema
 
 
 class ClassifierTask:
@@ -36,7 +37,8 @@ class ClassifierTask:
         self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
-        return begin(self.model.init(key), self.optimizer)
+        params = self.model.init(key)
+        return begin(params, params, self.optimizer)
 
     def streams(self) -> list[Stream]:
         pool = Pool(self.datasets, **self.config.data.draw)
@@ -56,8 +58,8 @@ class ClassifierTask:
             return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
 
         value, gradient = jax.value_and_grad(loss)(state.params)
-        decay = self.config.train.ema_decay
-        return advance(state, gradient, self.optimizer, ema_decay=decay), {"loss": value}
+        average = partial(update_ema, decay=self.config.train.ema_decay)
+        return advance(state, gradient, self.optimizer, average), {"loss": value}
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some training images, as the network gets them but for the augmentation."""

@@ -18,7 +18,8 @@ class Functions(NamedTuple):
 
     Attributes:
         init: maps a PRNG key to newly drawn parameters.
-        apply: `apply(params, *args, **kwargs)` calls the module that holds these parameters.
+        apply: `apply(params, *args, **kwargs)` calls the module that holds these parameters, or
+            with `method="name"` that method of it.
     """
 
     init: Callable[[jax.Array], Params]
@@ -43,8 +44,9 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Functions:
     def init(key: jax.Array) -> Params:
         return _string_keys(nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key)))))
 
-    def apply(params: Params, *args: Any, **kwargs: Any) -> Any:
-        return nnx.merge(structure, nnx.restore_int_paths(params))(*args, **kwargs)
+    def apply(params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
+        module = nnx.merge(structure, nnx.restore_int_paths(params))
+        return getattr(module, method)(*args, **kwargs)
 
     return Functions(init, apply)
 

@@ -2,17 +2,20 @@
 
 Residual blocks with group normalisation whose scale and shift come from the conditioning, as in
 ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), and self-attention at the low resolutions.
+Parameters, normalisation and conditioning are float32 whatever the convolutions compute in.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 _GROUP_SIZE = 8
 _EPSILON = 1e-6
+_HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two
 _ZEROS = nnx.initializers.zeros_init()
 
 
@@ -28,6 +31,11 @@ class UNet(nnx.Module):
         multipliers: Sequence[int],
         blocks: int,
         attention: Sequence[bool],
+        head_channels: int,
+        dropout: float,
+        uncertainty: bool,
+        dtype: str,
+        remat: bool,
         rngs: nnx.Rngs,
     ):
         """Builds the network.
@@ -40,10 +48,17 @@ class UNet(nnx.Module):
                 side must be divisible by 2 ** (len(multipliers) - 1).
             blocks: Residual blocks at each resolution.
             attention: Whether the blocks of each resolution attend.
+            head_channels: Width of an attention head; a narrower block has one head.
+            dropout: Share of a block's activations that are set to zero in training.
+            uncertainty: Adds the head of `log_variance`.
+            dtype: What convolutions and attention compute in, 'float32' or 'bfloat16'.
+            remat: Computes each block again in the backward pass instead of keeping its
+                activations.
             rngs: For the initial parameters.
         """
         widths = [channels * multiplier for multiplier in multipliers]
         embedding = 4 * channels
+        self._remat = remat
         self.noise = Fourier(channels, rngs=rngs)
         self.embed = nnx.List(
             [
@@ -51,52 +66,82 @@ class UNet(nnx.Module):
                 nnx.Linear(embedding, embedding, rngs=rngs),
             ]
         )
-        self.stem = _conv(in_channels, channels, rngs)
+        self.stem = _conv(in_channels, channels, dtype, rngs)
+
+        def block(width: int, out: int, attends: bool) -> Block:
+            heads = max(1, out // head_channels) if attends else 0
+            return Block(
+                width, out, embedding, heads=heads, dropout=dropout, dtype=dtype, rngs=rngs
+            )
+
         skips, width = [channels], channels
         down, up = [], []
         for out, attends in zip(widths, attention, strict=True):
             stage = []
             for _ in range(blocks):
-                stage.append(Block(width, out, embedding, attends, rngs=rngs))
+                stage.append(block(width, out, attends))
                 width = out
                 skips.append(out)
             down.append(nnx.List(stage))
-        self.middle = Block(width, width, embedding, attention[-1], rngs=rngs)
+        self.middle = block(width, width, attention[-1])
         for out, attends in reversed(list(zip(widths, attention, strict=True))):
             stage = []
             for _ in range(blocks):
-                stage.append(Block(width + skips.pop(), out, embedding, attends, rngs=rngs))
+                stage.append(block(width + skips.pop(), out, attends))
                 width = out
             up.append(nnx.List(stage))
         self.down, self.up = nnx.List(down), nnx.List(up)
         self.norm = GroupNorm(width)
-        self.head = _conv(width, 1, rngs, kernel_init=_ZEROS)
+        self.head = _conv(width, 1, dtype, rngs, kernel_init=_ZEROS)
+        self.uncertainty = nnx.data(None)
+        if uncertainty:
+            self.uncertainty = nnx.Linear(2 * channels, 1, kernel_init=_ZEROS, rngs=rngs)
 
     def __call__(
         self,
         x: Float[Array, "batch patch patch in_channels"],
         c_noise: Float[Array, "batch"],
         conditions: Float[Array, "batch conditions"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch patch patch 1"]:
-        """The raw network F of the preconditioned denoiser."""
+        """The raw network F of the preconditioned denoiser, in float32.
+
+        Args:
+            x: The noisy patch, of about unit variance, and its side channels.
+            c_noise: The noise level, a quarter of its logarithm.
+            conditions: From `diffusion.patches.conditions`.
+            key: Of dropout; without one nothing is dropped.
+        """
         embedding = jnp.concatenate([self.noise(c_noise), conditions], axis=-1)
         for layer in self.embed:
             embedding = jax.nn.silu(layer(embedding))
+        stages = [*self.down, [self.middle], *self.up]
+        count = sum(len(stage) for stage in stages)
+        keys = iter([None] * count if key is None else jax.random.split(key, count))
+
+        def run(block: Block, x: Array) -> Array:
+            return (jax.checkpoint(block) if self._remat else block)(x, embedding, next(keys))
+
         x = self.stem(x)
         skips = [x]
         for depth, stage in enumerate(self.down):
             if depth:
                 x = nnx.avg_pool(x, (2, 2), (2, 2))
             for block in stage:
-                x = block(x, embedding)
+                x = run(block, x)
                 skips.append(x)
-        x = self.middle(x, embedding)
+        x = run(self.middle, x)
         for depth, stage in enumerate(self.up):
             if depth:
                 x = x.repeat(2, axis=1).repeat(2, axis=2)
             for block in stage:
-                x = block(jnp.concatenate([x, skips.pop()], axis=-1), embedding)
-        return self.head(jax.nn.silu(self.norm(x)))
+                x = run(block, jnp.concatenate([x, skips.pop()], axis=-1))
+        return self.head(jax.nn.silu(self.norm(x))).astype(jnp.float32)
+
+    def log_variance(self, c_noise: Float[Array, "batch"]) -> Float[Array, "batch"]:
+        """u of `edm.uncertainty_loss`: how well patches can be denoised at a noise level."""
+        assert self.uncertainty is not None
+        return self.uncertainty(self.noise(c_noise))[:, 0]
 
 
 class Fourier(nnx.Module):
@@ -127,66 +172,90 @@ class GroupNorm(nnx.Module):
         x: Float[Array, "batch height width channels"],
         modulation: Sequence[Float[Array, "batch channels"]] = (),
     ) -> Float[Array, "batch height width channels"]:
-        """Normalises; then, with a `modulation` (scale, shift), y becomes y (1 + scale) + shift."""
+        """Normalises; then, with a `modulation` (scale, shift), y becomes y (1 + scale) + shift.
+
+        Sums are taken in float32, and the result has the type of `x`.
+        """
+        y = x.astype(jnp.float32)
 
         def group_mean(y: Float[Array, "batch height width channels"]):
             groups = y.mean((1, 2)).reshape(len(y), -1, _GROUP_SIZE)
             return groups.mean(-1).repeat(_GROUP_SIZE, axis=-1)
 
-        mean = group_mean(x)
-        variance = group_mean(jnp.square(x)) - jnp.square(mean)
+        mean = group_mean(y)
+        # Rounding can bring the difference below zero.
+        variance = jnp.maximum(group_mean(jnp.square(y)) - jnp.square(mean), 0)
         gain = self.scale[...] * jax.lax.rsqrt(variance + _EPSILON)
         offset = self.bias[...] - gain * mean
         if modulation:
             scale, shift = modulation
             gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
-        return gain[:, None, None] * x + offset[:, None, None]
+        return (gain[:, None, None] * y + offset[:, None, None]).astype(x.dtype)
 
 
 class Block(nnx.Module):
     """Residual block, modulated by an embedding, optionally with self-attention."""
 
     def __init__(
-        self, in_channels: int, channels: int, embedding: int, attends: bool, *, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        channels: int,
+        embedding: int,
+        *,
+        heads: int,
+        dropout: float,
+        dtype: str,
+        rngs: nnx.Rngs,
     ):
+        self._dropout = dropout
         self.norm1 = GroupNorm(in_channels)
-        self.conv1 = _conv(in_channels, channels, rngs)
+        self.conv1 = _conv(in_channels, channels, dtype, rngs)
         self.modulation = nnx.Linear(embedding, 2 * channels, rngs=rngs)
         self.norm2 = GroupNorm(channels)
-        self.conv2 = _conv(channels, channels, rngs, kernel_init=_ZEROS)
+        self.conv2 = _conv(channels, channels, dtype, rngs, kernel_init=_ZEROS)
         self.skip = nnx.data(None)
         if in_channels != channels:
-            self.skip = nnx.Linear(in_channels, channels, rngs=rngs)
-        self.attention = nnx.data(SelfAttention(channels, rngs=rngs) if attends else None)
+            self.skip = nnx.Linear(in_channels, channels, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.attention = nnx.data(None)
+        if heads:
+            self.attention = SelfAttention(channels, heads, dtype, rngs=rngs)
 
     def __call__(
         self,
         x: Float[Array, "batch height width in_channels"],
         embedding: Float[Array, "batch embedding"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch height width channels"]:
         modulation = jnp.split(self.modulation(embedding), 2, axis=-1)
         h = self.conv1(jax.nn.silu(self.norm1(x)))
-        h = self.conv2(jax.nn.silu(self.norm2(h, modulation)))
-        x = (h + (x if self.skip is None else _pointwise(self.skip, x))) / jnp.sqrt(2)
+        h = jax.nn.silu(self.norm2(h, modulation))
+        if self._dropout and key is not None:
+            kept = jax.random.bernoulli(key, 1 - self._dropout, h.shape)
+            h = jnp.where(kept, h / (1 - self._dropout), 0)
+        h = self.conv2(h)
+        x = (h + (x if self.skip is None else _pointwise(self.skip, x))) * _HALF_POWER
         return x if self.attention is None else self.attention(x)
 
 
 class SelfAttention(nnx.Module):
-    """One head of self-attention over all places, with a residual connection."""
+    """Self-attention over all places, with a residual connection."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, heads: int, dtype: str, *, rngs: nnx.Rngs):
+        self._heads = heads
+        compute = jnp.dtype(dtype)
         self.norm = GroupNorm(channels)
-        self.qkv = nnx.Linear(channels, 3 * channels, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, kernel_init=_ZEROS, rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, dtype=compute, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, dtype=compute, kernel_init=_ZEROS, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
-        batch, height, width, channels = x.shape
-        qkv = _pointwise(self.qkv, self.norm(x)).reshape(batch, height * width, 1, 3 * channels)
+        batch, height, width, _ = x.shape
+        # A head's queries, keys and values lie together, so that devices can share out heads.
+        qkv = _pointwise(self.qkv, self.norm(x)).reshape(batch, height * width, self._heads, -1)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         y = jax.nn.dot_product_attention(q, k, v)
-        return (x + _pointwise(self.out, y.reshape(x.shape))) / jnp.sqrt(2)
+        return (x + _pointwise(self.out, y.reshape(x.shape))) * _HALF_POWER
 
 
 def _pointwise(
@@ -196,5 +265,7 @@ def _pointwise(
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def _conv(in_channels: int, channels: int, rngs: nnx.Rngs, **initializers) -> nnx.Conv:
-    return nnx.Conv(in_channels, channels, (3, 3), rngs=rngs, **initializers)
+def _conv(in_channels: int, channels: int, dtype: str, rngs: nnx.Rngs, **initializers) -> nnx.Conv:
+    return nnx.Conv(
+        in_channels, channels, (3, 3), dtype=jnp.dtype(dtype), rngs=rngs, **initializers
+    )

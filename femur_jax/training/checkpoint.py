@@ -197,6 +197,31 @@ class Checkpoints:
         )
 
 
+class Snapshots:
+    """Moving averages of a run at several steps, all of them kept; see `ema.reconstruct`."""
+
+    def __init__(self, folder: Path):
+        self._manager = ocp.CheckpointManager(folder.absolute())
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the complete snapshots, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, ema: Any, step: int) -> None:
+        """Begins to save; a run that comes by a step again leaves its snapshot as it is."""
+        self._manager.save(step, args=ocp.args.StandardSave(ema))
+
+    def restore(self, step: int, like: Any) -> Any:
+        """A snapshot, with the shapes, types and shardings of `like`."""
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
 def _best(metrics: dict[str, float]) -> float:
     return metrics[BEST]
 

@@ -19,7 +19,7 @@ from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted, StopRequest
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from femur_jax.parallel.rules import Rules, state_shardings
-from femur_jax.training.checkpoint import Checkpoints
+from femur_jax.training.checkpoint import Checkpoints, Snapshots
 from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
 from femur_jax.workdir import claim
@@ -65,8 +65,9 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     Args:
         task: The model.
         config: With `seed`, `mesh` (data, fsdp, model), `profile` and `train` (steps, batch_size,
-            log_every, checkpoint_every, images_every).
-        folder: Holds the logs and `checkpoints/`.
+            log_every, checkpoint_every, images_every; snapshot_every, of the moving averages, if
+            any).
+        folder: Holds the logs, `checkpoints/` and `snapshots/`.
 
     Raises:
         UserError: The mesh and the batch do not fit, a class has no data, the folder belongs to
@@ -113,6 +114,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     )
     monitor.describe(config, state.params)
     means: dict[str, float] = {}
+    snapshot_every = config.train.get("snapshot_every", 0)
+    snapshots = Snapshots(folder / "snapshots") if snapshot_every else None
     try:
         with StopRequest() as stop:
             for step in range(start + 1, steps + 1):
@@ -137,6 +140,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                         )
                     run = {"next_batch": step, "data": data, "metrics": _plain(pending)}
                     checkpoints.save(state, step, run, means)
+                if snapshots and step % snapshot_every == 0:
+                    snapshots.save(state.ema, step)
                 if stopped:
                     raise Preempted
                 if last or step % config.train.images_every == 0:
@@ -146,6 +151,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     finally:
         monitor.close()
         checkpoints.close()
+        if snapshots:
+            snapshots.close()
     return state
 
 

@@ -1,5 +1,6 @@
 """What a training run carries from step to step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +22,15 @@ class TrainState:
     """Updates done, an int32 scalar."""
     params: PyTree
     ema: PyTree
-    """Moving average of the parameters (of the generator alone in a GAN); models sample with it."""
+    """Moving average of the parameters (of the generator alone in a GAN), or several of them by
+    width (see `training.ema`); models sample with it."""
     optimizer: Any
 
 
-def begin(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+def begin(params: PyTree, ema: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step of a model that is one network."""
     return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, ema=params, optimizer=optimizer.init(params)
+        step=jnp.zeros((), jnp.int32), params=params, ema=ema, optimizer=optimizer.init(params)
     )
 
 
@@ -36,16 +38,23 @@ def advance(
     state: TrainState,
     gradient: PyTree,
     optimizer: optax.GradientTransformation,
-    *,
-    ema_decay: float,
+    update_ema: Callable[[PyTree, PyTree, Array], PyTree],
 ) -> TrainState:
-    """The state after one update of a model that is one network."""
+    """The state after one update of a model that is one network.
+
+    Args:
+        state: The state before.
+        gradient: Of the parameters.
+        optimizer: Whose state `state` holds.
+        update_ema: Gives the moving average from the one before, the new parameters, and the
+            number of steps before this one.
+    """
     update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
     return TrainState(
         step=state.step + 1,
         params=params,
-        ema=update_ema(state.ema, params, state.step, ema_decay),
+        ema=update_ema(state.ema, params, state.step),
         optimizer=optimizer_state,
     )
 

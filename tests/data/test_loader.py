@@ -9,7 +9,9 @@ from femur_jax.data.loader import (
     last_origin,
     random_letterboxes,
     random_patches,
+    wide_context,
 )
+from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
@@ -55,13 +57,78 @@ def test_patches_and_their_context(data, radiograph):
                     assert not patch["context"].any()
                     continue
                 context = _context_in_float64(data.read(radiograph, level - 1), (y, x))
-                assert abs(patch["context"] - context).max() <= 0.51
+                assert abs(patch["context"][..., 0] - context).max() <= 0.51
                 assert tuple(patch["origin"]) == (y, x)
                 assert tuple(patch["level_size"]) == (height, width)
                 assert tuple(patch["size"]) == SIZES[radiograph]
                 assert patch["level"] == level
                 assert patch["label"] == (radiograph == 1)
                 assert patch["spacing_mm"] == np.float32(0.1 * radiograph)
+
+
+@pytest.mark.parametrize("side", [PATCH, PATCH // 2])
+def test_a_mirrored_patch_is_one_of_the_mirrored_radiograph(tmp_path, side):
+    rng = np.random.default_rng(1)
+    # Widths that can be halved evenly: those of others are mirrored about another pixel's centre.
+    images = [rng.integers(0, 65536, size, np.uint16) for size in ((70, 56), (9, 12), (100, 120))]
+    for name, step in (("plain", 1), ("mirrored", -1)):
+        with DatasetWriter(tmp_path / name, patch=PATCH, provenance={}) as writer:
+            for n, image in enumerate(images):
+                radiograph = Radiograph(image[:, ::step], f"r{n}", "AFF", f"p{n}", "h", 0.2)
+                writer.add(encode(radiograph, PATCH), "train")
+    plain, mirrored = (RadiographDataset(tmp_path / name) for name in ("plain", "mirrored"))
+    for n in range(len(images)):
+        for level, size in enumerate(plain.level_sizes(n)):
+            for y in {0, last_origin(size[0], side)}:
+                for x in range(0, last_origin(size[1], side) + 1, 2):
+                    found = cut_patch(plain, n, level, (y, x), side=side, mirrored=True, wide=True)
+                    expected = cut_patch(mirrored, n, level, (y, x), side=side, wide=True)
+                    assert found.pop("mirrored") == 1 and expected.pop("mirrored") == 0
+                    _assert_equal(found, expected)
+
+
+def test_a_mirrored_patch_keeps_pixels_and_context_together(data):
+    # Odd widths: the whole level, mirrored by hand.
+    for n, (_, width) in enumerate(SIZES):
+        level = len(data.level_sizes(n)) - 1
+        side = 2 * PATCH if level else PATCH
+        start = last_origin(width, side)
+        patch = cut_patch(data, n, level, (0, start), side=side, mirrored=True)
+        shown = min(side, width - start)
+        pixels = data.read(n)[:side, ::-1][:, start : start + shown]
+        np.testing.assert_array_equal(patch["pixels"][: len(pixels), :shown], pixels)
+        if level:
+            fine = double(data.read(n, level - 1).astype(np.float32))[:side, :width][:, ::-1]
+            fine = fine[:, start : start + shown]
+            found = patch["context"][: len(fine), :shown, 0]
+            assert abs(found - fine).max() <= 0.51
+
+
+def test_half_of_the_patches_are_mirrored_where_asked(data):
+    [(samples, _)] = random_patches(Pool([data]), level_weights=(1.0,), seed=0, mirror=True)
+    _assert_share(sum(int(samples[n]["mirrored"]) for n in range(200)), 200, 0.5)
+    assert not any(patch["mirrored"] for patch in _patches(Pool([data]), 20))
+
+
+@pytest.mark.parametrize("radiograph", range(len(SIZES)))
+def test_the_wide_context_surrounds_the_patch(data, radiograph):
+    for level, size in enumerate(data.level_sizes(radiograph)):
+        for origin in ((0, 0), (4, 2), tuple(last_origin(n, PATCH) for n in size)):
+            patch = cut_patch(data, radiograph, level, origin, wide=True)
+            assert patch["context"].shape == (PATCH, PATCH, 2)
+            if level == 0:
+                assert not patch["context"].any()
+                continue
+            coarser, scale = {1: (0, 2)}.get(level, (level - 2, 4))
+            found, start = wide_context(level, origin, PATCH)
+            assert found == coarser
+            # The centres agree to within a coarse pixel.
+            for fine, coarse in zip(origin, start, strict=True):
+                assert 0 <= (fine + PATCH / 2) / scale - (coarse + PATCH / 2) < 1
+            whole = np.pad(data.read(radiograph, coarser), 2 * PATCH, mode="edge")
+            y, x = (2 * PATCH + s for s in start)
+            expected = whole[y : y + PATCH, x : x + PATCH]
+            np.testing.assert_array_equal(patch["context"][..., 1], expected)
 
 
 @pytest.mark.parametrize(

@@ -44,32 +44,52 @@ def test_network_target_has_unit_variance():
         assert np.std(target) == pytest.approx(1, rel=0.05)
 
 
+def test_loss_is_equation_2():
+    rng = np.random.default_rng(0)
+    y, n = rng.standard_normal((2, 6, 5, 4, 1))
+    sigma = np.exp(rng.uniform(-5, 4, 6))
+    s = sigma.reshape(-1, 1, 1, 1)
+    n *= s
+    mask = (rng.uniform(size=y.shape) < 0.7).astype(float)
+    total = s**2 + SIGMA_DATA**2
+    F = np.sin(3 * (y + n) / np.sqrt(total)) + np.log(s) / 4
+    D = SIGMA_DATA**2 / total * (y + n) + s * SIGMA_DATA / np.sqrt(total) * F
+    weight = total / (s * SIGMA_DATA) ** 2
+    expected = [np.mean((weight * (D - y) ** 2)[i][mask[i] > 0]) for i in range(6)]
+    found = edm.loss(
+        lambda x, c_noise: jnp.sin(3 * x) + c_noise[:, None, None, None],
+        *(jnp.asarray(array, jnp.float32) for array in (y, n, sigma, mask)),
+        sigma_data=SIGMA_DATA,
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_noise_levels_are_log_normal():
+    sigma = np.log(edm.draw_sigma(jax.random.key(0), 20000, P_mean=-0.8, P_std=1.4))
+    assert np.mean(sigma) == pytest.approx(-0.8, abs=0.04)
+    assert np.std(sigma) == pytest.approx(1.4, rel=0.02)
+
+
 def test_loss_of_the_optimal_denoiser_is_one():
     # For Gaussian data the best denoiser leaves sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2),
     # the inverse of lambda(sigma): F = 0.
-    y = SIGMA_DATA * jax.random.normal(jax.random.key(0), (20000, 2, 2, 1))
+    keys = jax.random.split(jax.random.key(0), 3)
+    y = SIGMA_DATA * jax.random.normal(keys[0], (20000, 2, 2, 1))
+    sigma = edm.draw_sigma(keys[1], len(y), P_mean=-0.8, P_std=1.2)
+    n = sigma[:, None, None, None] * jax.random.normal(keys[2], y.shape)
     losses = edm.loss(
-        lambda x, _: jnp.zeros_like(x),
-        y,
-        jnp.ones_like(y),
-        jax.random.key(1),
-        P_mean=-0.8,
-        P_std=1.2,
-        sigma_data=SIGMA_DATA,
+        lambda x, _: jnp.zeros_like(x), y, n, sigma, jnp.ones_like(y), sigma_data=SIGMA_DATA
     )
     assert float(losses.mean()) == pytest.approx(1, rel=0.03)
 
 
-def test_masked_pixels_do_not_count():
-    key = jax.random.key(0)
-    y = jax.random.normal(key, (3, 4, 4, 1))
-    mask = jnp.ones_like(y).at[:, 2:].set(0)
-    kwargs = {"P_mean": 0.0, "P_std": 1.0, "sigma_data": SIGMA_DATA}
+def test_the_best_uncertainty_is_the_logarithm_of_the_mean_loss():
+    losses = jnp.array([0.3, 1.2, 7.0, 0.02])
+    u = jnp.log(losses.mean())
 
-    def pointwise(x, _):
-        return jnp.tanh(x)
+    def objective(u):
+        return edm.uncertainty_loss(losses, jnp.full(4, u)).mean()
 
-    before = edm.loss(pointwise, y, mask, key, **kwargs)
-    after = edm.loss(pointwise, y.at[:, 2:].add(9.0), mask, key, **kwargs)
-    np.testing.assert_allclose(before, after, rtol=1e-6)
-    assert not np.allclose(before, edm.loss(pointwise, y.at[:, :2].add(9.0), mask, key, **kwargs))
+    assert float(objective(u)) == pytest.approx(1 + float(u))
+    assert float(jax.grad(objective)(u)) == pytest.approx(0, abs=1e-6)
+    assert all(objective(u + step) > objective(u) for step in (-0.3, -0.01, 0.01, 0.3))

@@ -6,6 +6,7 @@ from femur_jax.diffusion.patches import (
     conditions,
     mask_and_coordinates,
     to_unit,
+    wide_mask,
 )
 
 
@@ -52,7 +53,22 @@ def test_conditions_tell_everything_apart():
         {"size": [[10, 40]]},
         {"spacing_mm": [0.4]},
         {"spacing_mm": [0.0]},
+        {"mirrored": [1]},
     ):
         assert not np.allclose(base, conditions(place(**changes), noise)[0])
     assert not np.allclose(base, conditions(place(), np.array([0.5], np.float32))[0])
     assert np.isfinite(conditions(place(spacing_mm=[0.0]), np.zeros(1, np.float32))).all()
+
+
+def test_the_wide_mask_ends_where_the_radiograph_ends():
+    # Level 3 of 40 x 90 pixels: its wide context is cut from level 1, of 10 x 23.
+    found = wide_mask(place(origin=[[24, 60]], level_size=[[40, 90]], level=[3]), 16)
+    top, left = (24 + 8) // 4 - 8, (60 + 8) // 4 - 8
+    expected = np.zeros((16, 16))
+    expected[max(-top, 0) : 10 - top, max(-left, 0) : 23 - left] = 1
+    np.testing.assert_array_equal(found[0, :, :, 0], expected)
+    # Level 1 of 10 x 20: level 0, of 5 x 10.
+    found = wide_mask(place(origin=[[0, 4]], level=[1]), 16)
+    expected = np.zeros((16, 16))
+    expected[4:9, 2:12] = 1
+    np.testing.assert_array_equal(found[0, :, :, 0], expected)

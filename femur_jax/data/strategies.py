@@ -1,0 +1,136 @@
+"""What a patch model does about radiographs of very different sizes.
+
+pyramid: all levels of a radiograph, in patches; the model makes radiographs of any size.
+patch_diffusion: the coarsest level alone, whole and in smaller patches (Wang et al. 2023, arXiv
+    2304.12526).
+letterbox: the whole radiograph, shrunk to fit one patch.
+"""
+
+import grain
+import numpy as np
+
+from femur_jax.config import Config
+from femur_jax.data.letterbox import letterbox
+from femur_jax.data.loader import Patch, Pool, Stream, cut_patch, random_origin, random_patches
+from femur_jax.data.pyramid import fitted_size, level_sizes
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+
+STRATEGIES = ("pyramid", "patch_diffusion", "letterbox")
+
+
+def check(config: Config) -> None:
+    """Refuses a `config.data` that names no strategy, or a wide context that there is not.
+
+    Raises:
+        UserError: See above.
+    """
+    if config.strategy not in STRATEGIES:
+        raise UserError(
+            f"config.data.strategy is {config.strategy!r}; write one of {', '.join(STRATEGIES)}."
+        )
+    if config.wide_context and config.strategy != "pyramid":
+        raise UserError(
+            f"config.data.wide_context needs coarser levels, which {config.strategy} has not; "
+            "set it to False, or config.data.strategy to pyramid."
+        )
+
+
+def known_sizes(strategy: str, height: int, width: int, patch: int) -> list[tuple[int, int]]:
+    """Height and width of each level that a model can make of a radiograph, coarsest first.
+
+    Args:
+        strategy: One of STRATEGIES.
+        height: Of the radiograph as it is, or shall be, recorded.
+        width: Likewise.
+        patch: Side of a patch.
+    """
+    if strategy == "letterbox":
+        return [fitted_size((height, width), (patch, patch))]
+    sizes = level_sizes(height, width, patch)
+    return sizes if strategy == "pyramid" else sizes[:1]
+
+
+def patch_sides(config: Config, patch: int) -> dict[int, float]:
+    """The sides that patches are drawn with, and how often.
+
+    Args:
+        config: `config.data`, with `strategy` and, for patch_diffusion, `patch_shares`: how often
+            the whole image, halves and quarters of its side are drawn.
+        patch: The dataset's.
+    """
+    if config.strategy != "patch_diffusion":
+        return {patch: 1.0}
+    return {patch >> n: share for n, share in enumerate(config.patch_shares) if share > 0}
+
+
+def patch_streams(pool: Pool, config: Config, *, seed: int) -> list[Stream]:
+    """The endless streams of `Patch` that a model trains on, one for each side of a patch.
+
+    Args:
+        pool: What to draw from.
+        config: `config.data`, with `strategy`, `mirror`, and what else the strategy needs.
+        seed: Of the draws.
+
+    Raises:
+        UserError: There is no such strategy, or a radiograph has no level that may be drawn.
+    """
+    check(config)
+    if config.strategy == "pyramid":
+        return random_patches(
+            pool,
+            level_weights=config.level_weights,
+            seed=seed,
+            mirror=config.mirror,
+            wide=config.wide_context,
+        )
+    if config.strategy == "letterbox":
+
+        def whole(position: int, rng: np.random.Generator) -> Patch:
+            mirrored = config.mirror and bool(rng.integers(2))
+            return letterboxed_patch(*pool.radiographs[position], mirrored=mirrored)
+
+        return [Stream(pool.positions(seed=seed).seed(seed).random_map(whole))]
+    sides = patch_sides(config, pool.radiographs[0][0].patch)
+    return [
+        Stream(_squares_of_the_coarsest(pool, side, config.mirror, seed + n), share)
+        for n, (side, share) in enumerate(sides.items())
+    ]
+
+
+def _squares_of_the_coarsest(pool: Pool, side: int, mirror: bool, seed: int) -> grain.MapDataset:
+    def square(position: int, rng: np.random.Generator) -> Patch:
+        dataset, radiograph = pool.radiographs[position]
+        origin = random_origin(rng, dataset.level_sizes(radiograph)[0], side)
+        mirrored = mirror and bool(rng.integers(2))
+        return cut_patch(dataset, radiograph, 0, origin, side=side, mirrored=mirrored)
+
+    return pool.positions(seed=seed).seed(seed).random_map(square)
+
+
+def letterboxed_patch(
+    dataset: RadiographDataset, radiograph: int, *, mirrored: bool = False
+) -> Patch:
+    """A whole radiograph, shrunk to fit a patch, as if that were its coarsest level.
+
+    It lies in the patch's first rows and columns, as sampling's canvas does, and not in its
+    middle: the mask and the coordinates tell where it is.
+    """
+    patch = dataset.patch
+    boxed = letterbox(dataset, radiograph, (patch, patch))
+    top, left, height, width = boxed["box"]
+    image = boxed["pixels"][top : top + height, left : left + width]
+    if mirrored:
+        image = image[:, ::-1]
+    entry = dataset.entries[radiograph]
+    return Patch(
+        pixels=np.pad(image, ((0, patch - height), (0, patch - width)), mode="edge"),
+        context=np.zeros((patch, patch, 1), np.uint16),
+        origin=np.zeros(2, np.int32),
+        level_size=np.array((height, width), np.int32),
+        size=np.array((entry.height, entry.width), np.int32),
+        level=np.int32(0),
+        label=boxed["label"],
+        spacing_mm=np.float32(entry.spacing_mm),
+        mirrored=np.int32(mirrored),
+    )

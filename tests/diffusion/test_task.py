@@ -1,0 +1,252 @@
+"""Training the denoiser: its losses in float64, what it logs, and where its parameters lie."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from configs.patch_diffusion import get_config
+from femur_jax.data.loader import batches
+from femur_jax.data.radiograph import LABELS
+from femur_jax.diffusion.task import DiffusionTask
+from femur_jax.errors import UserError
+from femur_jax.models.functional import Functions
+from femur_jax.parallel.mesh import batch_sharding, make_mesh
+from femur_jax.parallel.rules import state_shardings
+from femur_jax.training import loop
+from femur_jax.training.checkpoint import Checkpoints, Snapshots
+from femur_jax.training.monitor import read_scalars
+
+NOISES = {f"loss_sigma_{n}" for n in (1, 2, 3, 4)}
+
+
+def changed(config, **sections):
+    config = config.copy_and_resolve_references()
+    for name, values in sections.items():
+        config[name].update(values)
+    return config
+
+
+def pointwise(params, x, c_noise, conditions, key):
+    """A network that can be written in float64: it mixes channels and conditions."""
+    total = (x * params["channels"]).sum(-1, keepdims=True)
+    return (
+        jnp.sin(total + c_noise[:, None, None, None])
+        + (conditions @ params["conditions"])[:, None, None, None]
+    )
+
+
+def float64_loss(sample, label, context_sigma, noise, sigma, n, params, config):
+    """EDM's loss of one patch, from the papers' equations."""
+    pixels, context = (sample[name] / 32767.5 - 1 for name in ("pixels", "context"))
+    patch, level = len(pixels), int(sample["level"])
+    height, width = sample["level_size"]
+    rows, columns = (start + np.arange(patch) for start in sample["origin"])
+    mask = np.outer(rows < height, columns < width).astype(float)
+    half = max(height, width) / 2
+    y_at, x_at = np.meshgrid(
+        (rows + 0.5 - height / 2) / half, (columns + 0.5 - width / 2) / half, indexing="ij"
+    )
+    context = (context + context_sigma * noise) * mask[..., None]
+    if context.shape[-1] == 2 and level:
+        scale = 2 ** min(level, 2)
+        starts = [(o + patch // 2) // scale - patch // 2 for o in sample["origin"]]
+        index = [start + np.arange(patch) for start in starts]
+        ends = [-(-side // scale) for side in (height, width)]
+        inside = [(i >= 0) & (i < end) for i, end in zip(index, ends, strict=True)]
+        wide = sample["context"][..., 1] / 32767.5 - 1 + context_sigma * noise[..., 1]
+        context[..., 1] = wide * np.outer(*inside)
+    if level == 0:
+        context, context_sigma = 0 * context, 0.0
+    known = sample["spacing_mm"] > 0
+    conditions = [
+        *(label == n for n in range(len(LABELS))),
+        level / 2,
+        level == 0,
+        *(np.log2(sample["size"]) - 8),
+        np.log(sample["spacing_mm"]) if known else 0.0,
+        known,
+        np.log(max(context_sigma, 1e-3)) / 4,
+        sample["mirrored"],
+    ]
+    sigma_data = config.diffusion.sigma_data
+    y = pixels * mask
+    x = y + sigma * n * mask
+    total = sigma**2 + sigma_data**2
+    channels = np.stack([x / np.sqrt(total), *np.moveaxis(context, -1, 0), mask, y_at, x_at], -1)
+    F = np.sin(channels @ params["channels"] + np.log(sigma) / 4)
+    F = F + np.array(conditions, float) @ params["conditions"]
+    D = sigma_data**2 / total * x + sigma * sigma_data / np.sqrt(total) * F
+    error = (mask * (D - y) ** 2).sum() / mask.sum()
+    return total / (sigma * sigma_data) ** 2 * error
+
+
+@pytest.mark.parametrize(("strategy", "stream"), [("pyramid", 0), ("patch_diffusion", 1)])
+def test_losses_are_those_of_the_papers(dataset, diffusion_config, strategy, stream):
+    wide = strategy == "pyramid"
+    config = changed(diffusion_config, data={"strategy": strategy, "wide_context": wide})
+    task = DiffusionTask(config, dataset)
+    rng = np.random.default_rng(0)
+    params = {"channels": rng.standard_normal(5 + wide), "conditions": rng.standard_normal(10)}
+    task.model = Functions(task.model.init, pointwise)
+    samples = task.streams()[stream].samples
+    drawn = [samples[n] for n in range(24)]
+    batch = {name: jnp.stack([sample[name] for sample in drawn]) for name in drawn[0]}
+    key = jax.random.key(3)
+    losses, sigma = task.losses(jax.tree.map(jnp.float32, params), batch, key)
+
+    # The same draws, in the order of the code; all else from the definitions.
+    keys = jax.random.split(key, 6)
+    low, high = np.log(config.diffusion.context_sigma)
+    dropped = jax.random.bernoulli(keys[0], config.diffusion.label_dropout, (24,))
+    context_sigma = np.exp(jax.random.uniform(keys[1], (24,), minval=low, maxval=high))
+    noise = np.asarray(jax.random.normal(keys[2], batch["context"].shape), float)
+    z = np.asarray(jax.random.normal(keys[4], (24,)), float)
+    n = np.asarray(jax.random.normal(keys[5], (*batch["pixels"].shape, 1)), float)[..., 0]
+    expected_sigma = np.exp(config.diffusion.P_mean + config.diffusion.P_std * z)
+    np.testing.assert_allclose(sigma, expected_sigma, rtol=1e-5)
+    assert dropped.any() and {int(sample["mirrored"]) for sample in drawn} == {0, 1}
+    for i, sample in enumerate(drawn):
+        label = None if dropped[i] else sample["label"]
+        expected = float64_loss(
+            sample, label, context_sigma[i], noise[i], expected_sigma[i], n[i], params, config
+        )
+        assert float(losses[i]) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+@pytest.fixture(scope="module")
+def stepped(dataset, diffusion_config, one_device):
+    """A step with everything on: the task, its batch, and the metrics on one device."""
+    model = {"dropout": 0.1, "uncertainty": True, "head_channels": 4}
+    task = DiffusionTask(changed(diffusion_config, model=model), dataset)
+    batch = next(batches(task.streams(), batch_size=8, start=0, sharding=one_device))
+    state = jax.jit(task.init)(jax.random.key(0))
+    # Away from the first parameters, whose zeros hide most of the network.
+    params = jax.tree.map(
+        lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), state.params
+    )
+    state.params = params
+    step = jax.jit(task.step)
+    return task, state, batch, step, step(state, batch, jax.random.key(1))
+
+
+def test_losses_by_level_and_noise_add_up(stepped):
+    task, _, batch, _, (_, metrics) = stepped
+    metrics = jax.device_get(metrics)
+    levels = np.array([metrics[f"loss_level_{n}"] for n in range(task.dataset.levels)])
+    np.testing.assert_array_equal(
+        levels[:, 1], np.bincount(batch["level"], minlength=task.dataset.levels)
+    )
+    noises = np.array([metrics[f"loss_sigma_{n}"] for n in (1, 2, 3, 4)])
+    for parts in (levels, noises):
+        assert parts[:, 1].sum() == 8
+        assert parts[:, 0].sum() / 8 == pytest.approx(float(metrics["loss"]), rel=1e-5)
+
+
+def test_noise_levels_fall_into_quarters(dataset, diffusion_config):
+    task = DiffusionTask(diffusion_config, dataset)
+    c = diffusion_config.diffusion
+    quantiles = np.arange(40) / 40 + 1 / 80
+    sigma = jnp.asarray(np.exp(c.P_mean + c.P_std * norm.ppf(quantiles)), jnp.float32)
+    found = task._losses_by_group(jnp.asarray(quantiles, jnp.float32), sigma, jnp.zeros(40, int))
+    for n in range(4):
+        total, count = found[f"loss_sigma_{n + 1}"]
+        assert count == 10
+        assert float(total) == pytest.approx(quantiles[10 * n : 10 * n + 10].sum(), rel=1e-5)
+
+
+def test_data_fsdp_and_tensor_parallel_give_the_loss_of_one_device(stepped, diffusion_config):
+    task, state, batch, _, (expected_state, expected) = stepped
+    mesh = make_mesh(changed(diffusion_config, mesh={"data": 2, "fsdp": 2, "model": 2}).mesh)
+    shardings = state_shardings(jax.eval_shape(lambda: state), mesh, task.rules)
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    key = jax.device_put(jax.random.key(1), jax.NamedSharding(mesh, jax.P()))
+    step = jax.jit(task.step, out_shardings=(shardings, None))
+    found_state, found = step(jax.device_put(state, shardings), batch, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), found, expected)
+    for tree, single in zip(found_state.ema.values(), expected_state.ema.values(), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), tree, single)
+    kernel = found_state.ema["0.05"]["up"]["0"]["0"]["conv1"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (3, 3, 8, 4)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "large"])
+def test_every_large_array_is_split_over_fsdp_and_model(dataset, variant, diffusion_config):
+    config = get_config(variant)
+    task = DiffusionTask(config, dataset)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    mesh = make_mesh(changed(diffusion_config, mesh={"data": 1, "fsdp": 4, "model": 2}).mesh)
+    shardings = state_shardings(state, mesh, task.rules)
+    for (path, array), sharding in zip(
+        jax.tree.leaves_with_path(state), jax.tree.leaves(shardings), strict=True
+    ):
+        held = np.prod(sharding.shard_shape(array.shape))  # raises where it does not divide
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if array.size > 4096:
+            assert held * 4 <= array.size, name
+        if name.endswith(("conv1/kernel", "conv2/kernel", "qkv/kernel", "attention/out/kernel")):
+            assert held * 8 == array.size, name
+
+
+def test_a_run_keeps_snapshots_and_tells_where_it_diverged(dataset, diffusion_config, tmp_path):
+    train = {"steps": 4, "checkpoint_every": 1, "log_every": 1, "snapshot_every": 1}
+    task = DiffusionTask(changed(diffusion_config, train=train), dataset)
+    healthy = task.step
+
+    def step(state, batch, key):
+        state, metrics = healthy(state, batch, key)
+        total, count = metrics["loss_level_1"]
+        total = jnp.where(state.step == 3, jnp.nan, total)
+        return state, metrics | {"loss_level_1": jnp.stack([total, count])}
+
+    task.step = step
+    with pytest.raises(UserError, match="loss_level_1: nan at step 3"):
+        loop.train(task, task.config, tmp_path)
+    lines = read_scalars(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2]
+    levels = [f"loss_level_{n}" for n in range(dataset.levels)]
+    assert all(
+        set(line) - {"step"} <= {"loss", "gradient_norm"} | set(levels) | NOISES for line in lines
+    )
+    checkpoints, snapshots = (
+        Checkpoints(tmp_path / "checkpoints"),
+        Snapshots(tmp_path / "snapshots"),
+    )
+    assert checkpoints.latest == 2 and snapshots.steps == [1, 2]
+    state = loop.restore(task, task.config, tmp_path)
+    same = snapshots.restore(2, jax.eval_shape(lambda: state.ema))
+    jax.tree.map(np.testing.assert_array_equal, same, state.ema)
+    checkpoints.close()
+    snapshots.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            {"multipliers": (1,) * 6, "attention": (False,) * 6},
+            "16 pixels cannot be halved 5 times",
+        ),
+        ({"attention": (True, False)}, "different lengths"),
+        ({"channels": 12}, "channels is 12"),
+        ({"dtype": "float16"}, "'float16'; write float32 or bfloat16"),
+        ({"channels": 24, "head_channels": 16}, "Heads of 16 channels do not divide a width of 24"),
+    ],
+)
+def test_a_network_that_cannot_be_is_told(dataset, diffusion_config, model, told):
+    with pytest.raises(UserError, match=told):
+        DiffusionTask(changed(diffusion_config, model=model), dataset)
+
+
+def test_the_smallest_patches_count(dataset, diffusion_config):
+    model = {"multipliers": (1,) * 4, "attention": (False,) * 4}
+    DiffusionTask(changed(diffusion_config, model=model), dataset)
+    with pytest.raises(UserError, match="4 pixels cannot be halved 3 times"):
+        config = changed(diffusion_config, model=model, data={"strategy": "patch_diffusion"})
+        DiffusionTask(config, dataset)
