@@ -105,19 +105,40 @@ def collectives(hlo: str, devices: int) -> Iterator[Collective]:
 def replica_groups(line: str, devices: int) -> np.ndarray:
     """The device numbers that a collective joins, one row a group, from its line of HLO.
 
-    The compact form [2,4]<=[4,2]T(1,0) counts to 8, as 4 x 2, transposed, as 2 x 4.
+    The form [2,4]<=[4,2]T(1,0) counts to 8, as 4 x 2, transposed, as 2 x 4. The form
+    mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'} counts likewise, as 4 x 2, and joins along a.
+
+    Raises:
+        ValueError: They are written in another form.
     """
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        shape, sides, order = (
-            [int(n) for n in g.split(",")] if g else None for g in found.groups()
-        )
-        numbers = np.arange(np.prod(sides)).reshape(sides)
-        return (numbers.transpose(order) if order else numbers).reshape(shape)
+        return _counted(found[2], found[3]).reshape(_integers(found[1]))
+    if found := re.search(
+        r"replica_groups=mesh\[([^\]]+)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+        r" \{((?:'\w+',?)+)\}",
+        line,
+    ):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        numbers = _counted(found[2] or str(devices), found[3]).reshape(list(sizes.values()))
+        joined = re.findall(r"'(\w+)'", found[4])
+        order = [*(name for name in sizes if name not in joined), *joined]
+        together = int(np.prod([sizes[name] for name in joined]))
+        return numbers.transpose([list(sizes).index(name) for name in order]).reshape(-1, together)
     if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}", line):
-        return np.array(
-            [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", found[1])]
-        )
-    return np.arange(devices)[None]
+        groups = re.findall(r"\{([\d,]+)\}", found[1])
+        return np.array([_integers(group) for group in groups])
+    if "replica_groups={}" in line:
+        return np.arange(devices)[None]
+    raise ValueError(f"no replica groups in {line.strip()[:200]}")
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _counted(sides: str, order: str | None) -> np.ndarray:
+    numbers = np.arange(np.prod(_integers(sides))).reshape(_integers(sides))
+    return numbers.transpose(_integers(order)) if order else numbers
 
 
 def main(argv: list[str]) -> int:

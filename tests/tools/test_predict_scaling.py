@@ -1,0 +1,62 @@
+"""Collectives as they stand in compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tools import predict_scaling
+from tools.predict_scaling import Collective, collectives, replica_groups
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("replica_groups={}", [[0, 1, 2, 3]]),
+        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+        ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
+    ],
+)
+def test_groups_in_all_forms(text, groups):
+    np.testing.assert_array_equal(replica_groups(f"all-reduce(), {text}, metadata={{}}", 4), groups)
+
+
+def test_another_form_is_refused():
+    with pytest.raises(ValueError, match="no replica groups"):
+        replica_groups("all-reduce(), replica_groups=@table[3]", 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "sent"),
+    # A ring of 4: what each device sends (Patarasuk and Yuan 2009 for the all-reduce).
+    [("all-reduce", 80, 120), ("all-gather", 80, 60), ("reduce-scatter", 20, 60)],
+)
+def test_what_a_ring_sends(kind, size, sent):
+    assert Collective(kind, size, devices=4, in_node=True).sent == sent
+
+
+def test_a_gradient_over_a_batch_is_one_reduction(monkeypatch):
+    monkeypatch.setattr(predict_scaling, "GPUS_OF_A_NODE", 4)  # eight devices are two nodes
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def found(batch_axes, part):
+        place = NamedSharding(mesh, PartitionSpec(batch_axes))
+        x = jax.ShapeDtypeStruct((64, 16), jnp.float32, sharding=place)
+        w = jax.ShapeDtypeStruct(
+            (16, 32), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec())
+        )
+        gradient = jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.tanh(x @ w))))
+        program = gradient.lower(w, x).compile().as_text()
+        return [c for c in collectives(program, 8) if c.bytes > 100] == [
+            Collective("all-reduce", 16 * 32 * 4, *part)
+        ]
+
+    assert found(("a", "b"), (8, False))
+    assert found("b", (4, True))
+    assert found("a", (2, False))
