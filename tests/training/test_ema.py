@@ -90,7 +90,7 @@ def test_another_average_is_put_together_from_snapshots(
     nearest = averages["0.1"]["w"][target.step // EVERY * EVERY - 1]
     error = np.abs(found["w"] - expected).max()
     assert error < tolerance * np.std(history)
-    assert error < 0.25 * np.abs(nearest - expected).max()  # far better than what is stored
+    assert error < 0.3 * np.abs(nearest - expected).max()  # far better than what is stored
 
 
 def test_a_stored_average_is_taken_as_it_is():
