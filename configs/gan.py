@@ -34,6 +34,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "steps": 100_000,
             "batch_size": 64,
+            "accumulate": 1,  # parts of a batch, one after the other: less memory, as much work
             "learning_rate": (2e-4, 5e-5),  # first and last value of the burn-in
             "gamma": (150.0, 15.0),
             "beta2": (0.9, 0.99),

@@ -192,9 +192,10 @@ def row(args: argparse.Namespace) -> str:
     """The line of the table for `args.mesh`, on as many fake devices."""
     compiled = compile_step(args.config, tuple(args.mesh), args.per_device, args.patch)
     devices = int(np.prod(args.mesh))
-    memory = compiled.memory_analysis()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    assert memory is not None and cost is not None  # XLA gives both on CPU
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    found = list(collectives(compiled.as_text(), devices))
+    found = list(collectives(compiled.as_text() or "", devices))
     in_node = sum(c.sent for c in found if c.in_node)
     network = sum(c.sent for c in found if not c.in_node)
     cells = [
@@ -205,7 +206,7 @@ def row(args: argparse.Namespace) -> str:
         f"{network / 1e6:.0f}",
     ]
     for machine in MACHINES.values():
-        arithmetic = compiled.cost_analysis()["flops"] / (args.share * machine.flops)
+        arithmetic = cost["flops"] / (args.share * machine.flops)
         seconds = arithmetic + in_node / machine.node + network / machine.network
         cells += [f"{1000 * seconds:.0f}", f"{arithmetic / seconds:.0%}"]
     return "| " + " | ".join(cells) + " |"
@@ -234,13 +235,15 @@ def compile_step(config_name: str, mesh_sizes: tuple[int, ...], per_device: int,
         state = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
         )
+        sample = task.streams()[0].samples[0]
+        assert sample is not None  # the streams are endless
         batch = {
             name: jax.ShapeDtypeStruct(
                 (per_device * mesh.shape["data"] * mesh.shape["fsdp"], *np.shape(value)),
                 np.asarray(value).dtype,
                 sharding=batch_sharding(mesh),
             )
-            for name, value in task.streams()[0].samples[0].items()
+            for name, value in sample.items()
         }
         key = jax.ShapeDtypeStruct(
             (), jax.random.key(0).dtype, sharding=NamedSharding(mesh, PartitionSpec())

@@ -33,6 +33,7 @@ from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
 from femur_jax.training import ema
+from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.loop import Metrics
 from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, advance, begin
@@ -89,16 +90,20 @@ class DiffusionTask:
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        def objective(params: Params):
-            losses, sigma = self.losses(params, batch, key)
-            if not self.config.model.uncertainty:
-                return losses.mean(), (losses, sigma)
-            u = self.model.apply(params, jnp.log(sigma) / 4, method="log_variance")
-            return edm.uncertainty_loss(losses, u).mean(), (losses, sigma)
+        def part(batch: dict[str, Array], key: Key[Array, ""]):
+            def objective(params: Params):
+                losses, sigma = self.losses(params, batch, key)
+                if not self.config.model.uncertainty:
+                    return losses.mean(), (losses, sigma)
+                u = self.model.apply(params, jnp.log(sigma) / 4, method="log_variance")
+                return edm.uncertainty_loss(losses, u).mean(), (losses, sigma)
 
-        gradient, (losses, sigma) = jax.grad(objective, has_aux=True)(state.params)
-        metrics = {"loss": losses.mean(), "gradient_norm": optax.tree.norm(gradient)}
-        metrics |= self._losses_by_group(losses, sigma, batch["level"])
+            gradient, (losses, sigma) = jax.grad(objective, has_aux=True)(state.params)
+            groups = self._losses_by_group(losses, sigma, batch["level"])
+            return gradient, {"loss": losses.mean(), **groups}
+
+        gradient, metrics = mean_over_parts(part, batch, key, self.config.train.accumulate)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
         return advance(state, gradient, self.optimizer, ema.update), metrics
 
     def losses(

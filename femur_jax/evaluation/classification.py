@@ -18,6 +18,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.resnet import ResNet
 from femur_jax.parallel.rules import Rules
+from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, advance, begin, update_ema
 
@@ -47,17 +48,21 @@ class ClassifierTask:
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        key_place, key_grey = jax.random.split(key)
-        pixels, mask = standardised(batch["pixels"], batch["box"])
-        gain, offset = 0.1 * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))  # of a detector
-        images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
-        images = displaced(key_place, images, **self.config.train.augment)
+        def part(batch: dict[str, Array], key: Key[Array, ""]):
+            key_place, key_grey = jax.random.split(key)
+            pixels, mask = standardised(batch["pixels"], batch["box"])
+            # Of a detector.
+            gain, offset = 0.1 * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
+            images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
+            images = displaced(key_place, images, **self.config.train.augment)
 
-        def loss(params: Params):
-            logits, _ = self.model.apply(params, images)
-            return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
+            def loss(params: Params):
+                logits, _ = self.model.apply(params, images)
+                return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
 
-        value, gradient = jax.value_and_grad(loss)(state.params)
+            return jax.value_and_grad(loss)(state.params)
+
+        value, gradient = mean_over_parts(part, batch, key, self.config.train.accumulate)
         average = partial(update_ema, decay=self.config.train.ema_decay)
         return advance(state, gradient, self.optimizer, average), {"loss": value}
 

@@ -21,6 +21,7 @@ from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 from femur_jax.parallel.rules import Rules
+from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.state import TrainState, update_ema
 
 CONDITIONS = len(LABELS) + 2
@@ -84,33 +85,24 @@ class GanTask:
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         """Updates the discriminator, then the generator against the new discriminator."""
-        side = self.config.model.size
-        mask = letterbox_mask(batch["box"], (side, side))
-        condition = conditions(batch["label"], batch["box"], side)
-        real = (batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1) * mask
         keys = jax.random.split(key, 2)
 
-        def fake(generator: Params, key: Key[Array, ""]):
-            z = jax.random.normal(key, (real.shape[0], self.config.model.latent))
-            return self.generator.apply(generator, z, condition) * mask
+        def loss_d(discriminator: Params, batch: dict[str, Array], key: Key[Array, ""]):
+            real, mask, condition = self._inputs(batch)
+            made = self._fake(state.params["generator"], key, mask, condition)
+            discriminate = self._discriminate(discriminator, mask, condition)
+            return discriminator_loss(discriminate, real, made, self.gamma(state.step))
 
-        def discriminate(discriminator: Params):
-            return lambda images: self.discriminator.apply(
-                discriminator, jnp.concatenate([images, mask], axis=-1), condition
-            )
+        discriminator, optimizer_d, metrics_d = self._update(
+            state, "discriminator", loss_d, batch, keys[0]
+        )
 
-        def loss_d(discriminator: Params):
-            made = fake(state.params["generator"], keys[0])
-            return discriminator_loss(
-                discriminate(discriminator), real, made, self.gamma(state.step)
-            )
+        def loss_g(generator: Params, batch: dict[str, Array], key: Key[Array, ""]):
+            real, mask, condition = self._inputs(batch)
+            made = self._fake(generator, key, mask, condition)
+            return generator_loss(self._discriminate(discriminator, mask, condition), real, made)
 
-        discriminator, optimizer_d, metrics_d = self._update(state, "discriminator", loss_d)
-
-        def loss_g(generator: Params):
-            return generator_loss(discriminate(discriminator), real, fake(generator, keys[1]))
-
-        generator, optimizer_g, metrics_g = self._update(state, "generator", loss_g)
+        generator, optimizer_g, metrics_g = self._update(state, "generator", loss_g, batch, keys[1])
         state = TrainState(
             step=state.step + 1,
             params={"generator": generator, "discriminator": discriminator},
@@ -119,9 +111,36 @@ class GanTask:
         )
         return state, metrics_d | metrics_g
 
-    def _update(self, state: TrainState, name: str, loss: Callable) -> Any:
+    def _inputs(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
+        """Real images in [-1, 1], masks, and conditions of a batch of `Letterbox`."""
+        side = self.config.model.size
+        mask = letterbox_mask(batch["box"], (side, side))
+        real = (batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1) * mask
+        return real, mask, conditions(batch["label"], batch["box"], side)
+
+    def _fake(self, generator: Params, key: Key[Array, ""], mask: Array, condition: Array) -> Array:
+        z = jax.random.normal(key, (len(mask), self.config.model.latent))
+        return self.generator.apply(generator, z, condition) * mask
+
+    def _discriminate(self, discriminator: Params, mask: Array, condition: Array) -> Callable:
+        return lambda images: self.discriminator.apply(
+            discriminator, jnp.concatenate([images, mask], axis=-1), condition
+        )
+
+    def _update(
+        self,
+        state: TrainState,
+        name: str,
+        loss: Callable,
+        batch: dict[str, Array],
+        key: Key[Array, ""],
+    ) -> Any:
         """One step of Adam on one of the two networks: its parameters, Adam's state, metrics."""
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.params[name])
+
+        def part(batch: dict[str, Array], key: Key[Array, ""]):
+            return jax.grad(loss, has_aux=True)(state.params[name], batch, key)
+
+        gradient, metrics = mean_over_parts(part, batch, key, self.config.train.accumulate)
         update, optimizer = self.optimizer.update(
             gradient, state.optimizer[name], state.params[name]
         )

@@ -43,15 +43,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that cannot be split evenly.
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Refuses a batch that cannot be split evenly, over devices and in `accumulate` parts.
 
     Raises:
         UserError: The mesh does not divide it.
     """
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size < 1 or batch_size % parts:
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if accumulate < 1 or batch_size < 1 or batch_size % (devices * accumulate):
         raise UserError(
-            f"A batch of {batch_size} cannot be divided over {parts} devices "
-            "(config.mesh: data x fsdp); choose a multiple of that number."
+            f"A batch of {batch_size} cannot be divided over {devices} devices (config.mesh: data "
+            f"x fsdp) in {accumulate} parts (config.train.accumulate); choose a multiple of both."
         )

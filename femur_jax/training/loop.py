@@ -66,8 +66,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     Args:
         task: The model.
         config: With `seed`, `mesh` (data, fsdp, model), `profile` and `train` (steps, batch_size,
-            log_every, checkpoint_every, images_every; snapshot_every, of the moving averages, if
-            any).
+            log_every, checkpoint_every, images_every; where a model has them, accumulate, the parts
+            of a batch, and snapshot_every, of the moving averages).
         folder: Holds the logs, `checkpoints/` and `snapshots/`.
 
     Raises:
@@ -77,7 +77,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     """
     # Devices and state, placed as it is created.
     mesh = make_mesh(config.mesh)
-    check_batch_size(config.train.batch_size, mesh)
+    check_batch_size(config.train.batch_size, mesh, config.train.get("accumulate", 1))
     streams = task.streams()
     claim(folder, config, free=FREE_FIELDS)
     key = jax.random.key(config.seed)

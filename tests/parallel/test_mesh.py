@@ -29,6 +29,9 @@ def test_batch_must_be_divisible():
     for batch_size in (0, 12):
         with pytest.raises(UserError, match=f"batch of {batch_size}"):
             check_batch_size(batch_size, mesh)
+    check_batch_size(16, mesh, accumulate=2)
+    with pytest.raises(UserError, match="in 4 parts"):
+        check_batch_size(16, mesh, accumulate=4)
 
 
 def test_rules_come_first_and_fsdp_takes_the_longest_axis():
