@@ -178,3 +178,56 @@ def phantom_classifier_auc() -> Found:
     from benchmarks.phantom_classifier import classifier_auc
 
     return classifier_auc()
+
+
+@measurement("x", Goal(">=", 1.0))
+def gan_over_torch_cpu() -> Found:
+    """Training steps per second of the tiny GAN, over those of the same in PyTorch on CPU.
+
+    A step is one update of both networks with R1 and R2, Adam and moving average, on 16 images of
+    64 x 64 pixels in float32. femur_jax also augments what the discriminator sees; PyTorch does
+    not, runs eagerly (torch.compile cannot differentiate twice) with a fused Adam, in the memory
+    format that is faster here, on all cores. Rounds take turns; the value is the ratio of the
+    median times. Before, losses, penalties and gradients of both must agree in float64.
+    """
+    from benchmarks.gan import over_torch
+
+    return over_torch()
+
+
+@measurement("of 25", Goal(">=", 25.0))
+def gan_modes() -> Found:
+    """Gaussians on a 5 x 5 grid that a GAN with these losses finds, the least of three seeds.
+
+    Two plain networks of three layers, 6000 steps of 256. Found are those with at least 10 of 2500
+    samples within 4 standard deviations.
+    """
+    from benchmarks.gan_modes import gaussians_found
+
+    return gaussians_found()
+
+
+@measurement("of 1000", Goal(">=", 1000.0))
+def gan_stacked_digits() -> Found:
+    """Combinations of three digits that a GAN with these losses makes, the least of three seeds.
+
+    Stacked MNIST with the 8 x 8 digits of scikit-learn: plain networks of three layers, 6000 steps
+    of 256; a support vector machine names the digits of 10,000 samples.
+    """
+    from benchmarks.gan_modes import digits_found
+
+    return digits_found()
+
+
+@measurement("x", Goal(">=", 5.0))
+def gan_kid_from_start() -> Found:
+    """By how much the KID of the tiny GAN on simulated radiographs falls in 600 steps; minutes.
+
+    900 radiographs of 600 simulated patients in letterboxes of 64 x 64 pixels, 16 at a step, on
+    CPU. KID is against the test split, with the pixels of 32 x 32 letterboxes as features, before
+    the first step and after the last; the details give the floor, validation against test, and the
+    recall (Kynkäänniemi et al. 2019, k = 5) of each class, which should be above 0.1.
+    """
+    from benchmarks.gan_quality import kid_from_start
+
+    return kid_from_start()

@@ -2,8 +2,6 @@
 
 Both are stacks of inverted residual bottlenecks at sizes 4, 8, ..., `size`, without normalisation;
 the discriminator mirrors the generator. Convolutions carry no bias; each activation has its own.
-
-As published but for the borders of the resampling filter, which repeat instead of fading to zero.
 """
 
 import math
@@ -98,11 +96,16 @@ class ResidualBlock(nnx.Module):
 def resample(
     x: Float[Array, "batch h w channels"], size: int
 ) -> Float[Array, "batch {size} {size} channels"]:
-    """Bilinear resampling by a factor of two, up or down.
+    """Bilinear resampling by a factor of two, up or down, with zeros around.
 
     Pixels are centred at half integers, which gives the low-pass [1, 3, 3, 1] in both directions.
     """
-    return jax.image.resize(x, (x.shape[0], size, size, x.shape[3]), "linear")
+    border = 1 if size > x.shape[1] else 2  # of the input; twice or half as many of the output
+    excess = 2 // border
+    padded = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    side = size + 2 * excess
+    resized = jax.image.resize(padded, (x.shape[0], side, side, x.shape[3]), "linear")
+    return resized[:, excess:-excess, excess:-excess]
 
 
 class Upsample(nnx.Module):
