@@ -15,7 +15,7 @@ from benchmarks.measurements import Found
 from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
 
 _LATENT = 8
-_WIDTH = 128
+_WIDTH = 256
 _BATCH = 256
 _SEEDS = (0, 1, 2)
 _SPREAD = 0.05  # of a Gaussian whose neighbours are 1 away
@@ -54,7 +54,7 @@ def gaussians(seed: int, *, steps: int) -> tuple[float, int]:
         centres = grid[jax.random.randint(place, (_BATCH,), 0, 25)]
         return centres + _SPREAD * jax.random.normal(noise, centres.shape)
 
-    made = trained(real, dim=2, gamma=(0.1, 0.01), steps=steps, seed=seed, samples=2500)
+    made = trained(real, dim=2, gamma=(0.02, 0.002), steps=steps, seed=seed, samples=2500)
     distance = np.linalg.norm(made[:, None] - np.asarray(grid), axis=-1)
     good = distance.min(axis=1) < 4 * _SPREAD
     counts = np.bincount(distance.argmin(axis=1)[good], minlength=25)
@@ -89,11 +89,11 @@ def trained(
     """Samples of a GAN of two plain networks, with the losses and schedules of femur_jax."""
     keys = jax.random.split(jax.random.key(seed), 4)
     params = (_network(keys[0], _LATENT, dim), _network(keys[1], dim, 1))
-    schedule = partial(burn_in, steps=steps // 2)
+    schedule = partial(burn_in, steps=steps)
     optimizer = optax.inject_hyperparams(optax.adam)(
-        learning_rate=partial(schedule, start=1e-3, end=1e-4),
+        learning_rate=partial(schedule, start=5e-4, end=2e-5),
         b1=0.0,
-        b2=partial(schedule, start=0.9, end=0.99),
+        b2=0.99,
     )
 
     def step(carry, key):
@@ -109,7 +109,7 @@ def trained(
 
         def loss_d(d):
             images = [v[:, None, None] for v in (x, fake(g, key_d))]
-            weight = burn_in(number, *gamma, steps // 2)
+            weight = burn_in(number, *gamma, steps)
             return discriminator_loss(partial(logits, d), *images, weight)[0]
 
         update, state_d = optimizer.update(jax.grad(loss_d)(d), state_d)

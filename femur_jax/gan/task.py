@@ -30,6 +30,9 @@ from femur_jax.training.state import TrainState
 CONDITIONS = len(LABELS) + 2
 """Length of the condition: class, and the radiograph's height and width within the square."""
 
+RUN_AWAY = 1e6
+"""A penalty of a discriminator that has diverged; in sound training they stay below 10."""
+
 
 class GanTask:
     """Generator and discriminator of one fixed size; sizes are handled by letterboxes.
@@ -188,8 +191,11 @@ class GanTask:
         return state, {
             "generator_loss": loss,
             "discriminator_loss": found["adversarial"],
-            "r1": found["r1"],
-            "r2": found["r2"],
+            # The loop stops at a metric that is not finite, before it saves anything.
+            **{
+                name: jnp.where(found[name] < RUN_AWAY, found[name], jnp.inf)
+                for name in ("r1", "r2")
+            },
             "real_logit": jnp.mean(found["real_logits"]),
             "fake_logit": jnp.mean(found["fake_logits"]),
             "augment_p": adapted["p"],

@@ -11,6 +11,8 @@ from femur_jax.data.requests import Request
 from femur_jax.errors import UserError
 from femur_jax.gan.task import GanTask, conditions
 
+KEY = jax.random.key(1)
+
 
 @pytest.fixture(scope="module")
 def task(dataset, gan_config):
@@ -63,6 +65,15 @@ def test_penalties_are_taken_at_every_second_step(history):
     _, metrics = history
     assert [float(m["r1"]) > 0 for m in metrics] == [True, False, True]
     assert [float(m["r2"]) > 0 for m in metrics] == [True, False, True]
+
+
+def test_a_penalty_that_runs_away_stops_the_training(step, state, rows):
+    """As infinity, at which the training loop raises its error."""
+    steep = jax.tree.map(lambda leaf: leaf, state.params)
+    steep["discriminator"]["embed"]["kernel"] *= 1e7  # the logit is linear in it
+    _, metrics = step(type(state)(state.step, steep, state.ema, state.optimizer), rows, KEY)
+    assert metrics["r1"] == metrics["r2"] == np.inf
+    assert np.isfinite(metrics["real_logit"])
 
 
 def test_the_average_has_the_scheduled_half_life(history):
@@ -126,8 +137,8 @@ def test_the_surround_does_not_matter(step, state, rows):
     state = type(state)(state.step, state.params, state.ema, strong)
     mask = np.asarray(letterbox_mask(jnp.asarray(rows["box"]), (16, 16)))[..., 0]
     changed = dict(rows, pixels=np.where(mask > 0, rows["pixels"], 999).astype(np.uint16))
-    _, a = step(state, rows, jax.random.key(1))
-    _, b = step(state, changed, jax.random.key(1))
+    _, a = step(state, rows, KEY)
+    _, b = step(state, changed, KEY)
     for name in a:
         assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-6), name
 

@@ -185,7 +185,7 @@ def test_bfloat16_stays_near_float32(generator, discriminator):
     )
     images, exact = (f(params, z, condition) for f in (jax.jit(low.apply), apply))
     assert images.dtype == jnp.float32
-    assert 0 < np.std(images - exact) < 0.01 * np.std(exact)
+    assert 0 < np.std(images - exact) < 0.03 * np.std(exact)
     params, apply = discriminator
     low = functional(
         lambda rngs: Discriminator(
