@@ -195,30 +195,6 @@ def gan_over_torch_cpu() -> Found:
     return over_torch()
 
 
-@measurement("of 25", Goal(">=", 25.0))
-def gan_modes() -> Found:
-    """Gaussians on a 5 x 5 grid that a GAN with these losses finds, the least of three seeds.
-
-    Two plain networks of three layers, 6000 steps of 256. Found are those with at least 10 of 2500
-    samples within 4 standard deviations.
-    """
-    from benchmarks.gan_modes import gaussians_found
-
-    return gaussians_found()
-
-
-@measurement("of 1000", Goal(">=", 1000.0))
-def gan_stacked_digits() -> Found:
-    """Combinations of three digits that a GAN with these losses makes, the least of three seeds.
-
-    Stacked MNIST with the 8 x 8 digits of scikit-learn: plain networks of three layers, 6000 steps
-    of 256; a support vector machine names the digits of 10,000 samples.
-    """
-    from benchmarks.gan_modes import digits_found
-
-    return digits_found()
-
-
 @measurement("x", Goal(">=", 5.0))
 def gan_kid_from_start() -> Found:
     """By how much the KID of the tiny GAN on simulated radiographs falls in 600 steps; minutes.
