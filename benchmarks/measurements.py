@@ -266,3 +266,32 @@ def restore_over_disk() -> Found:
     from benchmarks.scale import restore_over_disk
 
     return restore_over_disk()
+
+
+@measurement("x", Goal(">=", 1.0))
+def gan_over_torch_cpu() -> Found:
+    """Training steps per second of the tiny GAN, over those of the same in PyTorch on CPU.
+
+    A step is one update of both networks with R1 and R2, Adam and moving average, on 16 images of
+    64 x 64 pixels in float32. femur_jax also augments what the discriminator sees; PyTorch does
+    not, runs eagerly (torch.compile cannot differentiate twice) with a fused Adam, in the memory
+    format that is faster here, on all cores. Rounds take turns; the value is the ratio of the
+    median times. Before, losses, penalties and gradients of both must agree in float64.
+    """
+    from benchmarks.gan import over_torch
+
+    return over_torch()
+
+
+@measurement("x", Goal(">=", 5.0))
+def gan_kid_from_start() -> Found:
+    """By how much the KID of the tiny GAN on simulated radiographs falls in 600 steps; minutes.
+
+    900 radiographs of 600 simulated patients in letterboxes of 64 x 64 pixels, 16 at a step, on
+    CPU. KID is against the test split, with the pixels of 32 x 32 letterboxes as features, before
+    the first step and after the last; the details give the floor, validation against test, and the
+    recall (Kynkäänniemi et al. 2019, k = 5) of each class, which should be above 0.1.
+    """
+    from benchmarks.gan_quality import kid_from_start
+
+    return kid_from_start()

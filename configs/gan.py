@@ -5,14 +5,15 @@
     python -m femur_jax.main --config=configs/gan.py:tiny --workdir=runs/gan \
         --config.dataset=DATASET --config.stage=sample
 
-tiny: 64 x 64 pixels on CPU, minutes. base: 256 x 256 pixels on one GPU.
+tiny: 64 x 64 pixels on CPU, minutes. base: 256 x 256 pixels on one GPU, the published networks of
+that size (23 M parameters each). large: 512 x 512 pixels on several GPUs.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """Variants: tiny, base."""
+    """Variants: tiny, base, large."""
     config = ConfigDict()
     config.stage = "train"  # or sample, evaluate
     config.task = "gan"
@@ -25,21 +26,28 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.model = ConfigDict(
         {
             "size": 256,
-            "channels": (768, 768, 768, 768, 512, 256, 128),  # at 4, 8, ..., size
+            "channels": (768, 768, 768, 768, 384, 192, 96),  # at 4, 8, ..., size
             "blocks": 2,
+            "group_width": 16,  # None: dense 3 x 3 convolutions
             "latent": 64,
+            "dtype": "bfloat16",  # of the four finest sizes, but for penalties
         }
     )
     config.train = ConfigDict(
         {
             "steps": 100_000,
             "batch_size": 64,
-            "accumulate": 1,  # parts of a batch, one after the other: less memory, as much work
-            "learning_rate": (2e-4, 5e-5),  # first and last value of the burn-in
-            "gamma": (150.0, 15.0),
+            # First and last value of the burn-in, as published for 256 x 256 pixels.
+            "learning_rate": (2e-4, 5e-5),
             "beta2": (0.9, 0.99),
-            "burn_in_steps": 20_000,
-            "ema_decay": 0.9995,
+            "gamma": (150.0, 15.0),
+            "ema_images": (0.0, 500_000.0),  # the moving average's half-life
+            # Published for 70,000 images: 20 million, of 25 to train on.
+            "burn_in_images": 5_000_000,
+            "penalty_interval": 1,  # 8: lazily, at every 8th step
+            # Adaptive augmentation: p rises where D prefers the real one in more than 80% of pairs.
+            "ada_target": 0.6,  # their share less that of the others
+            "ada_images": 500_000,  # in which p can go from 0 to 1
             "log_every": 100,
             "checkpoint_every": 5000,
             "images_every": 5000,
@@ -47,19 +55,31 @@ def get_config(variant: str = "base") -> ConfigDict:
     )
     config.sample = ConfigDict({"per_label": 500, "seed": 0, "batch_size": 64})
     if variant == "tiny":
-        config.model.update(size=64, channels=(64, 64, 32, 16, 8), blocks=1, latent=32)
+        config.model.update(
+            size=64,
+            channels=(64, 64, 32, 16, 8),
+            blocks=1,
+            group_width=None,
+            latent=32,
+            dtype="float32",
+        )
         config.train.update(
             steps=300,
             batch_size=16,
             learning_rate=(1e-3, 3e-4),
             gamma=(2.0, 0.2),
-            burn_in_steps=200,
-            ema_decay=0.98,
+            ema_images=(0.0, 600.0),
+            burn_in_images=3200,
+            ada_images=20_000,
             log_every=10,
             checkpoint_every=100,
             images_every=150,
         )
         config.sample.update(per_label=32, batch_size=32)
+    elif variant == "large":
+        config.model.update(size=512, channels=(768, 768, 768, 768, 384, 192, 96, 48))
+        # In proportion to the pixels, the rule of StyleGAN2-ADA (arXiv 2006.06676, appendix C).
+        config.train.update(batch_size=256, gamma=(600.0, 60.0))
     elif variant != "base":
-        raise ValueError(f"configs/gan.py has the variants tiny and base, not {variant!r}")
+        raise ValueError(f"configs/gan.py has the variants tiny, base and large, not {variant!r}")
     return config

@@ -82,7 +82,7 @@ def gan_config(dataset):
     config = get_config("tiny")
     config.dataset = str(dataset.folder)
     config.model.update(size=16, channels=(8, 8, 8), latent=4)
-    config.train.update(steps=4, batch_size=8, checkpoint_every=2, log_every=2, burn_in_steps=2)
+    config.train.update(steps=4, batch_size=8, checkpoint_every=2, log_every=2, burn_in_images=16)
     config.sample.update(per_label=3, batch_size=4)
     return config
 

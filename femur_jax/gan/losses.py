@@ -16,56 +16,72 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 Images = Float[Array, "batch height width channels"]
+Pairs = Float[Array, "twice_batch height width channels"]
 Logits = Float[Array, " batch"]
 Scalar = Float[Array, ""]
 
 
-def generator_loss(
-    discriminate: Callable[[Images], Logits], real: Images, fake: Images
-) -> tuple[Scalar, dict[str, Scalar]]:
-    """L_G and its metrics.
+def generator_loss(real_logits: Logits, fake_logits: Logits) -> Scalar:
+    """L_G.
 
     Args:
-        discriminate: D at the conditions of the batch.
-        real: x.
-        fake: G(z), through which the caller differentiates.
+        real_logits: D(x).
+        fake_logits: D(G(z)), through which the caller differentiates.
     """
-    loss = _relativistic_loss(discriminate(fake), discriminate(real))
-    return loss, {"generator_loss": loss}
+    return _relativistic_loss(favoured=fake_logits, other=real_logits)
 
 
 def discriminator_loss(
-    discriminate: Callable[[Images], Logits],
+    discriminate: Callable[[Pairs], Float[Array, " twice_batch"]],
     real: Images,
     fake: Images,
     gamma: float | Scalar,
-) -> tuple[Scalar, dict[str, Scalar]]:
-    """L_D and its metrics.
+    *,
+    penalty_weight: int = 1,
+) -> tuple[Scalar, dict[str, Array]]:
+    """L_D, and what it is made of.
+
+    Lazy penalties (Karras et al. 2020, arXiv 1912.04958, appendix B) are taken at every k-th step
+    only, with the weight k, and with the weight 0 between, where they are not computed.
 
     Args:
-        discriminate: D at the conditions of the batch, whose logits depend each on its own image.
+        discriminate: D at the conditions of real and fake in turn, x_1, G(z_1), x_2, ...; each
+            logit depends on its own image only.
         real: x.
         fake: G(z), held constant.
         gamma: weight of the penalties.
+        penalty_weight: further weight of R1 and R2.
+
+    Returns:
+        L_D; the adversarial loss, R1 and R2 with their further weight, and the logits of each
+        image.
     """
-    real_logits, r1 = _logits_and_penalty(discriminate, real)
-    fake_logits, r2 = _logits_and_penalty(discriminate, jax.lax.stop_gradient(fake))
-    adversarial = _relativistic_loss(real_logits, fake_logits)
-    loss = adversarial + gamma / 2 * (r1 + r2)
-    return loss, {
-        "discriminator_loss": adversarial,
+    # One call, twice as large, runs almost twice as fast as two. Alternating images, unlike
+    # concatenated halves, stay on their device where the batch is split over several.
+    pairs = jnp.stack([real, jax.lax.stop_gradient(fake)], axis=1)
+    images = pairs.reshape(-1, *real.shape[1:])
+    if penalty_weight:
+        logits, squares = _logits_and_squared_gradients(discriminate, images)
+    else:
+        logits = discriminate(images)
+        squares = jnp.zeros(len(images), jnp.float32)
+    real_logits, fake_logits = logits.reshape(-1, 2).T
+    r1, r2 = penalty_weight * squares.reshape(-1, 2).mean(axis=0)
+    adversarial = _relativistic_loss(favoured=real_logits, other=fake_logits)
+    return adversarial + gamma / 2 * (r1 + r2), {
+        "adversarial": adversarial,
         "r1": r1,
         "r2": r2,
-        "real_logit": jnp.mean(real_logits),
-        "fake_logit": jnp.mean(fake_logits),
+        "real_logits": real_logits,
+        "fake_logits": fake_logits,
     }
 
 
 def burn_in(step: int | Num[Array, ""], start: float, end: float, steps: int) -> Scalar:
     """A hyper-parameter that moves from `start` to `end` along half a cosine, then stays.
 
-    R3GAN moves gamma, the learning rate and Adam's beta2 so in the first part of training
-    (appendix, hyper-parameters).
+    R3GAN moves gamma, the learning rate, Adam's beta2 and the moving average's half-life so in the
+    first part of training (appendix, hyper-parameters).
 
     Args:
         step: training steps, or images, done.
@@ -82,10 +98,10 @@ def _relativistic_loss(favoured: Logits, other: Logits) -> Scalar:
     return jnp.mean(jax.nn.softplus(other - favoured))
 
 
-def _logits_and_penalty(
+def _logits_and_squared_gradients(
     discriminate: Callable[[Images], Logits], images: Images
-) -> tuple[Logits, Scalar]:
-    """D(x) and E[|grad D(x)|^2], from one forward pass, in float32 or better."""
+) -> tuple[Logits, Logits]:
+    """D(x) and |grad D(x)|^2 of each image, from one forward pass, in float32 or better."""
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
 
     def total(images: Images) -> tuple[Scalar, Logits]:
@@ -94,4 +110,4 @@ def _logits_and_penalty(
 
     # Each logit depends on its own image only, so the sum's gradient holds every image's own.
     gradient, logits = jax.grad(total, has_aux=True)(images)
-    return logits, jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
+    return logits, jnp.sum(gradient**2, axis=(1, 2, 3))

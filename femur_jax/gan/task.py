@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt16
 from tqdm import tqdm
 
@@ -17,15 +18,20 @@ from femur_jax.data.pyramid import fitted_size
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import Request, draw_requests
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+from femur_jax.gan import augment
+from femur_jax.gan.augment import Augmentation
 from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
-from femur_jax.models.functional import Params, functional
+from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 from femur_jax.parallel.rules import Rules
-from femur_jax.training.accumulate import mean_over_parts
-from femur_jax.training.state import TrainState, update_ema
+from femur_jax.training.state import TrainState
 
 CONDITIONS = len(LABELS) + 2
 """Length of the condition: class, and the radiograph's height and width within the square."""
+
+RUN_AWAY = 1e6
+"""A penalty of a discriminator that has diverged; in sound training they stay below 10."""
 
 
 class GanTask:
@@ -33,35 +39,63 @@ class GanTask:
 
     The generator fills the whole square. What it makes is multiplied by the letterbox's mask,
     which the discriminator sees beside the image, and cut out of the square in the end.
+
+    The train state's `optimizer` also holds the state of the augmentation.
     """
 
     name = "gan"
     rules: Rules = ()
 
     def __init__(self, config: Config, dataset: RadiographDataset):
-        """See configs/gan.py for the fields of `config`."""
+        """See configs/gan.py for the fields of `config`.
+
+        Raises:
+            UserError: The model's sizes do not fit together, or a schedule is out of range.
+        """
         self.config = config
         self.dataset = dataset
         model = config.model
+        shape = {"blocks": model.blocks, "group_width": model.group_width}
+
+        def discriminator(dtype: DTypeLike) -> Functions:
+            return functional(
+                lambda rngs: Discriminator(
+                    model.size, model.channels, 2, CONDITIONS, **shape, dtype=dtype, rngs=rngs
+                )
+            )
+
         self.generator = functional(
             lambda rngs: Generator(
-                model.size, model.channels, model.latent, CONDITIONS, blocks=model.blocks, rngs=rngs
+                model.size,
+                model.channels,
+                model.latent,
+                CONDITIONS,
+                **shape,
+                dtype=model.dtype,
+                rngs=rngs,
             )
         )
-        self.discriminator = functional(
-            lambda rngs: Discriminator(
-                model.size, model.channels, 2, CONDITIONS, blocks=model.blocks, rngs=rngs
-            )
+        self.discriminator = discriminator(model.dtype)
+        self.penalised_discriminator = discriminator(jnp.float32)
+        self.draw = jax.jit(self.generator.apply)
+        # Adam with beta1 = 0, whose first moment would be a copy of the gradient.
+        self.optimizer = optax.inject_hyperparams(optax.rmsprop)(
+            learning_rate=self._schedule("learning_rate"),
+            decay=self._schedule("beta2"),
+            eps=1e-8,
+            eps_in_sqrt=False,
+            bias_correction=True,
         )
+        self.gamma = self._schedule("gamma")
+        self.ema_images = self._schedule("ema_images")
 
-        def schedule(name: str):
-            start, end = config.train[name]
-            return lambda step: burn_in(step, start, end, config.train.burn_in_steps)
-
-        self.gamma = schedule("gamma")
-        self.optimizer = optax.inject_hyperparams(optax.adam)(
-            learning_rate=schedule("learning_rate"), b1=0.0, b2=schedule("beta2")
-        )
+    def _schedule(self, name: str) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
+        """Of a hyper-parameter, by step."""
+        train = self.config.train
+        start, end = train[name]
+        if train.burn_in_images <= 0:
+            raise UserError("config.train.burn_in_images must be positive.")
+        return lambda step: burn_in(step * train.batch_size, start, end, train.burn_in_images)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         key_g, key_d = jax.random.split(key)
@@ -69,11 +103,12 @@ class GanTask:
             "generator": self.generator.init(key_g),
             "discriminator": self.discriminator.init(key_d),
         }
+        optimizer = {name: self.optimizer.init(value) for name, value in params.items()}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             ema=params["generator"],
-            optimizer={name: self.optimizer.init(value) for name, value in params.items()},
+            optimizer=optimizer | {"augmentation": augment.start()},
         )
 
     def streams(self) -> list[Stream]:
@@ -85,66 +120,100 @@ class GanTask:
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         """Updates the discriminator, then the generator against the new discriminator."""
-        keys = jax.random.split(key, 2)
+        train, side = self.config.train, self.config.model.size
+        mask = letterbox_mask(batch["box"], (side, side))
+        condition = conditions(batch["label"], batch["box"], side)
+        real = batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1
+        keys = jax.random.split(key, 5)
+        augmentation: Augmentation = state.optimizer["augmentation"]
 
-        def loss_d(discriminator: Params, batch: dict[str, Array], key: Key[Array, ""]):
-            real, mask, condition = self._inputs(batch)
-            made = self._fake(state.params["generator"], key, mask, condition)
-            discriminate = self._discriminate(discriminator, mask, condition)
-            return discriminator_loss(discriminate, real, made, self.gamma(state.step))
+        def fake(generator: Params, key: Key[Array, ""]) -> Float[Array, "batch side side 1"]:
+            z = jax.random.normal(key, (real.shape[0], self.config.model.latent))
+            return self.generator.apply(generator, z, condition)
 
-        discriminator, optimizer_d, metrics_d = self._update(
-            state, "discriminator", loss_d, batch, keys[0]
+        def discriminate(model: Functions, params: Params, key: Key[Array, ""]):
+            def logits(images: Float[Array, "n side side 1"]) -> Float[Array, " n"]:
+                """Of images of this batch's masks and conditions, each of them once or twice."""
+                each = images.shape[0] // real.shape[0]
+                masks = jnp.repeat(mask, each, axis=0)
+                seen = augment.augment(images * masks, masks, key, augmentation["p"])
+                return model.apply(
+                    params, jnp.concatenate(seen, axis=-1), jnp.repeat(condition, each, axis=0)
+                )
+
+            return logits
+
+        made = fake(state.params["generator"], keys[0])
+
+        def loss_d(params: Params, penalty_weight: int):
+            model = self.penalised_discriminator if penalty_weight else self.discriminator
+            return discriminator_loss(
+                discriminate(model, params, keys[1]),
+                real,
+                made,
+                self.gamma(state.step),
+                penalty_weight=penalty_weight,
+            )
+
+        gradient_d, found = self._every(
+            state.step, jax.grad(loss_d, has_aux=True), state.params["discriminator"]
         )
+        discriminator, optimizer_d = self._update(state, "discriminator", gradient_d)
 
-        def loss_g(generator: Params, batch: dict[str, Array], key: Key[Array, ""]):
-            real, mask, condition = self._inputs(batch)
-            made = self._fake(generator, key, mask, condition)
-            return generator_loss(self._discriminate(discriminator, mask, condition), real, made)
+        def loss_g(generator: Params):
+            # Augmented apart, as two draws from one distribution.
+            real_logits, fake_logits = (
+                discriminate(self.discriminator, discriminator, key)(images)
+                for images, key in ((real, keys[2]), (fake(generator, keys[3]), keys[4]))
+            )
+            return generator_loss(real_logits, fake_logits)
 
-        generator, optimizer_g, metrics_g = self._update(state, "generator", loss_g, batch, keys[1])
+        loss, gradient_g = jax.value_and_grad(loss_g)(state.params["generator"])
+        generator, optimizer_g = self._update(state, "generator", gradient_g)
+        adapted = augment.adapt(
+            augmentation,
+            found["real_logits"],
+            found["fake_logits"],
+            target=train.ada_target,
+            images=train.ada_images,
+        )
+        keep = 0.5 ** (train.batch_size / jnp.maximum(self.ema_images(state.step), 1e-8))
         state = TrainState(
             step=state.step + 1,
             params={"generator": generator, "discriminator": discriminator},
-            ema=update_ema(state.ema, generator, state.step, self.config.train.ema_decay),
-            optimizer={"generator": optimizer_g, "discriminator": optimizer_d},
+            ema=jax.tree.map(lambda e, p: p + keep * (e - p), state.ema, generator),
+            optimizer={
+                "generator": optimizer_g,
+                "discriminator": optimizer_d,
+                "augmentation": adapted,
+            },
         )
-        return state, metrics_d | metrics_g
+        return state, {
+            "generator_loss": loss,
+            "discriminator_loss": found["adversarial"],
+            # The loop stops at a metric that is not finite, before it saves anything.
+            **{
+                name: jnp.where(found[name] < RUN_AWAY, found[name], jnp.inf)
+                for name in ("r1", "r2")
+            },
+            "real_logit": jnp.mean(found["real_logits"]),
+            "fake_logit": jnp.mean(found["fake_logits"]),
+            "augment_p": adapted["p"],
+            "r_t": adapted["r_t"],
+        }
 
-    def _inputs(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
-        """Real images in [-1, 1], masks, and conditions of a batch of `Letterbox`."""
-        side = self.config.model.size
-        mask = letterbox_mask(batch["box"], (side, side))
-        real = (batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1) * mask
-        return real, mask, conditions(batch["label"], batch["box"], side)
+    def _every(self, step: Int[Array, ""], loss: Callable, params: Params) -> Any:
+        """A loss with penalties at every k-th step, without between."""
+        k = self.config.train.penalty_interval
+        if k == 1:
+            return loss(params, 1)
+        return jax.lax.cond(step % k == 0, lambda p: loss(p, k), lambda p: loss(p, 0), params)
 
-    def _fake(self, generator: Params, key: Key[Array, ""], mask: Array, condition: Array) -> Array:
-        z = jax.random.normal(key, (len(mask), self.config.model.latent))
-        return self.generator.apply(generator, z, condition) * mask
-
-    def _discriminate(self, discriminator: Params, mask: Array, condition: Array) -> Callable:
-        return lambda images: self.discriminator.apply(
-            discriminator, jnp.concatenate([images, mask], axis=-1), condition
-        )
-
-    def _update(
-        self,
-        state: TrainState,
-        name: str,
-        loss: Callable,
-        batch: dict[str, Array],
-        key: Key[Array, ""],
-    ) -> Any:
-        """One step of Adam on one of the two networks: its parameters, Adam's state, metrics."""
-
-        def part(batch: dict[str, Array], key: Key[Array, ""]):
-            return jax.grad(loss, has_aux=True)(state.params[name], batch, key)
-
-        gradient, metrics = mean_over_parts(part, batch, key, self.config.train.accumulate)
-        update, optimizer = self.optimizer.update(
-            gradient, state.optimizer[name], state.params[name]
-        )
-        return optax.apply_updates(state.params[name], update), optimizer, metrics
+    def _update(self, state: TrainState, name: str, gradient: Params) -> tuple[Any, Any]:
+        """One step of Adam on one of the two networks: its parameters and Adam's state."""
+        params = state.params[name]
+        update, optimizer = self.optimizer.update(gradient, state.optimizer[name], params)
+        return optax.apply_updates(params, update), optimizer
 
     def generate(
         self, params: Params, requests: Sequence[Request], *, seed: int, progress: bool = False
@@ -154,7 +223,6 @@ class GanTask:
         Each latent depends on the seed and the request's position alone.
         """
         side, batch_size = self.config.model.size, self.config.sample.batch_size
-        generator = jax.jit(self.generator.apply)
         with tqdm(desc="sample", total=len(requests), disable=not progress) as bar:
             for first in range(0, len(requests), batch_size):
                 batch = requests[first : first + batch_size]
@@ -171,7 +239,7 @@ class GanTask:
                         for n in range(batch_size)
                     ]
                 )
-                made = generator(params, z, conditions(labels, boxes, side))
+                made = self.draw(params, z, conditions(labels, boxes, side))
                 for image, (top, left, height, width) in zip(
                     np.asarray(made)[: len(batch), :, :, 0], boxes, strict=False
                 ):

@@ -12,6 +12,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from femur_jax.errors import UserError
@@ -19,6 +20,7 @@ from femur_jax.errors import UserError
 _EXPANSION = 2  # of the channels inside a block
 _SLOPE = 0.2  # of the leaky ReLU below zero
 _GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # keeps the variance through the leaky ReLU (He et al. 2015)
+_FINE_SIZES = 4  # of the sizes, the finest, compute in `dtype`, as in the published presets
 
 
 def _scaled(gain: float) -> nnx.Initializer:
@@ -26,9 +28,18 @@ def _scaled(gain: float) -> nnx.Initializer:
     return nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
 
-def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, gain: float = 1.0) -> nnx.Linear:
+def _linear(
+    inputs: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    *,
+    gain: float = 1.0,
+    dtype: DTypeLike | None = None,
+) -> nnx.Linear:
     """A linear layer; on images it is the 1 x 1 convolution, as a matrix product."""
-    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=_scaled(gain), rngs=rngs)
+    return nnx.Linear(
+        inputs, outputs, use_bias=False, kernel_init=_scaled(gain), dtype=dtype, rngs=rngs
+    )
 
 
 class BiasedActivation(nnx.Module):
@@ -38,7 +49,7 @@ class BiasedActivation(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        return jax.nn.leaky_relu(x + self.bias, _SLOPE)
+        return jax.nn.leaky_relu(x + self.bias[...].astype(x.dtype), _SLOPE)
 
 
 class ResidualBlock(nnx.Module):
@@ -49,10 +60,17 @@ class ResidualBlock(nnx.Module):
     of L = `depth` blocks, so that the first updates do not grow with depth.
     """
 
-    def __init__(self, channels: int, group_width: int | None, depth: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        group_width: int | None,
+        depth: int,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+    ):
         inner = _EXPANSION * channels
         gain = _GAIN * depth ** (-1 / 4)
-        self.widen = _linear(channels, inner, rngs, gain)
+        self.widen = _linear(channels, inner, rngs, gain=gain, dtype=dtype)
         self.activation1 = BiasedActivation(inner)
         self.spatial = nnx.Conv(
             inner,
@@ -61,36 +79,40 @@ class ResidualBlock(nnx.Module):
             feature_group_count=inner // (group_width or inner),
             use_bias=False,
             kernel_init=_scaled(gain),
+            dtype=dtype,
             rngs=rngs,
         )
         self.activation2 = BiasedActivation(inner)
-        self.narrow = nnx.Linear(
-            inner, channels, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs
-        )
+        self.narrow = _linear(inner, channels, rngs, gain=0.0, dtype=dtype)
 
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
         y = self.activation1(self.widen(x))
         y = self.activation2(self.spatial(y))
-        return x + self.narrow(y)
+        return x.astype(y.dtype) + self.narrow(y)
 
 
 def resample(
     x: Float[Array, "batch h w channels"], size: int
 ) -> Float[Array, "batch {size} {size} channels"]:
-    """Bilinear resampling by a factor of two, up or down.
+    """Bilinear resampling by a factor of two, up or down, with zeros around.
 
     Pixels are centred at half integers, which gives the low-pass [1, 3, 3, 1] in both directions.
     """
-    return jax.image.resize(x, (x.shape[0], size, size, x.shape[3]), "linear")
+    border = 1 if size > x.shape[1] else 2  # of the input; twice or half as many of the output
+    excess = 2 // border
+    padded = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    side = size + 2 * excess
+    resized = jax.image.resize(padded, (x.shape[0], side, side, x.shape[3]), "linear")
+    return resized[:, excess:-excess, excess:-excess]
 
 
 class Upsample(nnx.Module):
     """Doubles the side; a 1 x 1 convolution before it where the number of channels changes."""
 
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
-        self.mix = _linear(inputs, outputs, rngs) if inputs != outputs else None
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
+        self.mix = _linear(inputs, outputs, rngs, dtype=dtype) if inputs != outputs else None
 
     def __call__(
         self, x: Float[Array, "batch h h inputs"]
@@ -102,8 +124,8 @@ class Upsample(nnx.Module):
 class Downsample(nnx.Module):
     """Halves the side; a 1 x 1 convolution after it where the number of channels changes."""
 
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
-        self.mix = _linear(inputs, outputs, rngs) if inputs != outputs else None
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
+        self.mix = _linear(inputs, outputs, rngs, dtype=dtype) if inputs != outputs else None
 
     def __call__(
         self, x: Float[Array, "batch h h inputs"]
@@ -147,7 +169,8 @@ class Generator(nnx.Module):
         group_width: channels in a group of the 3 x 3 convolutions, of twice as many channels as
             their size has. The paper uses 16; None means one group, far faster on CPUs, where
             gradients of grouped convolutions are slow.
-        rngs: streams for the initial parameters.
+        dtype: that the four finest sizes but 4 x 4 compute in; None: in that of their inputs.
+        rngs: streams for the initial parameters, which are float32.
 
     Raises:
         UserError: the sizes do not fit together.
@@ -163,14 +186,17 @@ class Generator(nnx.Module):
         embedding: int = 64,
         blocks: int = 2,
         group_width: int | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         _check(size, channels, group_width)
         residual = partial(_residual_blocks, blocks, group_width, blocks * len(channels), rngs)
         self.embed = _linear(condition, embedding, rngs)
         layers = [GenerativeBasis(latent + embedding, channels[0], rngs), *residual(channels[0])]
-        for inputs, outputs in pairwise(channels):
-            layers += [Upsample(inputs, outputs, rngs), *residual(outputs)]
+        for (inputs, outputs), fine in zip(
+            pairwise(channels), _dtypes(channels, dtype), strict=True
+        ):
+            layers += [Upsample(inputs, outputs, rngs, fine), *residual(outputs, fine)]
         layers += [_linear(channels[-1], 1, rngs)]
         self.layers = nnx.List(layers)
 
@@ -195,18 +221,18 @@ class Generator(nnx.Module):
 class Discriminator(nnx.Module):
     """Scores square images under a condition.
 
-    The features at 4 x 4 become a vector of dimension `embedding`; the logit is its inner product
-    with the embedded condition (Miyato & Koyama 2018, arXiv 1802.05637).
+    The features at 4 x 4 become a vector of as many numbers as there are channels; the logit is its
+    inner product with the embedded condition (Miyato & Koyama 2018, arXiv 1802.05637).
 
     Args:
         size: side of the images in pixels, 4 * 2^k.
         channels: for each of the sizes 4, 8, ..., `size`, in the generator's order.
         in_channels: channels of the images.
         condition: dimension of the condition vector.
-        embedding: dimension of the embedded condition.
         blocks: residual blocks for each size.
         group_width: as in the generator.
-        rngs: streams for the initial parameters.
+        dtype: as in the generator.
+        rngs: streams for the initial parameters, which are float32.
 
     Raises:
         UserError: the sizes do not fit together.
@@ -219,16 +245,18 @@ class Discriminator(nnx.Module):
         in_channels: int,
         condition: int,
         *,
-        embedding: int = 64,
         blocks: int = 2,
         group_width: int | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         _check(size, channels, group_width)
         residual = partial(_residual_blocks, blocks, group_width, blocks * len(channels), rngs)
+        transitions = list(zip(pairwise(channels), _dtypes(channels, dtype), strict=True))
+        embedding = channels[0]
         layers = [_linear(in_channels, channels[-1], rngs)]
-        for inputs, outputs in pairwise(reversed(channels)):
-            layers += [*residual(inputs), Downsample(inputs, outputs, rngs)]
+        for (outputs, inputs), fine in reversed(transitions):
+            layers += [*residual(inputs, fine), Downsample(inputs, outputs, rngs, fine)]
         layers += [*residual(channels[0]), DiscriminativeBasis(channels[0], embedding, rngs)]
         self.layers = nnx.List(layers)
         # The inner product of `embedding` terms starts with unit variance.
@@ -253,9 +281,20 @@ class Discriminator(nnx.Module):
 
 
 def _residual_blocks(
-    count: int, group_width: int | None, depth: int, rngs: nnx.Rngs, channels: int
+    count: int,
+    group_width: int | None,
+    depth: int,
+    rngs: nnx.Rngs,
+    channels: int,
+    dtype: DTypeLike | None = None,
 ) -> list[ResidualBlock]:
-    return [ResidualBlock(channels, group_width, depth, rngs) for _ in range(count)]
+    return [ResidualBlock(channels, group_width, depth, rngs, dtype) for _ in range(count)]
+
+
+def _dtypes(channels: Sequence[int], dtype: DTypeLike | None) -> list[DTypeLike | None]:
+    """That of each size after 4 x 4."""
+    fine = min(_FINE_SIZES, len(channels) - 1)
+    return [None] * (len(channels) - 1 - fine) + [dtype] * fine
 
 
 def _check(size: int, channels: Sequence[int], group_width: int | None) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
+from femur_jax.models.functional import functional
+from femur_jax.models.r3gan import Discriminator
 
 rng = np.random.default_rng(0)
 real, fake = rng.normal(size=(2, 5, 4, 3, 1))
@@ -30,20 +32,24 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
+def penalised(discriminate, gamma, **kwargs):
+    return discriminator_loss(discriminate, jnp.asarray(real), jnp.asarray(fake), gamma, **kwargs)
+
+
 def test_losses_of_a_linear_discriminator():
     d_real, d_fake = (np.einsum("nhwc,hwc->n", x, w) for x in (real, fake))
-    loss, metrics = discriminator_loss(linear, jnp.asarray(real), jnp.asarray(fake), 0.0)
+    loss, found = penalised(linear, 0.0)
     np.testing.assert_allclose(loss, np.mean(softplus(d_fake - d_real)), rtol=1e-12)
-    np.testing.assert_allclose(metrics["real_logit"], d_real.mean(), rtol=1e-12)
-    np.testing.assert_allclose(metrics["fake_logit"], d_fake.mean(), rtol=1e-12)
-    loss, _ = generator_loss(linear, jnp.asarray(real), jnp.asarray(fake))
+    np.testing.assert_allclose(found["real_logits"], d_real, rtol=1e-12)
+    np.testing.assert_allclose(found["fake_logits"], d_fake, rtol=1e-12)
+    loss = generator_loss(jnp.asarray(d_real), jnp.asarray(d_fake))
     np.testing.assert_allclose(loss, np.mean(softplus(d_real - d_fake)), rtol=1e-12)
 
 
 def test_penalties_of_a_linear_discriminator_are_its_squared_norm():
-    _, metrics = discriminator_loss(linear, jnp.asarray(real), jnp.asarray(fake), 1.0)
-    np.testing.assert_allclose(metrics["r1"], np.sum(w**2), rtol=1e-12)
-    np.testing.assert_allclose(metrics["r2"], np.sum(w**2), rtol=1e-12)
+    _, found = penalised(linear, 1.0)
+    np.testing.assert_allclose(found["r1"], np.sum(w**2), rtol=1e-12)
+    np.testing.assert_allclose(found["r2"], np.sum(w**2), rtol=1e-12)
 
 
 def test_penalties_of_a_quadratic_discriminator():
@@ -51,31 +57,48 @@ def test_penalties_of_a_quadratic_discriminator():
     r1, r2 = (np.mean(np.sum((w * x) ** 2, axis=(1, 2, 3))) for x in (real, fake))
     d_real, d_fake = (np.sum(w * x**2, axis=(1, 2, 3)) / 2 for x in (real, fake))
     gamma = 3.0
-    loss, metrics = discriminator_loss(quadratic, jnp.asarray(real), jnp.asarray(fake), gamma)
-    np.testing.assert_allclose(metrics["r1"], r1, rtol=1e-12)
-    np.testing.assert_allclose(metrics["r2"], r2, rtol=1e-12)
+    loss, found = penalised(quadratic, gamma)
+    np.testing.assert_allclose(found["r1"], r1, rtol=1e-12)
+    np.testing.assert_allclose(found["r2"], r2, rtol=1e-12)
     adversarial = np.mean(softplus(d_fake - d_real))
-    np.testing.assert_allclose(metrics["discriminator_loss"], adversarial, rtol=1e-12)
+    np.testing.assert_allclose(found["adversarial"], adversarial, rtol=1e-12)
     np.testing.assert_allclose(loss, adversarial + gamma / 2 * (r1 + r2), rtol=1e-12)
+    # Lazily: eight times the penalties at one step, none at the seven others.
+    loss, _ = penalised(quadratic, gamma, penalty_weight=8)
+    np.testing.assert_allclose(loss, adversarial + 8 * gamma / 2 * (r1 + r2), rtol=1e-12)
+    loss, found = penalised(quadratic, gamma, penalty_weight=0)
+    np.testing.assert_allclose(loss, adversarial, rtol=1e-12)
+    assert found["r1"] == found["r2"] == 0
 
 
-def test_gradient_of_the_penalised_loss_by_finite_differences():
-    """The penalties are differentiated once more, by the discriminator's parameters."""
+def test_gradient_of_the_penalised_loss_of_a_discriminator_by_finite_differences():
+    """The penalties are differentiated once more, by all of the parameters."""
+    init, apply = functional(lambda rngs: Discriminator(8, (6, 4), 1, 3, blocks=1, rngs=rngs))
+    leaves, structure = jax.tree.flatten(init(jax.random.key(0)))
+    theta = [leaf + 0.3 * rng.normal(size=leaf.shape) for leaf in leaves]
+    direction = [rng.normal(size=leaf.shape) for leaf in leaves]
+    x, made = jnp.asarray(rng.normal(size=(2, 3, 8, 8, 1)))
+    condition = jnp.repeat(jnp.asarray(rng.normal(size=(3, 3))), 2, axis=0)
 
+    @jax.jit
     def loss(theta):
-        def discriminate(images):
-            return jnp.sum(jnp.tanh(images * theta), axis=(1, 2, 3))
+        params = jax.tree.unflatten(structure, theta)
+        return discriminator_loss(lambda images: apply(params, images, condition), x, made, 2.0)[0]
 
-        return discriminator_loss(discriminate, jnp.asarray(real), jnp.asarray(fake), 2.0)[0]
-
-    theta, step = jnp.asarray(0.7), 1e-5
-    numerical = (loss(theta + step) - loss(theta - step)) / (2 * step)
-    np.testing.assert_allclose(jax.grad(loss)(theta), numerical, rtol=1e-6)
+    gradient = jax.jit(jax.grad(loss))(theta)
+    step = 1e-5
+    forward, backward = (
+        loss([t + sign * step * d for t, d in zip(theta, direction, strict=True)])
+        for sign in (1, -1)
+    )
+    analytic = sum(np.sum(g * d) for g, d in zip(gradient, direction, strict=True))
+    np.testing.assert_allclose(analytic, (forward - backward) / (2 * step), rtol=1e-6)
 
 
 def test_gradient_directions():
     """The generator raises the fakes' scores; the discriminator holds the fakes constant."""
-    by_fake = jax.grad(lambda x: generator_loss(linear, jnp.asarray(real), x)[0])(jnp.asarray(fake))
+    d_real = linear(jnp.asarray(real))
+    by_fake = jax.grad(lambda x: generator_loss(d_real, linear(x)))(jnp.asarray(fake))
     assert np.all(np.einsum("nhwc,hwc->n", by_fake, w) < 0)
     by_fake = jax.grad(lambda x: discriminator_loss(quadratic, jnp.asarray(real), x, 1.0)[0])(
         jnp.asarray(fake)
@@ -84,16 +107,16 @@ def test_gradient_directions():
 
 
 def test_large_differences_do_not_overflow():
-    loss, _ = generator_loss(lambda x: 1e4 * linear(x), jnp.asarray(real), jnp.asarray(fake))
+    loss = generator_loss(*(1e4 * linear(jnp.asarray(x)) for x in (real, fake)))
     difference = 1e4 * np.einsum("nhwc,hwc->n", real - fake, w)
     np.testing.assert_allclose(loss, np.mean(softplus(difference)), rtol=1e-12)
 
 
 def test_penalties_of_bfloat16_images_are_taken_in_float32():
     low = jnp.full((2, 3, 3, 1), 1.0, jnp.bfloat16)
-    _, metrics = discriminator_loss(lambda x: 1.01 * jnp.sum(x, (1, 2, 3)), low, low, 1.0)
-    assert metrics["r1"].dtype == jnp.float32
-    np.testing.assert_allclose(metrics["r1"], 9 * 1.01**2, rtol=1e-6)
+    _, found = discriminator_loss(lambda x: 1.01 * jnp.sum(x, (1, 2, 3)), low, low, 1.0)
+    assert found["r1"].dtype == jnp.float32
+    np.testing.assert_allclose(found["r1"], 9 * 1.01**2, rtol=1e-6)
 
 
 def test_burn_in_is_half_a_cosine():

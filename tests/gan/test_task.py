@@ -8,12 +8,17 @@ import pytest
 from femur_jax.data.letterbox import letterbox_mask
 from femur_jax.data.pyramid import fitted_size
 from femur_jax.data.requests import Request
+from femur_jax.errors import UserError
 from femur_jax.gan.task import GanTask, conditions
+
+KEY = jax.random.key(1)
 
 
 @pytest.fixture(scope="module")
 def task(dataset, gan_config):
-    return GanTask(gan_config, dataset)
+    config = gan_config.copy_and_resolve_references()
+    config.train.update(penalty_interval=2, ema_images=(0.0, 40.0), ada_images=64)
+    return GanTask(config, dataset)
 
 
 @pytest.fixture(scope="module")
@@ -21,35 +26,93 @@ def state(task):
     return jax.jit(task.init)(jax.random.key(0))
 
 
-def batch(task, count=8):
+@pytest.fixture(scope="module")
+def step(task):
+    return jax.jit(task.step)
+
+
+@pytest.fixture(scope="module")
+def rows(task):
     [(samples, _)] = task.streams()
-    rows = [samples[n] for n in range(count)]
+    rows = [samples[n] for n in range(8)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def test_a_step_moves_both_networks_and_follows_the_schedules(task, state):
-    after, metrics = jax.jit(task.step)(state, batch(task), jax.random.key(1))
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
+@pytest.fixture(scope="module")
+def history(step, state, rows):
+    """The states and metrics of three steps, the first state first."""
+    states, metrics = [state], []
+    for n in range(3):
+        after, found = step(states[-1], rows, jax.random.key(n))
+        states.append(after)
+        metrics.append(found)
+    return states, metrics
+
+
+def test_a_step_moves_both_networks_and_follows_the_schedules(history):
+    (before, after, *_), (metrics, *_) = history
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, before.params)
     assert any(jax.tree.leaves(moved["generator"]))
     assert any(jax.tree.leaves(moved["discriminator"]))
     # At the start D is zero nearly everywhere: both sides of the relativistic loss are ln 2.
     assert float(metrics["generator_loss"]) == pytest.approx(np.log(2), abs=0.3)
     settings = after.optimizer["generator"].hyperparams
     assert float(settings["learning_rate"]) == pytest.approx(1e-3, rel=1e-3)
-    assert float(settings["b2"]) == pytest.approx(0.9, rel=1e-3)
+    assert float(settings["decay"]) == pytest.approx(0.9, rel=1e-3)
 
 
-def test_the_average_is_of_the_generator(task, state):
-    after, _ = jax.jit(task.step)(state, batch(task), jax.random.key(1))
-    decay = 1 / 10  # (1 + step) / (10 + step) at step 0
-    expected = jax.tree.map(
-        lambda old, new: decay * old + (1 - decay) * new,
-        state.ema,
-        after.params["generator"],
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.ema, expected
-    )
+def test_penalties_are_taken_at_every_second_step(history):
+    _, metrics = history
+    assert [float(m["r1"]) > 0 for m in metrics] == [True, False, True]
+    assert [float(m["r2"]) > 0 for m in metrics] == [True, False, True]
+
+
+def test_a_penalty_that_runs_away_stops_the_training(step, state, rows):
+    """As infinity, at which the training loop raises its error."""
+    steep = jax.tree.map(lambda leaf: leaf, state.params)
+    steep["discriminator"]["embed"]["kernel"] *= 1e7  # the logit is linear in it
+    _, metrics = step(type(state)(state.step, steep, state.ema, state.optimizer), rows, KEY)
+    assert metrics["r1"] == metrics["r2"] == np.inf
+    assert np.isfinite(metrics["real_logit"])
+
+
+def test_the_average_has_the_scheduled_half_life(history):
+    """The half-life goes from 0 to 40 images while 16 are seen, 8 at a step."""
+    states, _ = history
+    for number, half_life in enumerate((0.0, 20.0, 40.0)):
+        keep = 0.5 ** (8 / half_life) if half_life else 0.0
+        expected = jax.tree.map(
+            lambda old, new, keep=keep: keep * old + (1 - keep) * new,
+            states[number].ema,
+            states[number + 1].params["generator"],
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            states[number + 1].ema,
+            expected,
+        )
+
+
+def test_augmentation_follows_the_signs_of_the_pairs(history):
+    states, metrics = history
+    for before, after, found in zip(states, states[1:], metrics, strict=False):
+        p, moved = (s.optimizer["augmentation"]["p"] for s in (before, after))
+        r_t = after.optimizer["augmentation"]["r_t"]
+        assert float(found["augment_p"]) == float(moved)
+        assert float(moved) == pytest.approx(max(p + np.sign(r_t - 0.6) * 8 / 64, 0))
+
+
+def test_adam_with_changing_settings(task):
+    """Against Adam as it is defined (Kingma & Ba 2015, algorithm 1), with beta1 = 0."""
+    parameter, v = jnp.asarray([1.0, -2.0, 0.5]), np.zeros(3)
+    expected, optimizer = np.array(parameter, float), task.optimizer.init(parameter)
+    for t, (rate, beta2) in enumerate(((1e-3, 0.9), (6.5e-4, 0.945), (3e-4, 0.99)), start=1):
+        gradient = np.array([0.3, -1.0, 2.0]) * t
+        v = beta2 * v + (1 - beta2) * gradient**2
+        expected -= rate * gradient / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
+        update, optimizer = task.optimizer.update(jnp.asarray(gradient, jnp.float32), optimizer)
+        parameter += update
+    np.testing.assert_allclose(parameter, expected, rtol=1e-5)
 
 
 def test_samples_have_the_requested_shape_and_do_not_depend_on_the_batch(task, state):
@@ -68,15 +131,14 @@ def test_samples_have_the_requested_shape_and_do_not_depend_on_the_batch(task, s
     assert (next(iter(task.generate(state.ema, requests[:1], seed=4))) != made[0]).any()
 
 
-def test_the_surround_does_not_matter(task, state):
-    """What lies outside of the letterbox changes neither loss."""
-    rows = batch(task)
-    changed = dict(rows)
+def test_the_surround_does_not_matter(step, state, rows):
+    """What lies outside of the letterbox changes neither loss, with any augmentation."""
+    strong = dict(state.optimizer, augmentation={"p": jnp.float32(0.8), "r_t": jnp.float32(0)})
+    state = type(state)(state.step, state.params, state.ema, strong)
     mask = np.asarray(letterbox_mask(jnp.asarray(rows["box"]), (16, 16)))[..., 0]
-    changed["pixels"] = np.where(mask > 0, rows["pixels"], 999).astype(np.uint16)
-    step = jax.jit(task.step)
-    _, a = step(state, rows, jax.random.key(1))
-    _, b = step(state, changed, jax.random.key(1))
+    changed = dict(rows, pixels=np.where(mask > 0, rows["pixels"], 999).astype(np.uint16))
+    _, a = step(state, rows, KEY)
+    _, b = step(state, changed, KEY)
     for name in a:
         assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-6), name
 
@@ -84,3 +146,10 @@ def test_the_surround_does_not_matter(task, state):
 def test_conditions_hold_class_and_size():
     box = np.array([[0, 4, 16, 8]], np.int32)
     np.testing.assert_allclose(conditions(np.array([1], np.int32), box, 16), [[0, 1, 1, 0]])
+
+
+def test_a_burn_in_without_length_is_refused(dataset, gan_config):
+    config = gan_config.copy_and_resolve_references()
+    config.train.burn_in_images = 0
+    with pytest.raises(UserError, match="burn_in_images"):
+        GanTask(config, dataset)

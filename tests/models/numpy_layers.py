@@ -36,7 +36,7 @@ def group_norm(x, groups, scale, bias, epsilon=1e-6):
 
 
 def resize_twofold(x, up):
-    """Bilinear up- or downsampling by two of (n, h, w, c): [1, 3, 3, 1], renormalised at edges."""
+    """Bilinear up- or downsampling by two of (n, h, w, c): [1, 3, 3, 1], zeros around."""
     for axis in (1, 2):
         size = x.shape[axis]
         matrix = np.zeros((2 * size, size) if up else (size // 2, size))
@@ -49,6 +49,6 @@ def resize_twofold(x, up):
             for j, weight in taps:
                 if 0 <= j < size:
                     row[j] = weight
-        matrix /= matrix.sum(axis=1, keepdims=True)
+        matrix /= 4 if up else 8
         x = np.moveaxis(np.tensordot(matrix, x, axes=(1, axis)), 0, axis)
     return x

@@ -10,6 +10,7 @@ from femur_jax.errors import UserError
 from femur_jax.models.functional import functional
 from femur_jax.models.r3gan import Discriminator, Generator, ResidualBlock, resample
 
+PUBLISHED_DEVIATIONS = (0.383, 0.0405)  # of images, and of logits of noise; see below
 SIZE, CHANNELS, LATENT, CONDITION, EMBEDDING = 16, (12, 8, 8), 5, 3, 6
 
 rng = np.random.default_rng(0)
@@ -31,9 +32,7 @@ def generator():
 @pytest.fixture(scope="session")
 def discriminator():
     init, apply = functional(
-        lambda rngs: Discriminator(
-            SIZE, CHANNELS, 2, CONDITION, embedding=EMBEDDING, blocks=1, rngs=rngs
-        )
+        lambda rngs: Discriminator(SIZE, CHANNELS, 2, CONDITION, blocks=1, rngs=rngs)
     )
     return drawn_parameters(init), jax.jit(apply)
 
@@ -125,15 +124,77 @@ def test_blocks_start_as_the_identity_at_the_published_scale():
     assert np.std(params["spatial"]["kernel"]) == pytest.approx(scale / np.sqrt(9 * 128), rel=0.05)
 
 
-def test_variance_at_the_start():
-    """Images and logits of order one, for unit-variance inputs."""
-    init, apply = functional(lambda rngs: Generator(8, (32, 16), 64, 4, blocks=1, rngs=rngs))
-    many = jax.random.normal(jax.random.key(6), (64, 64 + 4))
-    images = jax.jit(apply)(jax.jit(init)(jax.random.key(4)), many[:, :64], many[:, 64:])
-    assert 0.3 < np.std(images) < 2
-    init, apply = functional(lambda rngs: Discriminator(8, (32, 16), 1, 4, blocks=1, rngs=rngs))
-    logits = jax.jit(apply)(jax.jit(init)(jax.random.key(5)), images, many[:, 64:])
-    assert 0.01 < np.std(logits) < 2
+def count(build):
+    """Number of parameters, without drawing them."""
+    drawn = jax.eval_shape(functional(build).init, jax.random.key(0))
+    return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(drawn))
+
+
+def test_published_numbers_of_parameters():
+    """Counted in the published networks (github.com/brownvc/R3GAN, commit 19a7ddf)."""
+    wide = {"group_width": 16, "blocks": 2}
+
+    def generator(size, channels, condition):
+        return count(lambda rngs: Generator(size, channels, 64, condition, rngs=rngs, **wide))
+
+    def discriminator(size, channels, condition):
+        return count(lambda rngs: Discriminator(size, channels, 3, condition, rngs=rngs, **wide))
+
+    # CIFAR-10, conditional; theirs have three colours.
+    assert generator(32, (768,) * 4, 10) == 20_781_952 - 2 * 768
+    assert discriminator(32, (768,) * 4, 10) == 21_280_512
+    # FFHQ-256, without conditions: less the embedding, and what reads it or is read by it.
+    channels = (768, 768, 768, 768, 384, 192, 96)
+    assert generator(256, channels, 1) - 64 - 64 * 768 == 23_057_952 - 2 * 96
+    assert discriminator(256, channels, 1) - 768 - 768 * 767 == 23_009_568
+
+
+def test_statistics_at_the_start_are_the_published_ones():
+    """Medians over many draws of the published networks, made with these widths."""
+    channels = (96, 96, 48)
+    # Blocks start as the identity and change nothing: one dense one compiles fastest.
+    g = functional(lambda rngs: Generator(16, channels, 64, 10, blocks=1, rngs=rngs))
+    d = functional(lambda rngs: Discriminator(16, channels, 1, 10, blocks=1, rngs=rngs))
+    condition = jnp.eye(10)[jnp.arange(32) % 10]
+
+    @jax.jit
+    def deviations(key):
+        keys = jax.random.split(key, 4)
+        made = g.apply(g.init(keys[0]), jax.random.normal(keys[1], (32, 64)), condition)
+        noise = jax.random.normal(keys[2], (32, 16, 16, 1))
+        return jnp.std(made), jnp.std(d.apply(d.init(keys[3]), noise, condition))
+
+    found = np.median([deviations(key) for key in jax.random.split(jax.random.key(0), 20)], axis=0)
+    np.testing.assert_allclose(found, PUBLISHED_DEVIATIONS, rtol=0.15)
+
+
+def test_bfloat16_stays_near_float32(generator, discriminator):
+    """The four finest sizes compute in bfloat16; images and logits stay float32."""
+    params, apply = generator
+    low = functional(
+        lambda rngs: Generator(
+            SIZE,
+            CHANNELS,
+            LATENT,
+            CONDITION,
+            embedding=EMBEDDING,
+            blocks=1,
+            dtype=jnp.bfloat16,
+            rngs=rngs,
+        )
+    )
+    images, exact = (f(params, z, condition) for f in (jax.jit(low.apply), apply))
+    assert images.dtype == jnp.float32
+    assert 0 < np.std(images - exact) < 0.03 * np.std(exact)
+    params, apply = discriminator
+    low = functional(
+        lambda rngs: Discriminator(
+            SIZE, CHANNELS, 2, CONDITION, blocks=1, dtype=jnp.bfloat16, rngs=rngs
+        )
+    )
+    logits, exact = (f(params, image, condition) for f in (jax.jit(low.apply), apply))
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, exact, rtol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,229 @@
+"""The GAN's training step against the same networks in PyTorch, and what penalties cost."""
+
+import json
+import runpy
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.machine import cpu
+from benchmarks.measurements import Found
+from benchmarks.peer_process import PeerProcess
+from benchmarks.records import ratio_of_rounds
+from femur_jax.config import Config
+from femur_jax.data.loader import batches
+from femur_jax.data.radiograph import LABELS, Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.gan.losses import discriminator_loss, generator_loss
+from femur_jax.gan.task import CONDITIONS, GanTask
+from femur_jax.models.functional import functional
+from femur_jax.models.r3gan import Discriminator, Generator
+
+_ROOT = Path(__file__).parents[1]
+_ROUNDS = 8
+_STEPS = 4  # in a round, after one that does not count
+TOLERANCE = 1e-6  # of the largest value, in float64
+
+
+def tiny() -> Config:
+    """The config that is measured."""
+    return runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")
+
+
+def over_torch() -> Found:
+    """Speed of GanTask.step over that of benchmarks/peers/r3gan_torch.py, on CPU.
+
+    Raises:
+        RuntimeError: The two do not compute the same.
+    """
+    config = tiny()
+    with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
+        folder = Path(name)
+        task = GanTask(config, _noise_dataset(folder / "dataset", config.model.size))
+        lazy = config.copy_and_resolve_references()
+        lazy.train.penalty_interval = 8
+        own, lazy = _JaxTrainer(task), _JaxTrainer(GanTask(lazy, task.dataset))
+        expected = write_exchange(folder, config)
+        with PeerProcess("r3gan_torch.py", folder) as peer:
+            difference = largest_difference(expected, folder)
+            if difference > TOLERANCE:
+                raise RuntimeError(f"losses or gradients differ by {difference:.1e}")
+            rounds = []
+            for _ in range(_ROUNDS):
+                row = []
+                for trainer in (own, lazy, peer):
+                    trainer.seconds(1)
+                    # All eight steps between two penalties.
+                    row.append(
+                        trainer.seconds(8) / 8
+                        if trainer is lazy
+                        else trainer.seconds(_STEPS) / _STEPS
+                    )
+                rounds.append(row)
+    own_seconds, lazy_seconds, peer_seconds = zip(*rounds, strict=True)
+    ratio, spread = ratio_of_rounds(peer_seconds, own_seconds)
+    batch = config.train.batch_size
+    return Found(
+        value=ratio,
+        spread=spread,
+        device=cpu(),
+        versions={"torch": peer.about["torch"]},
+        details={
+            "images/s": batch / median(own_seconds),
+            "images/s in PyTorch": batch / median(peer_seconds),
+            "images/s with penalties at every 8th step": batch / median(lazy_seconds),
+            "rounds": f"{_ROUNDS} of {_STEPS} steps",
+            "parameters": peer.about["parameters"],
+            "largest difference of losses and gradients, relative, float64": difference,
+            "PyTorch's threads": peer.about["threads"],
+        },
+    )
+
+
+class _JaxTrainer:
+    """The training step as the training loop compiles it, on one batch."""
+
+    def __init__(self, task: GanTask):
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+        size = task.config.train.batch_size
+        self._batch = next(batches(task.streams(), batch_size=size, start=0, sharding=sharding))
+        self._key = jax.random.key(0)
+        # Placed as the loop does: an uncommitted state would compile the step twice.
+        self._state = jax.jit(task.init, out_shardings=sharding)(self._key)
+
+        def update(state, batch, key):
+            return task.step(state, batch, jax.random.fold_in(key, state.step))
+
+        self._update = jax.jit(update, donate_argnums=0)
+
+    def seconds(self, steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self._state, _ = self._update(self._state, self._batch, self._key)
+        jax.block_until_ready(self._state)
+        return time.perf_counter() - begin
+
+
+def write_exchange(folder: Path, config: Config) -> dict[str, np.ndarray]:
+    """Writes what the peer reads; see there.
+
+    Returns:
+        Losses, penalties and gradients in float64 that it should find.
+    """
+    with jax.enable_x64(True):
+        model, size, batch = config.model, config.model.size, config.train.batch_size
+        shape = {"blocks": model.blocks, "group_width": model.group_width}
+        networks = {
+            "generator": functional(
+                lambda rngs: Generator(
+                    size, model.channels, model.latent, CONDITIONS, **shape, rngs=rngs
+                )
+            ),
+            "discriminator": functional(
+                lambda rngs: Discriminator(size, model.channels, 2, CONDITIONS, **shape, rngs=rngs)
+            ),
+        }
+        rng = np.random.default_rng(0)
+        # Away from the first parameters: zeros in last layers hide what is before them.
+        params = {
+            name: jax.tree.map(
+                lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape),
+                jax.jit(network.init)(jax.random.key(0)),
+            )
+            for name, network in networks.items()
+        }
+        mask = np.zeros((batch, size, size, 1))
+        for n in range(batch):
+            mask[n, n % 5 : size - n % 3, n % 7 :] = 1
+        inputs = {
+            "real": rng.normal(size=mask.shape),
+            "mask": mask,
+            "condition": rng.normal(size=(batch, CONDITIONS)),
+            "z": rng.normal(size=(batch, model.latent)),
+            "z2": rng.normal(size=(batch, model.latent)),
+        }
+        (folder / "config.json").write_text(json.dumps(config.to_dict()))
+        _save(folder / "weights.npz", _by_path(params))
+        _save(
+            folder / "inputs.npz",
+            {n: np.moveaxis(a, -1, 1) if a.ndim == 4 else a for n, a in inputs.items()},
+        )
+        given = {name: jnp.asarray(array) for name, array in inputs.items()}
+        return jax.tree.map(np.asarray, _answers(config, networks, params, given))
+
+
+def _answers(config: Config, networks: dict, params: dict, given: dict) -> dict[str, Any]:
+    def logits(params_d: Any, images: jax.Array) -> jax.Array:
+        each = len(images) // len(given["mask"])
+        mask, condition = (jnp.repeat(given[n], each, axis=0) for n in ("mask", "condition"))
+        seen = jnp.concatenate([images * mask, mask], axis=-1)
+        return networks["discriminator"].apply(params_d, seen, condition)
+
+    def fake(params_g: Any, z: str) -> jax.Array:
+        return networks["generator"].apply(params_g, given[z], given["condition"])
+
+    def loss_d(params_d: Any):
+        return discriminator_loss(
+            lambda images: logits(params_d, images),
+            given["real"],
+            fake(params["generator"], "z"),
+            config.train.gamma[0],
+        )
+
+    def loss_g(params_g: Any):
+        fakes = logits(params["discriminator"], fake(params_g, "z2"))
+        return generator_loss(logits(params["discriminator"], given["real"]), fakes)
+
+    (value_d, found), gradient_d = jax.jit(jax.value_and_grad(loss_d, has_aux=True))(
+        params["discriminator"]
+    )
+    value_g, gradient_g = jax.jit(jax.value_and_grad(loss_g))(params["generator"])
+    losses = {
+        "discriminator_loss": value_d,
+        "r1": found["r1"],
+        "r2": found["r2"],
+        "generator_loss": value_g,
+    }
+    return losses | _by_path({"discriminator": gradient_d, "generator": gradient_g})
+
+
+def largest_difference(expected: dict[str, np.ndarray], folder: Path) -> float:
+    """Between the peer's answers and the expected ones, relative to the largest value of each."""
+    with np.load(folder / "outputs.npz") as found:
+        assert found.keys() == expected.keys()
+        return max(
+            float(np.abs(found[name] - value).max() / np.abs(value).max())
+            for name, value in expected.items()
+        )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): value
+        for path, value in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    np.savez(path, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items()})
+
+
+def _noise_dataset(folder: Path, side: int) -> RadiographDataset:
+    """Radiographs of different shapes; what they show does not matter to speed."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(folder, patch=side, provenance={"kind": "noise"}) as writer:
+        for n in range(8):
+            pixels = rng.integers(0, 2**16, (side, side - 2 * n), np.uint16)
+            radiograph = Radiograph(
+                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
+            )
+            writer.add(encode(radiograph, side), "train")
+    return RadiographDataset(folder)

@@ -1,0 +1,137 @@
+"""What the GAN learns of simulated radiographs in a fixed number of steps on CPU."""
+
+import runpy
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.spatial.distance import cdist
+
+from benchmarks.machine import cpu
+from benchmarks.measurements import Found
+from femur_jax.config import Config
+from femur_jax.data.ingest import ingest
+from femur_jax.data.letterbox import place
+from femur_jax.data.pyramid import shrink
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.requests import draw_requests
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.evaluation.distances import kernel_distance
+from femur_jax.evaluation.features import pixel_features
+from femur_jax.gan.task import GanTask
+from femur_jax.models.functional import Params
+from femur_jax.phantom.cohort import write_cohort
+from femur_jax.training import loop
+from femur_jax.training.monitor import read_scalars
+
+_ROOT = Path(__file__).parents[1]
+_SIDE = 32  # of the features
+_SAMPLES = 150  # of each class
+_NEIGHBOURS = 5
+
+
+def kid_from_start() -> Found:
+    """See `measurements.gan_kid_from_start`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return trained_on_phantoms(Path(folder))
+
+
+def trained_on_phantoms(folder: Path) -> Found:
+    """The same, leaving its data and its run in a folder."""
+    config = runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")
+    config.dataset = str(simulated(folder))
+    config.train.update(steps=600, burn_in_images=6000, checkpoint_every=200)
+    dataset = RadiographDataset(config.dataset)
+    task = GanTask(config, dataset)
+    begin = perf_counter()
+    state = loop.train(task, config, folder / "run")
+    seconds = perf_counter() - begin
+    untrained = jax.jit(task.init)(jax.random.key(config.seed)).ema
+    real = _features(dataset, "test")
+    floor = kernel_distance(real, _features(dataset, "validation")).value
+    before, after = (_samples(task, params, config) for params in (untrained, state.ema))
+    kid = {
+        name: kernel_distance(real, made).value
+        for name, made in (("start", before), ("end", after))
+    }
+    labels = np.repeat(np.arange(len(LABELS)), _SAMPLES)
+    covered = {
+        label: float(np.mean(recalled(_features(dataset, "test", label), after[labels == n])))
+        for n, label in enumerate(LABELS)
+    }
+    last = read_scalars(folder / "run")[-1]
+    return Found(
+        value=kid["start"] / kid["end"],
+        device=cpu(),
+        details={
+            "KID at the start": kid["start"],
+            "KID at the end": kid["end"],
+            "KID of real validation radiographs": floor,
+            **{f"recall of {label}": value for label, value in covered.items()},
+            "r_t at the end": last["r_t"],
+            "augmentation p at the end": last["augment_p"],
+            "R1 at the end": last["r1"],
+            "R2 at the end": last["r2"],
+            "steps": config.train.steps,
+            "batch": config.train.batch_size,
+            "seconds of training": seconds,
+        },
+    )
+
+
+def simulated(folder: Path) -> Path:
+    """A dataset of 900 radiographs of 600 patients, 64 to 128 pixels long."""
+    dataset = folder / "dataset"
+    if not dataset.exists():
+        labels = write_cohort(
+            folder / "cohort",
+            patients=600,
+            images=900,
+            hospitals=8,
+            aff_fraction=0.4,
+            long_side=(64, 128),
+            coarsest_mm=1.2,
+            seed=7,
+        )
+        ingest(
+            labels.parent,
+            labels,
+            dataset,
+            patch=64,
+            key_file=folder / "key",
+            fractions=(0.15, 0.25),
+        )
+    return dataset
+
+
+def recalled(
+    real: Float[np.ndarray, "real dim"], made: Float[np.ndarray, "made dim"]
+) -> Bool[np.ndarray, " real"]:
+    """Whether each real one lies within the made ones' manifold.
+
+    Kynkäänniemi et al. 2019, arXiv 1904.06991: closer to any made one than that one's k-th
+    neighbour among the made ones; the mean is the recall.
+    """
+    radius = np.sort(cdist(made, made), axis=1)[:, _NEIGHBOURS]
+    return np.any(cdist(real, made) <= radius, axis=1)
+
+
+def _features(
+    dataset: RadiographDataset, split: str, label: str | None = None
+) -> Float[np.ndarray, "n pixels"]:
+    wanted = [n for n in dataset.split(split) if label in (None, dataset.entries[n].label)]
+    return pixel_features(dataset, wanted, _SIDE)
+
+
+def _samples(task: GanTask, params: Params, config: Config) -> Float[np.ndarray, "n pixels"]:
+    """Features of generated radiographs, label by label."""
+    requests = draw_requests(task.dataset, per_label=_SAMPLES, seed=1)
+    square = (_SIDE, _SIDE)
+    squares = [
+        place(shrink(pixels, square), square)[0]
+        for pixels in task.generate(params, requests, seed=1)
+    ]
+    return np.stack(squares).reshape(len(squares), -1).astype(np.float32) / 65535

@@ -1,0 +1,309 @@
+"""The GAN's training step in eager PyTorch on CPU: the peer of GanTask.step.
+
+    .bench-venv/bin/python benchmarks/peers/r3gan_torch.py FOLDER
+
+FOLDER holds what femur_jax works with as well: config.json (a config of gan.py), weights.npz (by
+path, of both networks) and inputs.npz (real, mask, condition and two latents of each image). First
+answers losses and their gradients at these weights, in float64, in outputs.npz; then, for each
+number n read from standard input, takes n training steps in float32. Each answer is a line of JSON
+on standard output.
+
+torch.compile does not trace through a gradient of a gradient, which the penalties need, so the
+step runs eagerly. It leaves out the augmentation, which the peer has.
+"""
+
+import json
+import os
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EMBEDDING = 64
+CALIBRATION_STEPS = 2
+
+
+class Linear(nn.Module):
+    """Without bias; on images a 1 x 1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return functional.linear(x, self.kernel)
+        return functional.conv2d(x, self.kernel[:, :, None, None])
+
+
+class Convolution(nn.Module):
+    """3 x 3, without bias, in groups."""
+
+    def __init__(self, channels: int, group_width: int):
+        super().__init__()
+        self.groups = channels // group_width
+        self.kernel = nn.Parameter(torch.empty(channels, group_width, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.kernel, padding=1, groups=self.groups)
+
+
+class BiasedActivation(nn.Module):
+    """A bias for each channel, then leaky ReLU."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.leaky_relu(x + self.bias[:, None, None], 0.2)
+
+
+class ResidualBlock(nn.Module):
+    """An inverted bottleneck."""
+
+    def __init__(self, channels: int, group_width: int | None):
+        super().__init__()
+        inner = 2 * channels
+        self.widen = Linear(channels, inner)
+        self.activation1 = BiasedActivation(inner)
+        self.spatial = Convolution(inner, group_width or inner)
+        self.activation2 = BiasedActivation(inner)
+        self.narrow = Linear(inner, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation1(self.widen(x))
+        return x + self.narrow(self.activation2(self.spatial(y)))
+
+
+class Resample(nn.Module):
+    """By a factor, with a 1 x 1 convolution at the smaller size where channels change."""
+
+    def __init__(self, inputs: int, outputs: int, factor: float):
+        super().__init__()
+        self.mix = Linear(inputs, outputs) if inputs != outputs else None
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mix and self.factor > 1:
+            x = self.mix(x)
+        # Zeros around, whose share of the result is cut off.
+        border, excess = (1, 2) if self.factor > 1 else (2, 1)
+        x = functional.interpolate(
+            functional.pad(x, [border] * 4),
+            scale_factor=self.factor,
+            mode="bilinear",
+            antialias=self.factor < 1,
+        )[..., excess:-excess, excess:-excess]
+        return self.mix(x) if self.mix and self.factor < 1 else x
+
+
+class Basis(nn.Module):
+    """From a vector to 4 x 4 images, or back."""
+
+    def __init__(self, channels: int, vector: int, *, generative: bool):
+        super().__init__()
+        self.generative = generative
+        self.basis = nn.Parameter(torch.empty(channels, 4, 4))
+        self.weight = Linear(vector, channels) if generative else Linear(channels, vector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.generative:
+            return self.basis * self.weight(x)[:, :, None, None]
+        return self.weight((x * self.basis).sum((2, 3)))
+
+
+class Generator(nn.Module):
+    """Images from latents and conditions."""
+
+    def __init__(self, model: dict[str, Any], conditions: int):
+        super().__init__()
+        channels, blocks = model["channels"], (model["blocks"], model["group_width"])
+        self.embed = Linear(conditions, EMBEDDING)
+        layers = [Basis(channels[0], model["latent"] + EMBEDDING, generative=True)]
+        layers += residual_blocks(channels[0], *blocks)
+        for inputs, outputs in pairwise(channels):
+            layers += [Resample(inputs, outputs, 2), *residual_blocks(outputs, *blocks)]
+        self.layers = nn.Sequential(*layers, Linear(channels[-1], 1))
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.layers(torch.cat([z, self.embed(condition)], dim=1))
+
+
+class Discriminator(nn.Module):
+    """Logits of images under conditions."""
+
+    def __init__(self, model: dict[str, Any], conditions: int):
+        super().__init__()
+        channels, blocks = model["channels"], (model["blocks"], model["group_width"])
+        layers: list[nn.Module] = [Linear(2, channels[-1])]
+        for inputs, outputs in pairwise(reversed(channels)):
+            layers += [*residual_blocks(inputs, *blocks), Resample(inputs, outputs, 0.5)]
+        layers += residual_blocks(channels[0], *blocks)
+        self.layers = nn.Sequential(*layers, Basis(channels[0], channels[0], generative=False))
+        self.embed = Linear(conditions, channels[0])
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        return (self.layers(image) * self.embed(condition)).sum(1)
+
+
+def residual_blocks(channels: int, count: int, group_width: int | None) -> list[nn.Module]:
+    return [ResidualBlock(channels, group_width) for _ in range(count)]
+
+
+class Trainer:
+    """Both networks in training on one batch."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        weights: dict[str, np.ndarray],
+        inputs: dict[str, np.ndarray],
+        dtype: torch.dtype,
+        memory_format: torch.memory_format,
+    ):
+        self.train, self.memory_format = config["train"], memory_format
+        self.inputs = {
+            name: self._formatted(torch.from_numpy(value).to(dtype))
+            for name, value in inputs.items()
+        }
+        conditions = self.inputs["condition"].shape[1]
+        self.generator = Generator(config["model"], conditions)
+        self.discriminator = Discriminator(config["model"], conditions)
+        for name in ("generator", "discriminator"):
+            network = getattr(self, name).to(dtype)
+            load(network, {k: v for k, v in weights.items() if k.startswith(name + "/")})
+            network.to(memory_format=memory_format)
+        settings = {"lr": self.train["learning_rate"][0], "betas": (0.0, self.train["beta2"][0])}
+        self.optimizers = {
+            name: torch.optim.Adam(getattr(self, name).parameters(), **settings, fused=True)
+            for name in ("generator", "discriminator")
+        }
+        self.ema = [p.detach().clone() for p in self.generator.parameters()]
+
+    def _formatted(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.memory_format) if x.ndim == 4 else x
+
+    def _discriminate(self, images: Tensor) -> Tensor:
+        """Logits; the mask is applied to the images, and shown beside them."""
+        each = len(images) // len(self.inputs["mask"])
+        mask = self.inputs["mask"].repeat(each, 1, 1, 1)
+        seen = self._formatted(torch.cat([images * mask, mask], dim=1))
+        return self.discriminator(seen, self.inputs["condition"].repeat(each, 1))
+
+    def discriminator_loss(self) -> dict[str, Tensor]:
+        """Its terms, penalties included (arXiv 2501.05441)."""
+        real, condition = self.inputs["real"], self.inputs["condition"]
+        with torch.no_grad():
+            fake = self.generator(self.inputs["z"], condition)
+        images = torch.cat([real, fake]).requires_grad_()
+        logits = self._discriminate(images)
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        r1, r2 = gradient.square().sum((1, 2, 3)).view(2, -1).mean(1)
+        d_real, d_fake = logits.view(2, -1)
+        adversarial = functional.softplus(d_fake - d_real).mean()
+        loss = adversarial + self.train["gamma"][0] / 2 * (r1 + r2)
+        return {"discriminator_loss": loss, "r1": r1, "r2": r2}
+
+    def generator_loss(self) -> Tensor:
+        with torch.no_grad():
+            d_real = self._discriminate(self.inputs["real"])
+        d_fake = self._discriminate(self.generator(self.inputs["z2"], self.inputs["condition"]))
+        return functional.softplus(d_real - d_fake).mean()
+
+    def step(self) -> None:
+        """Discriminator, generator, moving average."""
+        self.optimizers["discriminator"].zero_grad(set_to_none=True)
+        self.discriminator_loss()["discriminator_loss"].backward()
+        self.optimizers["discriminator"].step()
+        self.discriminator.requires_grad_(False)
+        self.optimizers["generator"].zero_grad(set_to_none=True)
+        self.generator_loss().backward()
+        self.optimizers["generator"].step()
+        self.discriminator.requires_grad_(True)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, list(self.generator.parameters()), 0.1)
+
+    def answer(self) -> dict[str, np.ndarray]:
+        """Losses, and gradients by path, as the peer lays them out."""
+        terms = self.discriminator_loss()
+        terms["discriminator_loss"].backward()
+        answers = {name: value.detach().numpy() for name, value in terms.items()}
+        answers |= gradients("discriminator", self.discriminator)
+        loss = self.generator_loss()
+        loss.backward()
+        answers["generator_loss"] = loss.detach().numpy()
+        return answers | gradients("generator", self.generator)
+
+
+def load(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
+    """Takes weights that are laid out channels last."""
+    parameters = dict(network.named_parameters())
+    assert len(parameters) == len(weights)
+    for path, value in weights.items():
+        name = path.partition("/")[2].replace("/", ".")
+        with torch.no_grad():
+            parameters[name].copy_(torch.from_numpy(outputs_first(value)))
+
+
+def gradients(name: str, network: nn.Module) -> dict[str, np.ndarray]:
+    """By path, channels last."""
+    found = {}
+    for path, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        found[f"{name}/{path.replace('.', '/')}"] = outputs_last(parameter.grad.numpy().copy())
+    return found
+
+
+def outputs_first(value: np.ndarray) -> np.ndarray:
+    """Kernels as outputs, inputs, height, width; others channels first."""
+    first = np.moveaxis(value, -1, 0)
+    return np.ascontiguousarray(np.moveaxis(first, -1, 1) if value.ndim == 4 else first)
+
+
+def outputs_last(value: np.ndarray) -> np.ndarray:
+    """The inverse."""
+    return np.moveaxis(np.moveaxis(value, 1, -1) if value.ndim == 4 else value, 0, -1)
+
+
+def seconds(trainer: Trainer, steps: int) -> float:
+    """Wall time of some steps."""
+    begin = time.perf_counter()
+    for _ in range(steps):
+        trainer.step()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = json.loads((folder / "config.json").read_text())
+    with np.load(folder / "weights.npz") as weights, np.load(folder / "inputs.npz") as inputs:
+        given = config, dict(weights), dict(inputs)
+    exact = Trainer(*given, torch.float64, torch.contiguous_format)
+    np.savez(folder / "outputs.npz", **exact.answer())
+    about: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(len(p.flatten()) for p in exact.generator.parameters())
+        + sum(len(p.flatten()) for p in exact.discriminator.parameters()),
+    }
+    print(json.dumps(about), flush=True)
+    trainers: dict[float, Trainer] = {}
+    for line in sys.stdin:
+        if not trainers:
+            for memory_format in (torch.contiguous_format, torch.channels_last):
+                trainer = Trainer(*given, torch.float32, memory_format)
+                seconds(trainer, 1)
+                trainers[seconds(trainer, CALIBRATION_STEPS)] = trainer
+        print(json.dumps(seconds(trainers[min(trainers)], int(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The whole losses and their gradients against PyTorch, where `make bench` has installed it."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import environment, gan
+from benchmarks.peer_process import PeerProcess
+
+
+@pytest.mark.skipif(not environment._FOLDER.is_dir(), reason="PyTorch is not installed")
+def test_losses_penalties_and_gradients_equal_pytorch(tmp_path: Path):
+    config = gan.tiny()
+    config.model.update(size=16, channels=(16, 8, 8), latent=4, group_width=8)
+    config.train.batch_size = 4
+    expected = gan.write_exchange(tmp_path, config)
+    with PeerProcess("r3gan_torch.py", tmp_path):
+        assert gan.largest_difference(expected, tmp_path) < gan.TOLERANCE
