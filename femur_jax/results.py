@@ -18,9 +18,10 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation import report
 from femur_jax.evaluation.classification import ClassifierTask, predict
+from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.distances import MIN_SAMPLES, frechet_distance, kernel_distance
-from femur_jax.evaluation.features import pixel_features
-from femur_jax.evaluation.memorization import audit
+from femur_jax.evaluation.features import thumbnails
+from femur_jax.evaluation.memorization import audit, membership_inference, verdict
 from femur_jax.evaluation.statistics import Interval
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
@@ -30,7 +31,6 @@ SHOWN = {"real": "real", "diffusion": "diffusion", "gan": "GAN"}
 
 _SHOWN_PER_CLASS = 6
 _PAIRS = 4
-_PIXEL_SIDE = 32
 _LABEL_SETS = {"both": LABELS, **{label: (label,) for label in LABELS}}
 _LOSSES = {"diffusion": ("loss",), "gan": ("discriminator_loss", "generator_loss")}
 
@@ -188,11 +188,10 @@ def _neighbours(
         train = _of_labels(real, "train", [label])
         held_out = _of_labels(real, "validation", [label]) + _of_labels(real, "test", [label])
         made = _of_labels(dataset, "train", [label])
-        found = audit(
-            pixel_features(dataset, made, _PIXEL_SIDE),
-            pixel_features(real, train, _PIXEL_SIDE),
-            pixel_features(real, held_out, _PIXEL_SIDE),
-        )
+        pictures = thumbnails(dataset, made), thumbnails(real, train), thumbnails(real, held_out)
+        found = audit(*pictures, most_correlated)
+        patients = ([real.entries[n].patient for n in split] for split in (train, held_out))
+        attack = membership_inference(*pictures, *patients, search=most_correlated)
         result.append(
             report.Neighbours(
                 source=SHOWN[name],
@@ -201,15 +200,18 @@ def _neighbours(
                 pairs=[
                     report.NeighbourPair(
                         dataset.read(made[n]),
-                        real.read(train[found.nearest.index[n]]),
-                        float(found.nearest.distance[n]),
+                        real.read(train[found.index[n]]),
+                        float(found.ratio[n]),
                     )
-                    for n in np.argsort(found.nearest.distance)[:_PAIRS]
+                    for n in np.argsort(found.ratio)[:_PAIRS]
                 ],
                 threshold=found.threshold,
-                flagged_share=float(found.flagged.mean()),
+                flagged_share=found.flagged_share,
                 chance_share=found.chance_share,
+                copies=int(found.copies.sum()),
                 authentic_share=float(found.authentic.mean()),
+                membership_auc=attack.auc,
+                verdict=verdict({"correlation": found}).sentence,
             )
         )
     return result

@@ -22,9 +22,10 @@ from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
+from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
-from femur_jax.evaluation.features import pixel_features
-from femur_jax.evaluation.memorization import audit
+from femur_jax.evaluation.features import pixel_features, thumbnails
+from femur_jax.evaluation.memorization import audit, verdict
 from femur_jax.evaluation.statistics import patient_scores, roc_auc, sensitivity_at_specificity
 from femur_jax.files import write_atomically
 from femur_jax.gan.task import GanTask
@@ -115,22 +116,27 @@ def evaluate(config: Config, workdir: Path) -> None:
         print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
     else:
         synthetic = RadiographDataset(workdir / SYNTHETIC)
-        train, held_out = (
-            pixel_features(real, real.split(split), _FEATURE_SIDE) for split in ("train", "test")
-        )
-        made = pixel_features(synthetic, synthetic.split("train"), _FEATURE_SIDE)
+        samples = synthetic.split("train")
+        held_out = pixel_features(real, real.split("test"), _FEATURE_SIDE)
+        made = pixel_features(synthetic, samples, _FEATURE_SIDE)
         kid = kernel_distance(held_out, made)
-        found = audit(made, train, held_out)
+        pictures = {split: thumbnails(real, real.split(split)) for split in ("train", "test")}
+        found = audit(
+            thumbnails(synthetic, samples), pictures["train"], pictures["test"], most_correlated
+        )
+        told = verdict({"correlation": found})
         result = {
             "features": f"pixels {_FEATURE_SIDE} x {_FEATURE_SIDE}",
             "fid": frechet_distance(held_out, made),
             "kid": dataclasses.asdict(kid),
-            "flagged_share": float(np.mean(found.flagged)),
+            "copies": int(found.copies.sum()),
+            "flagged_share": dataclasses.asdict(found.flagged_share),
             "authentic_share": float(np.mean(found.authentic)),
+            "verdict": told.sentence,
         }
         print(
-            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}, "
-            f"flagged as near copies {result['flagged_share']:.1%}"
+            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}\n"
+            f"{told.sentence}"
         )
     write_atomically(workdir / EVALUATION, json.dumps(result))
 

@@ -44,7 +44,7 @@ def k_nearest(
     Raises:
         UserError: There are fewer than k references to find.
     """
-    if len(references) < k + (exclude is not None):
+    if len(references) < max(k, 1) + (exclude is not None):
         raise UserError(
             f"A search for {k} nearest neighbours among {len(references)} samples has too few to "
             "compare with: use a larger split."

@@ -83,23 +83,27 @@ class DistanceRow:
 
 @dataclass(frozen=True)
 class NeighbourPair:
-    """A synthetic radiograph and the training radiograph nearest to it."""
+    """A synthetic radiograph, the training radiograph nearest to it and their distance ratio."""
 
     synthetic: GreyImage
     nearest: GreyImage
-    distance: float
+    ratio: float
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The memorisation audit of one generator and class.
+    """The memorisation audit of one generator and class; see `memorization.Audit`.
 
     Attributes:
-        pairs: The pairs to show, nearest first.
-        threshold: Distance up to which a synthetic radiograph is flagged.
-        flagged_share: Share of all `n` audited radiographs, 0 to 1.
+        pairs: The pairs to show, worst first.
+        n: Number of audited radiographs.
+        threshold: Distance ratio up to which a synthetic radiograph is flagged.
+        flagged_share: Of all `n`.
         chance_share: Share of real held-out radiographs that would be flagged, in expectation.
-        authentic_share: Share of all `n` audited radiographs.
+        copies: Radiographs that are too near for any chance.
+        authentic_share: Share of all `n`, 0 to 1.
+        membership_auc: How well membership is inferred from the synthetic set; 0.5 is a coin.
+        verdict: In one sentence, with its thresholds.
     """
 
     source: str
@@ -107,9 +111,12 @@ class Neighbours:
     n: int
     pairs: Sequence[NeighbourPair]
     threshold: float
-    flagged_share: float
+    flagged_share: Interval
     chance_share: float
+    copies: int
     authentic_share: float
+    membership_auc: Interval
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,12 @@ def write_report(results: StudyResults, path: Path) -> None:
     The file appears whole or not at all: it is written beside `path` and then moved there.
     """
     environment = template_environment(Path(__file__).parent)
-    environment.filters |= {"duration": _duration, "interval": _interval_text, "number": _number}
+    environment.filters |= {
+        "duration": _duration,
+        "interval": _interval_text,
+        "number": _number,
+        "percent": _percent_text,
+    }
     html = environment.get_template("report.html.j2").render(
         results=results,
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
@@ -204,6 +216,10 @@ def auc_table(rows: Sequence[ClassifierRow]) -> str:
 
 def _interval_text(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _percent_text(interval: Interval) -> str:
+    return f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
 
 
 def _number(value: float) -> str:

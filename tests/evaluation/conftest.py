@@ -28,5 +28,5 @@ def drawn_radiographs(rng: np.random.Generator, n: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def pictures():
     """Drawn radiographs by split."""
-    drawn = drawn_radiographs(np.random.default_rng(0), 700)
-    return {"train": drawn[:300], "validation": drawn[300:500], "test": drawn[500:]}
+    drawn = drawn_radiographs(np.random.default_rng(0), 600)
+    return {"train": drawn[:200], "validation": drawn[200:400], "test": drawn[400:]}

@@ -72,9 +72,12 @@ def made_up_results() -> StudyResults:
                     NeighbourPair(grey(50, 40), grey(52, 33), 2.5),
                 ],
                 threshold=2.0,
-                flagged_share=0.015,
+                flagged_share=Interval(0.015, 0.004, 0.04),
                 chance_share=0.011,
                 authentic_share=0.925,
+                copies=2,
+                membership_auc=Interval(0.52, 0.47, 0.57),
+                verdict="No sign of copies: a sentence.",
             )
         ],
         sizes=[
@@ -201,7 +204,8 @@ def test_every_number_of_the_tables_is_there(page: Page):
     assert page.row("real + GAN") == ["real + GAN", "256", interval, sensitivity, "30"]
     assert page.row("diffusion", "AFF", "126")[3:] == ["200", "12.3", "31.2 ± 2.1"]
     assert page.row("real, held out")[3:] == ["89", "4.5", "-0.3 ± 0.4"]
-    assert page.row("GAN", "AFF", "200") == ["GAN", "AFF", "200", "1.5%", "1.1%", "92.5%", "2"]
+    audited = ["GAN", "AFF", "200", "2", "1.5% [0.4%, 4.0%]", "1.1%", "92.5%", "0.52 [0.47, 0.57]"]
+    assert page.row("GAN", "AFF", "200") == audited
 
 
 def test_tables_are_accessible(page: Page):
@@ -233,8 +237,9 @@ def test_images_are_the_upper_eight_bits_at_one_integer_zoom(page: Page):
 
 
 def test_neighbour_pairs_name_their_distance_and_flag_only_the_near_one(html: str, page: Page):
-    assert "0.75 × threshold, flagged" in page.text
-    assert re.search(r"1.25 × threshold(?!, flagged)", page.text)
+    assert "ratio 1.50, flagged" in page.text
+    assert re.search(r"ratio 2.50(?!, flagged)", page.text)
+    assert "No sign of copies: a sentence." in page.text
     assert html.count('class="pair flagged"') == 1
     nearest = [i for i in page.all("img") if (i["alt"] or "").startswith("nearest")]
     assert [decode(img).shape for img in nearest] == [(52, 33)] * 2

@@ -1,0 +1,33 @@
+"""Thumbnails and patches of a dataset, against windows of its own pixels."""
+
+import numpy as np
+from PIL import Image
+
+from femur_jax.evaluation.features import grid_patches, pixel_features, thumbnails
+
+
+def test_thumbnails_show_the_whole_radiograph(dataset):
+    own = [n for n, e in enumerate(dataset.entries) if min(e.height, e.width) >= 24]
+    got = thumbnails(dataset, own, side=12)
+    for picture, n in zip(got, own, strict=True):
+        pixels = Image.fromarray(dataset.read(n).astype(np.float32))
+        whole = np.asarray(pixels.resize((12, 12), Image.Resampling.BILINEAR))
+        # From a coarser level, so not the same to the last digit.
+        assert np.corrcoef(picture.ravel(), whole.ravel())[0, 1] > 0.9
+
+
+def test_grid_patches_are_windows_of_the_radiograph(dataset):
+    entry = dataset.entries[0]
+    got = grid_patches(dataset, [0], side=10, stride=7)
+    pixels = dataset.read(0)
+    places = [(y, x) for y in range(0, entry.height - 9, 7) for x in range(0, entry.width - 9, 7)]
+    assert len(got) == len(places)
+    for patch, (y, x) in zip(got, places, strict=True):
+        np.testing.assert_array_equal(patch, pixels[y : y + 10, x : x + 10])
+    assert len(grid_patches(dataset, [0], side=1000, stride=7)) == 0
+    assert len(grid_patches(dataset, [0], side=4, stride=7, level=9)) == 0
+
+
+def test_pixel_features_are_grey_values(dataset):
+    got = pixel_features(dataset, [0, 3], 16)
+    assert got.shape == (2, 256) and got.min() >= 0 and got.max() <= 1
