@@ -1,13 +1,20 @@
 """Radiographs as vectors and pictures of one size, for distances and nearest neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, UInt16
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Float32, UInt16
 from PIL import Image
 
 from femur_jax.data.letterbox import letterbox
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.models.functional import functional
+from femur_jax.models.inception import SIDE, Inception, inception_params
+from femur_jax.models.torch_file import read_weights
 
 THUMBNAIL_SIDE = 48
 """Pixels; enough for a radiograph to be told from all others, see `correlation`."""
@@ -66,3 +73,66 @@ def grid_patches(
                 views = np.lib.stride_tricks.sliding_window_view(image, (side, side))
                 windows.append(views[::stride, ::stride].reshape(-1, side, side))
     return np.concatenate(windows) if windows else np.empty((0, side, side), np.uint16)
+
+
+def inception(weights: Path) -> Callable[[Float[Array, "n 299 299"]], Float[Array, "n 2048"]]:
+    """The extractor of FID, from the weights file of pytorch-fid or torch-fidelity.
+
+    It takes grey values in [0, 1] and sees them as three equal colours.
+
+    Raises:
+        UserError: The file cannot be read, or is of another network.
+    """
+    params = jax.tree.map(jnp.asarray, inception_params(read_weights(weights)))
+    apply = functional(Inception).apply
+
+    def extract(images: Float[Array, "n 299 299"]) -> Float[Array, "n 2048"]:
+        return apply(params, jnp.repeat(2 * images[..., None] - 1, 3, axis=-1))
+
+    return extract
+
+
+def network_features(
+    extract: Callable[[Array], Array],
+    images: Iterable[UInt16[np.ndarray, "side side"]],
+    *,
+    batch_size: int = 32,
+) -> Float32[np.ndarray, "n dim"]:
+    """Features of a stream of images, in batches that are spread over all devices.
+
+    Args:
+        extract: Grey values in [0, 1] to features, such as `inception`.
+        images: All of one size; the whole of them is never in memory.
+        batch_size: Rounded up to a multiple of the number of devices.
+    """
+    devices = np.array(jax.devices())
+    batch_size = -(-batch_size // len(devices)) * len(devices)
+    sharding = NamedSharding(Mesh(devices, ("data",)), PartitionSpec("data"))
+    run = jax.jit(extract)
+    features, batch = [], []
+
+    def finish() -> None:
+        padded = np.zeros((batch_size, *batch[0].shape), np.float32)
+        padded[: len(batch)] = np.stack(batch) / np.float32(65535)
+        features.append(np.asarray(run(jax.device_put(padded, sharding)))[: len(batch)])
+        batch.clear()
+
+    for image in images:
+        batch.append(image)
+        if len(batch) == batch_size:
+            finish()
+    if batch:
+        finish()
+    return np.concatenate(features)
+
+
+def inception_features(
+    weights: Path, dataset: RadiographDataset, radiographs: Sequence[int]
+) -> Float32[np.ndarray, "n 2048"]:
+    """Inception's features of whole radiographs, letterboxed and never enlarged.
+
+    Raises:
+        UserError: As `inception`.
+    """
+    images = (letterbox(dataset, n, (SIDE, SIDE))["pixels"] for n in radiographs)
+    return network_features(inception(weights), images)

@@ -3,7 +3,12 @@
 import numpy as np
 from PIL import Image
 
-from femur_jax.evaluation.features import grid_patches, pixel_features, thumbnails
+from femur_jax.evaluation.features import (
+    grid_patches,
+    network_features,
+    pixel_features,
+    thumbnails,
+)
 
 
 def test_thumbnails_show_the_whole_radiograph(dataset):
@@ -31,3 +36,15 @@ def test_grid_patches_are_windows_of_the_radiograph(dataset):
 def test_pixel_features_are_grey_values(dataset):
     got = pixel_features(dataset, [0, 3], 16)
     assert got.shape == (2, 256) and got.min() >= 0 and got.max() <= 1
+
+
+def test_network_features_are_in_order_and_do_not_depend_on_the_batch():
+    images = np.random.default_rng(0).integers(0, 65536, size=(21, 6, 5)).astype(np.uint16)
+
+    def extract(x):
+        return x.reshape(len(x), -1)[:, :7] ** 2
+
+    expected = (images.reshape(21, -1)[:, :7] / 65535) ** 2
+    for batch_size in (3, 16):  # eight devices: 8 and 16
+        got = network_features(extract, iter(images), batch_size=batch_size)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
