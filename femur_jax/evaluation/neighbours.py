@@ -73,7 +73,10 @@ def squared_distances(
     Sets are centred first: with small norms the products are accurate to about 1e-6 of them.
     """
     centre = references.mean(axis=0, dtype=np.float64)
-    q, r = ((x - centre).astype(np.float32) for x in (queries, references))
+    q, r = (
+        np.subtract(x, centre, out=np.empty(x.shape, np.float32), casting="same_kind")
+        for x in (queries, references)
+    )
     r_squared = np.einsum("ij,ij->i", r, r)
     block = max(1, _BLOCK_BYTES // (4 * len(r)))
     for start in range(0, len(q), block):
