@@ -4,7 +4,8 @@ import datetime
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from femur_jax.evaluation.distances import (
     frechet_distance_infinity,
     kernel_distance,
 )
-from femur_jax.evaluation.features import thumbnails
+from femur_jax.evaluation.features import inception, inception_features, thumbnails
 from femur_jax.evaluation.manifold import Manifold, manifold
 from femur_jax.evaluation.memorization import audit, membership_inference, verdict
 from femur_jax.evaluation.statistics import Interval, auc_contrast, patient_scores
@@ -85,8 +86,10 @@ def gather(
             _classifier_row(mixture, datasets, folder, classifiers[("real",)][1])
             for mixture, (_, folder) in classifiers.items()
         ],
-        feature_extractor="the last layer of the classifier trained on the real train split",
-        distances=_distances(real, synthetic, *classifiers[("real",)]),
+        feature_extractor="Inception-v3, trained on ImageNet"
+        if config.inception
+        else "the last layer of the classifier trained on the real train split",
+        distances=_distances(real, synthetic, _extractor(config, *classifiers[("real",)])),
         descriptors=_descriptors(real, synthetic),
         published={name: marks["auc"] for name, marks in PUBLISHED.items()},
         neighbours=[n for name, d in synthetic.items() for n in _neighbours(real, name, d)],
@@ -166,26 +169,34 @@ def _classifier_row(
     )
 
 
+Extractor = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
+"""Dataset and positions in it to features, (n, dim)."""
+
+
+def _extractor(study: Config, config: Config, folder: Path) -> Extractor:
+    """Inception where its weights are given, else the classifier that was trained on real ones."""
+    if study.inception:
+        return partial(inception_features, inception(Path(study.inception)))
+    task = stages.make_task(config)
+    assert isinstance(task, ClassifierTask)
+    params = loop.restore(task, config, folder).ema
+    return lambda dataset, radiographs: predict(task, params, dataset, radiographs).features
+
+
 def _distances(
-    real: RadiographDataset,
-    synthetic: Mapping[str, RadiographDataset],
-    config: Config,
-    folder: Path,
+    real: RadiographDataset, synthetic: Mapping[str, RadiographDataset], extract: Extractor
 ) -> list[report.DistanceRow]:
     """Distances to the real test split, which neither generators nor features have seen.
 
     The floor is the validation split's: real radiographs of other patients, unseen as well.
     Sets of fewer than ten radiographs have no row: they must not cost a whole study its report.
     """
-    task = stages.make_task(config)
-    assert isinstance(task, ClassifierTask)
-    params = loop.restore(task, config, folder).ema
     compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
     rows = []
     for shown, labels in _LABEL_SETS.items():
-        reference = predict(task, params, real, _of_labels(real, "test", labels)).features
+        reference = extract(real, _of_labels(real, "test", labels))
         for name, (dataset, split) in compared.items():
-            features = predict(task, params, dataset, _of_labels(dataset, split, labels)).features
+            features = extract(dataset, _of_labels(dataset, split, labels))
             if min(len(reference), len(features)) < _FEWEST:
                 continue
             kid = kernel_distance(reference, features)

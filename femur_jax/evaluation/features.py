@@ -127,12 +127,8 @@ def network_features(
 
 
 def inception_features(
-    weights: Path, dataset: RadiographDataset, radiographs: Sequence[int]
+    extract: Callable[[Array], Array], dataset: RadiographDataset, radiographs: Sequence[int]
 ) -> Float32[np.ndarray, "n 2048"]:
-    """Inception's features of whole radiographs, letterboxed and never enlarged.
-
-    Raises:
-        UserError: As `inception`.
-    """
+    """Features of whole radiographs, letterboxed and never enlarged, by `inception`."""
     images = (letterbox(dataset, n, (SIDE, SIDE))["pixels"] for n in radiographs)
-    return network_features(inception(weights), images)
+    return network_features(extract, images)
