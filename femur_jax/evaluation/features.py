@@ -45,36 +45,6 @@ def thumbnails(
     return result
 
 
-def grid_patches(
-    dataset: RadiographDataset,
-    radiographs: Sequence[int],
-    *,
-    side: int,
-    stride: int,
-    level: int = -1,
-) -> UInt16[np.ndarray, "n side side"]:
-    """Windows of side x side pixels at all multiples of a stride, within each radiograph.
-
-    Searched with shifts of s pixels, training patches at a stride of 2 s + 1 leave no place of a
-    radiograph out.
-
-    Args:
-        dataset: Where the radiographs are.
-        radiographs: Positions in it; those smaller than a window have none.
-        side: Pixels of the level.
-        stride: The same.
-        level: 0 is the coarsest, -1 the native one; a radiograph that lacks it has no windows.
-    """
-    windows = []
-    for n in radiographs:
-        if level < len(dataset.level_sizes(n)):
-            image = dataset.read(n, level)
-            if min(image.shape) >= side:
-                views = np.lib.stride_tricks.sliding_window_view(image, (side, side))
-                windows.append(views[::stride, ::stride].reshape(-1, side, side))
-    return np.concatenate(windows) if windows else np.empty((0, side, side), np.uint16)
-
-
 def inception(weights: Path) -> Callable[[Float[Array, "n 299 299"]], Float[Array, "n 2048"]]:
     """The extractor of FID, from the weights file of pytorch-fid or torch-fidelity.
 

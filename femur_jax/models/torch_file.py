@@ -49,8 +49,6 @@ def read_weights(path: Path) -> Weights:
             if path.suffix == ".safetensors":
                 return _read_safetensors(file)
             return _read_zip(file) if start == b"PK\x03\x04" else _read_stream(file)
-    except UserError:
-        raise
     except Exception as error:  # pickles and archives that are damaged raise what they like
         raise UserError(
             f"{path} holds no weights that can be read (safetensors, or a state_dict from "

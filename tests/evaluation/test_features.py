@@ -1,10 +1,9 @@
-"""Thumbnails and patches of a dataset, against windows of its own pixels."""
+"""What stands for radiographs, against their own pixels."""
 
 import numpy as np
 from PIL import Image
 
 from femur_jax.evaluation.features import (
-    grid_patches,
     network_features,
     pixel_features,
     thumbnails,
@@ -19,18 +18,6 @@ def test_thumbnails_show_the_whole_radiograph(dataset):
         whole = np.asarray(pixels.resize((12, 12), Image.Resampling.BILINEAR))
         # From a coarser level, so not the same to the last digit.
         assert np.corrcoef(picture.ravel(), whole.ravel())[0, 1] > 0.9
-
-
-def test_grid_patches_are_windows_of_the_radiograph(dataset):
-    entry = dataset.entries[0]
-    got = grid_patches(dataset, [0], side=10, stride=7)
-    pixels = dataset.read(0)
-    places = [(y, x) for y in range(0, entry.height - 9, 7) for x in range(0, entry.width - 9, 7)]
-    assert len(got) == len(places)
-    for patch, (y, x) in zip(got, places, strict=True):
-        np.testing.assert_array_equal(patch, pixels[y : y + 10, x : x + 10])
-    assert len(grid_patches(dataset, [0], side=1000, stride=7)) == 0
-    assert len(grid_patches(dataset, [0], side=4, stride=7, level=9)) == 0
 
 
 def test_pixel_features_are_grey_values(dataset):
