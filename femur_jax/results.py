@@ -41,6 +41,7 @@ SHOWN = {"real": "real", "diffusion": "diffusion", "gan": "GAN"}
 _SHOWN_PER_CLASS = 6
 _PAIRS = 4
 _MANIFOLD_NEIGHBOURS = 5
+_DESCRIBED = 200
 _FEWEST = 10  # radiographs in a set of which distances are told: FID's extrapolation takes a fifth
 _LABEL_SETS = {"both": LABELS, **{label: (label,) for label in LABELS}}
 _LOSSES = {"diffusion": ("loss",), "gan": ("discriminator_loss", "generator_loss")}
@@ -227,16 +228,21 @@ def _manifold(
 def _descriptors(
     real: RadiographDataset, synthetic: Mapping[str, RadiographDataset]
 ) -> list[report.DescriptorRow]:
-    """Distances to the real test split, as in `_distances`, by class."""
+    """Distances to the real test split by class, of at most 200 radiographs of each set."""
+
+    def some(dataset: RadiographDataset, split: str, label: str) -> list[int]:
+        found = _of_labels(dataset, split, [label])
+        return found[:: -(-len(found) // _DESCRIBED) or 1]
+
     compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
     rows = []
     for label in LABELS:
-        test = _of_labels(real, "test", [label])
+        test = some(real, "test", label)
         if len(test) < 2:
             continue
         reference = {name: describe(f, real, test) for name, f in DESCRIPTORS.items()}
         for source, (dataset, split) in compared.items():
-            chosen = _of_labels(dataset, split, [label])
+            chosen = some(dataset, split, label)
             if chosen:
                 found = {
                     name: descriptor_distance(reference[name], describe(f, dataset, chosen))

@@ -433,7 +433,7 @@ def _forest_chart(rows: Sequence[ClassifierRow], published: Mapping[str, float])
                 color=_COLOURS[i % len(_COLOURS)],
                 linestyle=_DASHES[i % len(_DASHES)],
                 linewidth=1,
-                label=f"{name}, {auc:.3f}, other data",
+                label=f"{name}: {auc:.3f} (other data)",
             )
         if published:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.08))
