@@ -1,5 +1,6 @@
 """Distances between two sets of feature vectors: FID, KID and MMD."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ def cubic_kernel(
     x: Float[np.ndarray, "m dim"], y: Float[np.ndarray, "n dim"]
 ) -> Float[np.ndarray, "m n"]:
     """(x.y / dim + 1)^3, the kernel of KID (Binkowski et al. 2018, equation 4)."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base
 
 
 def gaussian_kernel(bandwidth: float) -> Kernel:
@@ -146,7 +148,11 @@ def _mean_and_factor(
 ) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "rank dim"]]:
     """Mean and a factor R of the unbiased covariance, R^T R = C."""
     mu = x.mean(axis=0)
-    return mu, np.linalg.qr((x - mu) / np.sqrt(len(x) - 1)).R
+    centred = (x - mu) / np.sqrt(len(x) - 1)
+    if len(x) > x.shape[1]:
+        with contextlib.suppress(np.linalg.LinAlgError):  # raised where the rank is not full
+            return mu, np.linalg.cholesky(centred.T @ centred).T  # faster than QR
+    return mu, np.linalg.qr(centred, mode="r")
 
 
 def _checked(

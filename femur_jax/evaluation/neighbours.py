@@ -12,6 +12,7 @@ _MORE_CANDIDATES = 15
 """Samples beyond k that the float32 search hands on to the exact distance."""
 
 _BLOCK_BYTES = 1 << 27
+_CACHE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def exact_distances(
 ) -> Float[np.ndarray, "query candidate"]:
     """Distances in float64 from each query to its candidates among the references."""
     result = np.empty(candidates.shape)
-    rows = max(1, _BLOCK_BYTES // (8 * queries.shape[1] * max(candidates.shape[1], 1)))
+    rows = max(1, _CACHE_BYTES // (8 * queries.shape[1] * max(candidates.shape[1], 1)))
     for start in range(0, len(queries), rows):
         part = slice(start, start + rows)
         difference = references[candidates[part]].astype(np.float64) - queries[part, None]
