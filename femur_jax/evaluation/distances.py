@@ -152,7 +152,7 @@ def _mean_and_factor(
     if len(x) > x.shape[1]:
         with contextlib.suppress(np.linalg.LinAlgError):  # raised where the rank is not full
             return mu, np.linalg.cholesky(centred.T @ centred).T  # faster than QR
-    return mu, np.linalg.qr(centred, mode="r")
+    return mu, np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def _checked(
