@@ -295,3 +295,39 @@ def gan_kid_from_start() -> Found:
     from benchmarks.gan_quality import kid_from_start
 
     return kid_from_start()
+
+
+@measurement("x", Goal(">=", 1.0))
+def metrics_over_torch_fidelity() -> Found:
+    """Speed of FID, KID, precision and recall on features, over torch-fidelity's at equal results.
+
+    Two sets of 10,000 x 2048 made-up features that are like Inception's. Both take what they
+    publish as usual: KID from 10 disjoint subsets of 1000 here, from 100 random ones there, so its
+    values agree within standard errors; that of one given subset, FID, precision and recall agree
+    to rounding. The value is the ratio of the median times of rounds that take turns.
+    """
+    from benchmarks.evaluation import metrics_over_torch_fidelity
+
+    return metrics_over_torch_fidelity()
+
+
+@measurement("x", Goal(">=", 1.0))
+def prdc_over_prdc() -> Found:
+    """Speed of precision, recall, density and coverage, over the package prdc's at equal results.
+
+    On the features of metrics_over_torch_fidelity, with 5 neighbours.
+    """
+    from benchmarks.evaluation import prdc_over_prdc
+
+    return prdc_over_prdc()
+
+
+@measurement("GiB", Goal("<=", 2.0))
+def neighbour_search_gib() -> Found:
+    """Peak memory of a search for 50 nearest neighbours among 100,000 patches of 32 x 32 pixels.
+
+    Of the whole process, with the patches in float32 (0.38 GiB) and the libraries.
+    """
+    from benchmarks.evaluation import neighbour_search_gib
+
+    return neighbour_search_gib()

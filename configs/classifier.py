@@ -5,6 +5,13 @@
     python -m femur_jax.main --config=configs/classifier.py:tiny --workdir=runs/classifier \
         --config.dataset=DATASET --config.train_datasets="('SYNTHETIC',)" --config.stage=evaluate
 
+Train on real, test on real (TRTR): no train_datasets. Train on synthetic (TSTR): one. Both: two, at
+chosen ratios with data.dataset_shares. First on synthetic, then on real: name the first run in
+pretrained. Train on real, test on synthetic (TRTS): test_dataset.
+The number of steps does not depend on the data, so in TRTR each real radiograph comes the more
+often the fewer there are: that is the control of repeated real radiographs at equal counts, and
+with train.augment at zero the one without classical augmentation.
+
 tiny: 64 x 64 pixels on CPU, a minute. base: ResNet-50 at 512 x 512 pixels on one GPU.
 """
 
@@ -18,13 +25,23 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.task = "classifier"
     config.dataset = ""  # real dataset, whose test split is tested on
     config.train_datasets = ()  # trained on; the real dataset when empty
+    config.test_dataset = ""  # tested on, whole if synthetic; the real test split when empty
+    config.pretrained = ""  # workdir of a classifier, of the same model, to start from
+    config.weights = ""  # ResNet of ImageNet from torchvision or timm; takes model.norm = 'fixed'
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
-    config.data = ConfigDict({"shapes": ((512, 512),), "draw": draw})
+    # dataset_shares: how often each of train_datasets is drawn; as often as it is large when empty
+    config.data = ConfigDict({"shapes": ((512, 512),), "draw": draw, "dataset_shares": ()})
     config.model = ConfigDict(
-        {"stage_sizes": (3, 4, 6, 3), "width": 64, "bottleneck": True, "sharpness": 0.0}
+        {
+            "stage_sizes": (3, 4, 6, 3),
+            "width": 64,
+            "bottleneck": True,
+            "sharpness": 0.0,
+            "norm": "group",
+        }
     )
     config.train = ConfigDict(
         {

@@ -21,6 +21,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.seed = 0
     config.radiographs = ""  # folder of DICOM or image files; simulated when empty
     config.labels = ""  # its labels.csv
+    config.inception = (
+        ""  # weights file of pytorch-fid, for FID; the classifier's features if empty
+    )
     config.phantom = ConfigDict(
         {
             "patients": 320,

@@ -4,11 +4,13 @@ import datetime
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from femur_jax import stages
 from femur_jax import workdir as workdirs
@@ -18,10 +20,18 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation import report
 from femur_jax.evaluation.classification import ClassifierTask, predict
-from femur_jax.evaluation.distances import MIN_SAMPLES, frechet_distance, kernel_distance
-from femur_jax.evaluation.features import pixel_features
-from femur_jax.evaluation.memorization import audit
-from femur_jax.evaluation.statistics import Interval
+from femur_jax.evaluation.correlation import most_correlated
+from femur_jax.evaluation.descriptors import DESCRIPTORS, describe, descriptor_distance
+from femur_jax.evaluation.distances import (
+    frechet_distance,
+    frechet_distance_infinity,
+    kernel_distance,
+)
+from femur_jax.evaluation.features import inception, inception_features, thumbnails
+from femur_jax.evaluation.manifold import Manifold, manifold
+from femur_jax.evaluation.memorization import audit, membership_inference, verdict
+from femur_jax.evaluation.statistics import Interval, auc_contrast, patient_scores
+from femur_jax.evaluation.summary import PUBLISHED
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
 
@@ -30,7 +40,9 @@ SHOWN = {"real": "real", "diffusion": "diffusion", "gan": "GAN"}
 
 _SHOWN_PER_CLASS = 6
 _PAIRS = 4
-_PIXEL_SIDE = 32
+_MANIFOLD_NEIGHBOURS = 5
+_DESCRIBED = 200
+_FEWEST = 10  # radiographs in a set of which distances are told: FID's extrapolation takes a fifth
 _LABEL_SETS = {"both": LABELS, **{label: (label,) for label in LABELS}}
 _LOSSES = {"diffusion": ("loss",), "gan": ("discriminator_loss", "generator_loss")}
 
@@ -72,11 +84,15 @@ def gather(
         ],
         curves=[curve for name, (_, folder) in all_runs.items() for curve in _curves(name, folder)],
         classifiers=[
-            _classifier_row(mixture, datasets, folder)
+            _classifier_row(mixture, datasets, folder, classifiers[("real",)][1])
             for mixture, (_, folder) in classifiers.items()
         ],
-        feature_extractor="the last layer of the classifier trained on the real train split",
-        distances=_distances(real, synthetic, *classifiers[("real",)]),
+        feature_extractor="Inception-v3, trained on ImageNet"
+        if config.inception
+        else "the last layer of the classifier trained on the real train split",
+        distances=_distances(real, synthetic, _extractor(config, *classifiers[("real",)])),
+        descriptors=_descriptors(real, synthetic),
+        published={name: marks["auc"] for name, marks in PUBLISHED.items()},
         neighbours=[n for name, d in synthetic.items() for n in _neighbours(real, name, d)],
         sizes=[size for name, dataset in datasets.items() for size in _sizes(name, dataset)],
         provenance={
@@ -130,39 +146,59 @@ def _curves(name: str, folder: Path) -> list[report.Curve]:
 
 
 def _classifier_row(
-    mixture: Sequence[str], datasets: Mapping[str, RadiographDataset], folder: Path
+    mixture: Sequence[str],
+    datasets: Mapping[str, RadiographDataset],
+    folder: Path,
+    real_folder: Path,
 ) -> report.ClassifierRow:
-    found = json.loads((folder / stages.EVALUATION).read_text())
+    found, real = (
+        json.loads((path / stages.EVALUATION).read_text()) for path in (folder, real_folder)
+    )
+    patients = [
+        patient_scores(np.array(e["logit"]), np.array(e["positive"]), e["patient"])
+        for e in (found, real)
+    ]
     return report.ClassifierRow(
         trained_on=" + ".join(SHOWN[name] for name in mixture),
         n_train=sum(len(datasets[name].split("train")) for name in mixture),
         auc=Interval(**found["auc"]),
         sensitivity=Interval(**found["sensitivity_at_95_specificity"]),
         n_test_patients=found["patients"],
+        against_real=auc_contrast(patients, [1.0, -1.0]) if folder != real_folder else None,
+        calibration_error=found["calibration"]["error"],
+        chance_error=found["calibration"]["chance_error"],
     )
 
 
+Extractor = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
+"""Dataset and positions in it to features, (n, dim)."""
+
+
+def _extractor(study: Config, config: Config, folder: Path) -> Extractor:
+    """Inception where its weights are given, else the classifier that was trained on real ones."""
+    if study.inception:
+        return partial(inception_features, inception(Path(study.inception)))
+    task = stages.make_task(config)
+    assert isinstance(task, ClassifierTask)
+    params = loop.restore(task, config, folder).ema
+    return lambda dataset, radiographs: predict(task, params, dataset, radiographs).features
+
+
 def _distances(
-    real: RadiographDataset,
-    synthetic: Mapping[str, RadiographDataset],
-    config: Config,
-    folder: Path,
+    real: RadiographDataset, synthetic: Mapping[str, RadiographDataset], extract: Extractor
 ) -> list[report.DistanceRow]:
     """Distances to the real test split, which neither generators nor features have seen.
 
     The floor is the validation split's: real radiographs of other patients, unseen as well.
-    Sets of fewer than four radiographs have no row: they must not cost a whole study its report.
+    Sets of fewer than ten radiographs have no row: they must not cost a whole study its report.
     """
-    task = stages.make_task(config)
-    assert isinstance(task, ClassifierTask)
-    params = loop.restore(task, config, folder).ema
     compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
     rows = []
     for shown, labels in _LABEL_SETS.items():
-        reference = predict(task, params, real, _of_labels(real, "test", labels)).features
+        reference = extract(real, _of_labels(real, "test", labels))
         for name, (dataset, split) in compared.items():
-            features = predict(task, params, dataset, _of_labels(dataset, split, labels)).features
-            if min(len(reference), len(features)) < MIN_SAMPLES:
+            features = extract(dataset, _of_labels(dataset, split, labels))
+            if min(len(reference), len(features)) < _FEWEST:
                 continue
             kid = kernel_distance(reference, features)
             rows.append(
@@ -171,12 +207,48 @@ def _distances(
                     label=shown,
                     n_real=len(reference),
                     n_compared=len(features),
-                    fid=frechet_distance(reference, features),
                     kid=kid.value,
                     kid_error=kid.standard_error,
+                    fid=frechet_distance(reference, features),
+                    fid_infinity=frechet_distance_infinity(reference, features),
+                    manifold=_manifold(reference, features),
                     floor=name == "real",
                 )
             )
+    return rows
+
+
+def _manifold(
+    real: Float[np.ndarray, "real dim"], compared: Float[np.ndarray, "compared dim"]
+) -> Manifold | None:
+    enough = min(len(real), len(compared)) > _MANIFOLD_NEIGHBOURS
+    return manifold(real, compared, _MANIFOLD_NEIGHBOURS) if enough else None
+
+
+def _descriptors(
+    real: RadiographDataset, synthetic: Mapping[str, RadiographDataset]
+) -> list[report.DescriptorRow]:
+    """Distances to the real test split by class, of at most 200 radiographs of each set."""
+
+    def some(dataset: RadiographDataset, split: str, label: str) -> list[int]:
+        found = _of_labels(dataset, split, [label])
+        return found[:: -(-len(found) // _DESCRIBED) or 1]
+
+    compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
+    rows = []
+    for label in LABELS:
+        test = some(real, "test", label)
+        if len(test) < 2:
+            continue
+        reference = {name: describe(f, real, test) for name, f in DESCRIPTORS.items()}
+        for source, (dataset, split) in compared.items():
+            chosen = some(dataset, split, label)
+            if chosen:
+                found = {
+                    name: descriptor_distance(reference[name], describe(f, dataset, chosen))
+                    for name, f in DESCRIPTORS.items()
+                }
+                rows.append(report.DescriptorRow(SHOWN[source], label, found, source == "real"))
     return rows
 
 
@@ -188,11 +260,10 @@ def _neighbours(
         train = _of_labels(real, "train", [label])
         held_out = _of_labels(real, "validation", [label]) + _of_labels(real, "test", [label])
         made = _of_labels(dataset, "train", [label])
-        found = audit(
-            pixel_features(dataset, made, _PIXEL_SIDE),
-            pixel_features(real, train, _PIXEL_SIDE),
-            pixel_features(real, held_out, _PIXEL_SIDE),
-        )
+        pictures = thumbnails(dataset, made), thumbnails(real, train), thumbnails(real, held_out)
+        found = audit(*pictures, most_correlated)
+        patients = ([real.entries[n].patient for n in split] for split in (train, held_out))
+        attack = membership_inference(*pictures, *patients, search=most_correlated)
         result.append(
             report.Neighbours(
                 source=SHOWN[name],
@@ -201,15 +272,18 @@ def _neighbours(
                 pairs=[
                     report.NeighbourPair(
                         dataset.read(made[n]),
-                        real.read(train[found.nearest.index[n]]),
-                        float(found.nearest.distance[n]),
+                        real.read(train[found.index[n]]),
+                        float(found.ratio[n]),
                     )
-                    for n in np.argsort(found.nearest.distance)[:_PAIRS]
+                    for n in np.argsort(found.ratio)[:_PAIRS]
                 ],
                 threshold=found.threshold,
-                flagged_share=float(found.flagged.mean()),
+                flagged_share=found.flagged_share,
                 chance_share=found.chance_share,
+                copies=int(found.copies.sum()),
                 authentic_share=float(found.authentic.mean()),
+                membership_auc=attack.auc,
+                verdict=verdict({"correlation": found}).sentence,
             )
         )
     return result

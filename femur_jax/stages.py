@@ -9,6 +9,7 @@ A stage reads what the one before it left in the workdir:
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,24 @@ from jax.experimental import multihost_utils
 
 from femur_jax import workdir as workdirs
 from femur_jax.config import Config
+from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import SyntheticSpool
 from femur_jax.diffusion.generation import Model
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
-from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
+from femur_jax.evaluation.classification import (
+    ClassifierTask,
+    Predictions,
+    predict,
+    radiographs_to_test,
+)
+from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
-from femur_jax.evaluation.features import pixel_features
-from femur_jax.evaluation.memorization import audit
-from femur_jax.evaluation.statistics import patient_scores, roc_auc, sensitivity_at_specificity
+from femur_jax.evaluation.features import pixel_features, thumbnails
+from femur_jax.evaluation.memorization import audit, verdict
+from femur_jax.evaluation.summary import summarise
 from femur_jax.files import write_atomically
 from femur_jax.gan.task import GanTask
 from femur_jax.models.functional import Params
@@ -52,7 +60,11 @@ def make_task(config: Config) -> DiffusionTask | GanTask | ClassifierTask:
         raise UserError("No dataset is named; add --config.dataset=FOLDER.")
     if config.task == "classifier":
         folders = config.train_datasets or (config.dataset,)
-        return ClassifierTask(config, [RadiographDataset(folder) for folder in folders])
+        datasets = [RadiographDataset(folder) for folder in folders]
+        if not config.pretrained:
+            return ClassifierTask(config, datasets)
+        first = loop.restore(ClassifierTask(config, datasets), config, Path(config.pretrained))
+        return ClassifierTask(config, datasets, start=jax.device_get(first.ema))
     family = DiffusionTask if config.task == "diffusion" else GanTask
     return family(config, RadiographDataset(config.dataset))
 
@@ -164,44 +176,51 @@ def evaluate(config: Config, workdir: Path) -> None:
     real = RadiographDataset(config.dataset)
     if isinstance(task, ClassifierTask):
         predictions = held_out_predictions(config, workdir)
-        patients = patient_scores(predictions.logit, predictions.positive, predictions.patients)
-        result = {
-            "auc": dataclasses.asdict(roc_auc(patients)),
-            "sensitivity_at_95_specificity": dataclasses.asdict(
-                sensitivity_at_specificity(patients)
-            ),
-            "patients": len(patients.score),
-            "logit": predictions.logit.tolist(),
-            "positive": predictions.positive.tolist(),
-            "patient": predictions.patients,
-        }
+        drawn = config.data.draw.label_shares or _label_counts(task.datasets)
+        counts = _label_counts([real])
+        result = summarise(
+            predictions,
+            trained_share=float(drawn[1] / sum(drawn)),
+            true_share=float(counts[1] / sum(counts)),
+        )
         print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
     else:
         synthetic = RadiographDataset(workdir / SYNTHETIC)
-        train, held_out = (
-            pixel_features(real, real.split(split), _FEATURE_SIDE) for split in ("train", "test")
-        )
-        made = pixel_features(synthetic, synthetic.split("train"), _FEATURE_SIDE)
+        samples = synthetic.split("train")
+        held_out = pixel_features(real, real.split("test"), _FEATURE_SIDE)
+        made = pixel_features(synthetic, samples, _FEATURE_SIDE)
         kid = kernel_distance(held_out, made)
-        found = audit(made, train, held_out)
+        pictures = {split: thumbnails(real, real.split(split)) for split in ("train", "test")}
+        found = audit(
+            thumbnails(synthetic, samples), pictures["train"], pictures["test"], most_correlated
+        )
+        told = verdict({"correlation": found})
         result = {
             "features": f"pixels {_FEATURE_SIDE} x {_FEATURE_SIDE}",
             "fid": frechet_distance(held_out, made),
             "kid": dataclasses.asdict(kid),
-            "flagged_share": float(np.mean(found.flagged)),
+            "copies": int(found.copies.sum()),
+            "flagged_share": dataclasses.asdict(found.flagged_share),
             "authentic_share": float(np.mean(found.authentic)),
+            "verdict": told.sentence,
         }
         print(
-            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}, "
-            f"flagged as near copies {result['flagged_share']:.1%}"
+            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}\n"
+            f"{told.sentence}"
         )
     write_atomically(workdir / EVALUATION, json.dumps(result))
 
 
 def held_out_predictions(config: Config, workdir: Path) -> Predictions:
-    """What the trained classifier in a workdir says of the real test split."""
+    """What the trained classifier in a workdir says of the radiographs that it is tested on."""
     task = make_task(config)
     assert isinstance(task, ClassifierTask)
-    state = loop.restore(task, config, workdir)
-    real = RadiographDataset(config.dataset)
-    return predict(task, state.ema, real, real.split("test", config.data.draw.by))
+    tested = RadiographDataset(config.test_dataset or config.dataset)
+    chosen = radiographs_to_test(task.datasets, tested, config.data.draw.by)
+    return predict(task, loop.restore(task, config, workdir).ema, tested, chosen)
+
+
+def _label_counts(datasets: Sequence[RadiographDataset]) -> list[int]:
+    """Radiographs of each label in the train splits."""
+    labels = [d.entries[n].label for d in datasets for n in d.split("train")]
+    return [labels.count(label) for label in LABELS]

@@ -5,7 +5,7 @@ WORKDIR/
   real/                   the dataset made of them
   diffusion/, gan/        a run each, with its dataset in synthetic/
   classifier/NAME/        a run for each mixture of training data
-  report.html, report.txt
+  report.html, report.txt, tables/
   finished.json           the stages that are done, with their wall time in seconds
 """
 
@@ -137,6 +137,7 @@ class Study:
             config=self.config,
         )
         report.write_report(found, self.workdir / "report.html")
+        report.write_tables(found, self.workdir / "tables")
         write_atomically(self.workdir / "report.txt", report.auc_table(found.classifiers))
 
     def dataset(self, source: str) -> Path:

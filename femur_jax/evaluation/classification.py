@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ from femur_jax.data.letterbox import best_shape, letterbox, letterbox_mask
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
 from femur_jax.models.functional import Params, functional
-from femur_jax.models.resnet import ResNet
+from femur_jax.models.resnet import ResNet, imported_trunk
+from femur_jax.models.torch_file import read_weights
 from femur_jax.parallel.rules import Rules
 from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.schedule import warm_up_and_decay
@@ -29,21 +32,57 @@ class ClassifierTask:
     name = "classifier"
     rules: Rules = ()
 
-    def __init__(self, config: Config, datasets: Sequence[RadiographDataset]):
-        """Trains on the train splits of all `datasets`; see configs/classifier.py."""
+    def __init__(
+        self,
+        config: Config,
+        datasets: Sequence[RadiographDataset],
+        start: Params | None = None,
+    ):
+        """Trains on the train splits of all `datasets`, from `start` on; see configs/classifier.py.
+
+        Raises:
+            UserError: The file of weights, `config.weights`, cannot be used, or
+                `config.data.dataset_shares` are not one for each dataset.
+        """
         self.config = config
         self.datasets = datasets
         self.model = functional(lambda rngs: ResNet(**config.model, in_channels=3, rngs=rngs))
         learning_rate = warm_up_and_decay(config.train, last=0.0)
         self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
+        self.start = start
+        if start is None and config.weights:
+            if config.model.norm != "fixed":
+                raise UserError(
+                    "config.weights has the statistics of batch normalisation, which only "
+                    "config.model.norm = 'fixed' takes; set it."
+                )
+            drawn = jax.jit(self.model.init)(jax.random.key(config.seed))
+            self.start = imported_trunk(drawn, read_weights(Path(config.weights)), grey=True)
+        shares = config.data.dataset_shares
+        if shares and (len(shares) != len(datasets) or min(shares) <= 0):
+            raise UserError(
+                f"config.data.dataset_shares are {tuple(shares)} for {len(datasets)} datasets; "
+                "give a number above zero for each, or none."
+            )
 
     def init(self, key: Key[Array, ""]) -> TrainState:
-        params = self.model.init(key)
+        params = self.model.init(key) if self.start is None else self.start
+        params = jax.tree.map(jnp.asarray, params)
         return begin(params, params, self.optimizer)
 
     def streams(self) -> list[Stream]:
-        pool = Pool(self.datasets, **self.config.data.draw)
-        return random_letterboxes(pool, shapes=self.config.data.shapes, seed=self.config.seed)
+        """Of all datasets together, or of each with its share."""
+        shares = self.config.data.dataset_shares
+        groups = [[dataset] for dataset in self.datasets] if shares else [self.datasets]
+        return [
+            Stream(samples, weight * share)
+            for group, share in zip(groups, shares or (1.0,), strict=True)
+            for samples, weight in random_letterboxes(
+                Pool(group, **self.config.data.draw),
+                shapes=self.config.data.shapes,
+                seed=self.config.seed,
+            )
+        ]
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
@@ -140,13 +179,43 @@ class Predictions:
         logit: Of an atypical fracture.
         features: The last layer's input.
         positive: Whether the fracture is atypical.
-        patients: Pseudonyms.
+        patients, hospitals: Pseudonyms.
+        megapixels: Of the radiographs as they were recorded.
     """
 
     logit: Float[np.ndarray, "n"]
     features: Float[np.ndarray, "n dim"]
     positive: Bool[np.ndarray, "n"]
     patients: list[str]
+    hospitals: list[str]
+    megapixels: Float[np.ndarray, "n"]
+
+
+def radiographs_to_test(
+    trained_on: Sequence[RadiographDataset], tested_on: RadiographDataset, by: str
+) -> list[int]:
+    """What a classifier is tested on: a real dataset's test split, or a whole synthetic dataset.
+
+    Raises:
+        UserError: A patient of them was trained on.
+    """
+
+    def is_synthetic(dataset: RadiographDataset) -> bool:
+        return dataset.provenance.get("kind") == "synthetic"
+
+    chosen = tested_on.split("train") if is_synthetic(tested_on) else tested_on.split("test", by)
+    seen = {
+        d.entries[n].patient
+        for d in trained_on
+        for n in d.split("train", "patient" if is_synthetic(d) else by)
+    }
+    overlap = {tested_on.entries[n].patient for n in chosen} & seen
+    if overlap:
+        raise UserError(
+            f"{len(overlap)} patients of {tested_on.folder} would be tested that were trained on; "
+            "train on another dataset or split."
+        )
+    return chosen
 
 
 def predict(
@@ -178,4 +247,6 @@ def predict(
         features=features,
         positive=np.array([e.label == LABELS[1] for e in entries]),
         patients=[e.patient for e in entries],
+        hospitals=[e.hospital for e in entries],
+        megapixels=np.array([e.height * e.width / 1e6 for e in entries]),
     )

@@ -1,137 +1,91 @@
-"""Does a generator repeat its training set? Nearest neighbours with a calibrated threshold.
+"""Does a generator repeat its training set? Nearest neighbours, calibrated on held-out patients.
 
-All functions work on vectors (features, or pixels of images brought to one size) and on the
-Euclidean distance.
+A sample is a vector (features) or a picture, as the search that is handed in takes it.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import betabinom, binomtest
 
 from femur_jax.errors import UserError
+from femur_jax.evaluation.neighbours import Neighbours, k_nearest
+from femur_jax.evaluation.statistics import (
+    Interval,
+    patient_scores,
+    roc_auc,
+    sensitivity_at_specificity,
+)
 
-_CANDIDATES = 16
-"""Samples that the float32 search hands on to the exact distance."""
+NEIGHBOURS = 50
+"""Training samples whose mean distance says how near is near in that neighbourhood."""
+
+EXPECTED_FALSE_COPIES = 0.01
+"""How many honest samples of a whole set would be called copies, in expectation."""
+
+SIGNIFICANCE = 0.01
+"""p-value below which more samples are flagged than chance explains."""
+
+_TAIL = 0.1
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """The nearest reference of each query: its index and its distance."""
+@runtime_checkable
+class Search(Protocol):
+    """`neighbours.k_nearest`, or `correlation.most_correlated`."""
 
-    index: Int[np.ndarray, " query"]
-    distance: Float[np.ndarray, " query"]
+    def __call__(
+        self,
+        queries: np.ndarray,
+        references: np.ndarray,
+        k: int,
+        *,
+        exclude: Int[np.ndarray, " query"] | None = None,
+    ) -> Neighbours: ...
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What `audit` finds, one entry for each synthetic sample.
+    """What `audit` finds; arrays have one entry for each synthetic sample.
 
     Attributes:
-        nearest: Nearest training sample.
-        threshold: Distance up to which a sample is flagged.
+        index: The nearest training sample.
+        distance: From it.
+        ratio: `distance_ratio`; a copy's is far below 1.
+        threshold: Ratio up to which a sample is flagged.
         chance_share: Share of fresh real samples that would be flagged, in expectation.
-        flagged: True where the sample lies suspiciously near to a training sample.
+        flagged: True where the sample is suspiciously near to a training sample.
+        flagged_share: Of all samples, with a 95% interval (Clopper and Pearson).
+        p_value: Probability of as many flagged or more if synthetic samples were as new as
+            held-out patients.
+        copy_ratio: Ratio up to which a sample is called a copy; no held-out sample reached it.
+        copies: True where the sample is a copy.
         authentic: False where the sample is as near to a training sample as that sample's own
             nearest neighbour in the training set, or nearer.
+        held_out: Number of held-out samples that this was calibrated on.
     """
 
-    nearest: Nearest
+    index: Int[np.ndarray, " sample"]
+    distance: Float[np.ndarray, " sample"]
+    ratio: Float[np.ndarray, " sample"]
     threshold: float
     chance_share: float
     flagged: Bool[np.ndarray, " sample"]
+    flagged_share: Interval
+    p_value: float
+    copy_ratio: float
+    copies: Bool[np.ndarray, " sample"]
     authentic: Bool[np.ndarray, " sample"]
-
-
-def nearest(
-    queries: Float[np.ndarray, "query dim"],
-    references: Float[np.ndarray, "reference dim"],
-    *,
-    exclude: Int[np.ndarray, " query"] | None = None,
-    block: int = 1024,
-) -> Nearest:
-    """Finds each query's nearest reference.
-
-    Blocks of queries are ranked by matrix products in float32; the distances to the best 16 are
-    then computed in float64 from differences, free of the cancellation in |q|^2 + |r|^2 - 2 q.r.
-
-    Args:
-        queries: Vectors to look up.
-        references: Vectors to look among.
-        exclude: For each query the one reference that does not count, such as itself.
-        block: Queries at a time; memory grows with block x reference.
-
-    Raises:
-        UserError: There is no reference to find.
-    """
-    if len(references) < 1 + (exclude is not None):
-        raise UserError(
-            f"A nearest-neighbour search among {len(references)} training samples has nothing to "
-            "compare with: use a larger training split."
-        )
-    centre = references.mean(axis=0)  # small norms keep the float32 products accurate
-    q32 = (queries - centre).astype(np.float32)
-    r32 = (references - centre).astype(np.float32)
-    r_squared = np.sum(r32**2, axis=1)
-    k = min(_CANDIDATES, len(references))
-
-    index = np.empty(len(queries), dtype=np.int64)
-    distance = np.empty(len(queries))
-    for start in range(0, len(queries), block):
-        rows = slice(start, start + block)
-        rank = r_squared - 2 * (q32[rows] @ r32.T)  # |q|^2 changes no ranking
-        if exclude is not None:
-            rank[np.arange(len(rank)), exclude[rows]] = np.inf
-        best = np.argpartition(rank, k - 1, axis=1)[:, :k]
-        for i, candidates in enumerate(best, start):
-            if exclude is not None:
-                candidates = candidates[candidates != exclude[i]]
-            difference = references[candidates].astype(np.float64) - queries[i]
-            exact = np.sqrt(np.sum(difference**2, axis=1))
-            index[i] = candidates[exact.argmin()]
-            distance[i] = exact.min()
-    return Nearest(index, distance)
-
-
-def calibrated_threshold(held_out_distance: Float[np.ndarray, " held_out"]) -> float:
-    """The first percentile of the held-out real samples' distances to the training set.
-
-    The percentile is the one that a fresh real sample undercuts with a probability of 1% in
-    expectation (Weibull's plotting position, k / (n + 1)). With fewer than 99 held-out samples it
-    is their smallest distance, and the probability is 1 / (n + 1).
-
-    Raises:
-        UserError: There is no held-out sample.
-    """
-    if held_out_distance.size == 0:
-        raise UserError(
-            "The memorisation threshold needs held-out real radiographs and there are none: "
-            "use a larger held-out split."
-        )
-    return float(np.percentile(held_out_distance, 1, method="weibull"))
-
-
-def is_authentic(
-    found: Nearest, train: Float[np.ndarray, "train dim"]
-) -> Bool[np.ndarray, " query"]:
-    """Authenticity (Alaa et al. 2022, arXiv 2102.08921): d(y, x*) > d(x*, NN(x*)).
-
-    x* is the training sample nearest to the synthetic sample y, and NN(x*) the training sample
-    nearest to x* other than itself.
-
-    Args:
-        found: Nearest training sample of each synthetic sample, from `nearest`.
-        train: The training samples that were searched.
-    """
-    star, back = np.unique(found.index, return_inverse=True)
-    spacing = nearest(train[star], train, exclude=star).distance
-    return found.distance > spacing[back]
+    held_out: int
 
 
 def audit(
-    synthetic: Float[np.ndarray, "sample dim"],
-    train: Float[np.ndarray, "train dim"],
-    held_out: Float[np.ndarray, "held_out dim"],
+    synthetic: Float[np.ndarray, "sample ..."],
+    train: Float[np.ndarray, "train ..."],
+    held_out: Float[np.ndarray, "held_out ..."],
+    search: Search = k_nearest,
 ) -> Audit:
     """Compares synthetic samples with the training set they may have been copied from.
 
@@ -139,16 +93,166 @@ def audit(
         synthetic: Samples of the generator.
         train: The generator's training samples.
         held_out: Real samples of other patients: they say how near is near by chance.
+        search: Finds neighbours, and says by which distance.
 
     Raises:
         UserError: The training set has fewer than two samples or the held-out set none.
     """
-    found = nearest(synthetic, train)
-    threshold = calibrated_threshold(nearest(held_out, train).distance)
+    k = min(NEIGHBOURS, len(train))
+    found = search(synthetic, train, k)
+    ratio = distance_ratio(found)
+    index, distance = found.index[:, 0], found.distance[:, 0]
+    if len(held_out) == 0:
+        raise UserError(
+            "The memorisation audit needs held-out real radiographs and there are none: "
+            "use a larger held-out split."
+        )
+    held_out_ratio = distance_ratio(search(held_out, train, k))
+    threshold = calibrated_threshold(held_out_ratio)
+    flagged = ratio <= threshold
+    count, n, m = int(flagged.sum()), len(synthetic), len(held_out)
+    ends = binomtest(count, n).proportion_ci()
+    # The threshold is at or below the `rank`-th smallest of m exchangeable ratios.
+    rank = int(np.ceil(0.01 * (m + 1)))
+    copy_ratio = _copy_ratio(held_out_ratio, n)
     return Audit(
-        nearest=found,
+        index=index,
+        distance=distance,
+        ratio=ratio,
         threshold=threshold,
-        chance_share=max(0.01, 1 / (len(held_out) + 1)),
-        flagged=found.distance <= threshold,
-        authentic=is_authentic(found, train),
+        chance_share=max(0.01, 1 / (m + 1)),
+        flagged=flagged,
+        flagged_share=Interval(count / n, float(ends.low), float(ends.high)),
+        p_value=float(betabinom.sf(count - 1, n, rank, m + 1 - rank)),
+        copy_ratio=copy_ratio,
+        copies=ratio <= copy_ratio,
+        authentic=is_authentic(index, distance, train, search),
+        held_out=m,
     )
+
+
+def distance_ratio(found: Neighbours) -> Float[np.ndarray, " query"]:
+    """d(y, x*) over half the mean distance to the nearest training samples, of which x* is one.
+
+    With 50 neighbours, the ratio of Carlini et al. 2023 (arXiv 2301.13188, section 5.1): in a
+    dense part of the training set near is nothing special. Two equal vectors have the ratio 0.
+    """
+    scale = 0.5 * found.distance.mean(axis=1)
+    return found.distance[:, 0] / np.where(scale > 0, scale, 1.0)
+
+
+def calibrated_threshold(held_out: Float[np.ndarray, " held_out"]) -> float:
+    """The first percentile of held-out real samples' distances, or ratios, to the training set.
+
+    The percentile is the one that a fresh real sample undercuts with a probability of 1% in
+    expectation (Weibull's plotting position, k / (n + 1)). With fewer than 99 held-out samples it
+    is their smallest value, and the probability is 1 / (n + 1).
+    """
+    return float(np.percentile(held_out, 1, method="weibull"))
+
+
+def _copy_ratio(held_out: Float[np.ndarray, " held_out"], samples: int) -> float:
+    """A ratio so small that a set of honest samples has EXPECTED_FALSE_COPIES up to it.
+
+    Held-out samples are too few to show such a rare event, so the tail of 1 / ratio is taken as
+    Pareto's, with Hill's 1975 estimate from the tenth of smallest ratios: heavier than a normal
+    one, since some patients do look alike. The result is below all ratios that were seen.
+    """
+    logarithm = np.log(np.maximum(held_out, 1e-12))
+    start = np.quantile(logarithm, _TAIL)
+    excess = np.mean(start - logarithm[logarithm <= start])
+    tail = start - excess * np.log(_TAIL * samples / EXPECTED_FALSE_COPIES)
+    return float(min(np.exp(tail), np.nextafter(held_out.min(), -1)))
+
+
+def is_authentic(
+    index: Int[np.ndarray, " sample"],
+    distance: Float[np.ndarray, " sample"],
+    train: Float[np.ndarray, "train ..."],
+    search: Search = k_nearest,
+) -> Bool[np.ndarray, " sample"]:
+    """Authenticity (Alaa et al. 2022, arXiv 2102.08921): d(y, x*) > d(x*, NN(x*)).
+
+    NN(x*) is the training sample nearest to x* other than itself.
+
+    Args:
+        index: The training sample x* nearest to each synthetic sample y.
+        distance: d(y, x*).
+        train: The training samples that were searched.
+        search: That was searched with.
+    """
+    star, back = np.unique(index, return_inverse=True)
+    spacing = search(train[star], train, 1, exclude=star).distance[:, 0]
+    return distance > spacing[back]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the audits found copies, and the sentence that says so with its thresholds."""
+
+    found_copies: bool
+    sentence: str
+
+
+def verdict(audits: Mapping[str, Audit]) -> Verdict:
+    """Sums up audits of one synthetic set, by the name of what was compared.
+
+    It accuses where any audit has a copy, or more flagged samples than chance explains (with
+    Bonferroni's correction for several audits).
+    """
+    level = SIGNIFICANCE / len(audits)
+    parts, accused = [], False
+    for name, found in audits.items():
+        many = found.p_value < level
+        copies = int(found.copies.sum())
+        accused |= many or copies > 0
+        share = found.flagged_share
+        parts.append(
+            f"by {name}, {copies} of {len(found.ratio)} have a distance ratio of at most "
+            f"{found.copy_ratio:.2f} (copies; {EXPECTED_FALSE_COPIES} expected by chance) and "
+            f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] one of at most "
+            f"{found.threshold:.2f}, like {found.chance_share:.1%} of {found.held_out} held-out "
+            f"real ones ({'more than' if many else 'as'} chance explains, p = {found.p_value:.2g}, "
+            f"limit {level:.2g})"
+        )
+    opening = (
+        "Do not share: training radiographs are repeated"
+        if accused
+        else "No sign of copies; smaller parts of a patient's radiograph may still be repeated"
+    )
+    return Verdict(accused, f"{opening}: {'; '.join(parts)}.")
+
+
+@dataclass(frozen=True)
+class MembershipInference:
+    """How well an attacker with the synthetic set alone tells who was in the training set.
+
+    Attributes:
+        auc: Area under the ROC curve over patients; 0.5 is a coin.
+        tpr_at_1_fpr: Share of training patients found at 1% false accusations, which a coin puts
+            at 1% (Carlini et al. 2022, arXiv 2112.03570). With fewer than 100 held-out patients
+            no false accusation is allowed.
+    """
+
+    auc: Interval
+    tpr_at_1_fpr: Interval
+
+
+def membership_inference(
+    synthetic: Float[np.ndarray, "sample ..."],
+    train: Float[np.ndarray, "train ..."],
+    held_out: Float[np.ndarray, "held_out ..."],
+    train_patients: Sequence[str],
+    held_out_patients: Sequence[str],
+    search: Search = k_nearest,
+) -> MembershipInference:
+    """The nearest-neighbour attack: a member lies nearer to some synthetic sample.
+
+    The full black-box attack of Chen et al. 2020 (GAN-Leaks, arXiv 1909.03935, section 4.2); a
+    patient's score is the mean over their radiographs.
+    """
+    real = np.concatenate([train, held_out])
+    member = np.arange(len(real)) < len(train)
+    score = -search(real, synthetic, 1).distance[:, 0]
+    patients = patient_scores(score, member, [*train_patients, *held_out_patients])
+    return MembershipInference(roc_auc(patients), sensitivity_at_specificity(patients, 0.99))

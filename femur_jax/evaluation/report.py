@@ -1,6 +1,8 @@
 """The study's results as one self-contained HTML page, and its main table as plain text."""
 
 import base64
+import csv
+import dataclasses
 import io
 import math
 import os
@@ -21,7 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from femur_jax.evaluation.statistics import Interval
+from femur_jax.evaluation.manifold import Manifold
+from femur_jax.evaluation.statistics import Contrast, Interval
+from femur_jax.files import write_atomically
 from femur_jax.templates import template_environment
 
 GreyImage = UInt16[np.ndarray, "_height _width"]  # of any size, each
@@ -58,48 +62,83 @@ class Curve:
 
 @dataclass(frozen=True)
 class ClassifierRow:
-    """A classifier's patient-level result on real held-out patients."""
+    """A classifier's patient-level result on real held-out patients.
+
+    Attributes:
+        against_real: AUC less that of the classifier trained on real radiographs, on the same
+            patients; None for that one itself.
+        calibration_error: Expected calibration error.
+        chance_error: What it would be on average if the predictions were true.
+    """
 
     trained_on: str
     n_train: int
     auc: Interval
     sensitivity: Interval
     n_test_patients: int
+    against_real: Contrast | None
+    calibration_error: float
+    chance_error: float
 
 
 @dataclass(frozen=True)
 class DistanceRow:
-    """FID and KID of one set of radiographs to real ones; `floor` where it is real itself."""
+    """How one set of radiographs lies to real ones; `floor` where it is real itself.
+
+    Attributes:
+        fid_infinity: FID extrapolated to infinite sets.
+        manifold: None where the sets are too small.
+    """
 
     source: str
     label: str
     n_real: int
     n_compared: int
-    fid: float
     kid: float
     kid_error: float
+    fid: float
+    fid_infinity: float
+    manifold: Manifold | None
+    floor: bool = False
+
+
+@dataclass(frozen=True)
+class DescriptorRow:
+    """Distances to real radiographs that need no network; `floor` where they are real as well.
+
+    Attributes:
+        distances: By descriptor, see `descriptors.descriptor_distance`.
+    """
+
+    source: str
+    label: str
+    distances: Mapping[str, float]
     floor: bool = False
 
 
 @dataclass(frozen=True)
 class NeighbourPair:
-    """A synthetic radiograph and the training radiograph nearest to it."""
+    """A synthetic radiograph, the training radiograph nearest to it and their distance ratio."""
 
     synthetic: GreyImage
     nearest: GreyImage
-    distance: float
+    ratio: float
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The memorisation audit of one generator and class.
+    """The memorisation audit of one generator and class; see `memorization.Audit`.
 
     Attributes:
-        pairs: The pairs to show, nearest first.
-        threshold: Distance up to which a synthetic radiograph is flagged.
-        flagged_share: Share of all `n` audited radiographs, 0 to 1.
+        pairs: The pairs to show, worst first.
+        n: Number of audited radiographs.
+        threshold: Distance ratio up to which a synthetic radiograph is flagged.
+        flagged_share: Of all `n`.
         chance_share: Share of real held-out radiographs that would be flagged, in expectation.
-        authentic_share: Share of all `n` audited radiographs.
+        copies: Radiographs that are too near for any chance.
+        authentic_share: Share of all `n`, 0 to 1.
+        membership_auc: How well membership is inferred from the synthetic set; 0.5 is a coin.
+        verdict: In one sentence, with its thresholds.
     """
 
     source: str
@@ -107,9 +146,12 @@ class Neighbours:
     n: int
     pairs: Sequence[NeighbourPair]
     threshold: float
-    flagged_share: float
+    flagged_share: Interval
     chance_share: float
+    copies: int
     authentic_share: float
+    membership_auc: Interval
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -132,6 +174,7 @@ class StudyResults:
         training_steps: Optimizer steps of each model.
         wall_seconds: Wall time of each stage.
         feature_extractor: What computed the features under FID and KID.
+        published: Areas under the curve from the literature, by what they were reached with.
         provenance: Versions, config hash, seed, date and the like, shown as given.
     """
 
@@ -146,9 +189,11 @@ class StudyResults:
     classifiers: Sequence[ClassifierRow]
     feature_extractor: str
     distances: Sequence[DistanceRow]
+    descriptors: Sequence[DescriptorRow]
     neighbours: Sequence[Neighbours]
     sizes: Sequence[ImageSizes]
     provenance: Mapping[str, str]
+    published: Mapping[str, float]
 
 
 def write_report(results: StudyResults, path: Path) -> None:
@@ -157,7 +202,13 @@ def write_report(results: StudyResults, path: Path) -> None:
     The file appears whole or not at all: it is written beside `path` and then moved there.
     """
     environment = template_environment(Path(__file__).parent)
-    environment.filters |= {"duration": _duration, "interval": _interval_text, "number": _number}
+    environment.filters |= {
+        "duration": _duration,
+        "interval": _interval_text,
+        "signed": _signed_text,
+        "number": _number,
+        "percent": _percent_text,
+    }
     html = environment.get_template("report.html.j2").render(
         results=results,
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
@@ -168,7 +219,7 @@ def write_report(results: StudyResults, path: Path) -> None:
             side=128,
         ),
         curves_svg=_curves_chart(results.curves),
-        forest_svg=_forest_chart(results.classifiers),
+        forest_svg=_forest_chart(results.classifiers, results.published),
         sizes_svg=_sizes_chart(results.sizes),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +229,38 @@ def write_report(results: StudyResults, path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_tables(results: StudyResults, folder: Path) -> None:
+    """Writes the numbers of the report's tables as CSV files into a folder.
+
+    Columns are named by the fields of the rows, nested ones with a dot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, Sequence[Any]] = {
+        "classifiers": results.classifiers,
+        "distances": results.distances,
+        "descriptors": results.descriptors,
+        "copies": [dataclasses.replace(found, pairs=()) for found in results.neighbours],
+    }
+    for name, rows in tables.items():
+        flat = [_flattened(dataclasses.asdict(row)) for row in rows]
+        columns = list(dict.fromkeys(column for row in flat for column in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+        write_atomically(folder / f"{name}.csv", text.getvalue())
+
+
+def _flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            result |= _flattened(value, f"{prefix}{key}.")
+        elif not isinstance(value, tuple):
+            result[prefix + key] = value
+    return result
 
 
 def auc_table(rows: Sequence[ClassifierRow]) -> str:
@@ -204,6 +287,14 @@ def auc_table(rows: Sequence[ClassifierRow]) -> str:
 
 def _interval_text(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _signed_text(interval: Interval) -> str:
+    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
+def _percent_text(interval: Interval) -> str:
+    return f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
 
 
 def _number(value: float) -> str:
@@ -324,7 +415,7 @@ def _curves_chart(curves: Sequence[Curve]) -> Markup:
         return _svg(figure, "Training curves: " + ", ".join(ylabels) + " against optimizer step")
 
 
-def _forest_chart(rows: Sequence[ClassifierRow]) -> Markup:
+def _forest_chart(rows: Sequence[ClassifierRow], published: Mapping[str, float]) -> Markup:
     if not rows:
         return Markup("")
     with matplotlib.rc_context(_STYLE):
@@ -336,6 +427,16 @@ def _forest_chart(rows: Sequence[ClassifierRow]) -> Markup:
         axes.annotate(
             "chance", (0.5, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom"
         )
+        for i, (name, auc) in enumerate(published.items(), 1):
+            axes.axvline(
+                auc,
+                color=_COLOURS[i % len(_COLOURS)],
+                linestyle=_DASHES[i % len(_DASHES)],
+                linewidth=1,
+                label=f"{name}: {auc:.3f} (other data)",
+            )
+        if published:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.08))
         axes.set_yticks(range(len(rows)), [row.trained_on for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(min(0.4, *(row.auc.low for row in rows)) - 0.02, 1.0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_auc_score
 
 from femur_jax.errors import UserError
@@ -75,9 +76,53 @@ def roc_auc(
     resample's area is the Mann-Whitney statistic with the draw counts as weights. Where the
     classes separate perfectly the interval shrinks to [1, 1], which overstates what is known.
     """
-    positive = patients.score[patients.positive]
-    negative = patients.score[~patients.positive]
-    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    return auc_contrast(
+        [patients], [1.0], seed=seed, resamples=resamples, confidence=confidence
+    ).bootstrap
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of classifiers' areas under the curve, on the same patients.
+
+    Attributes:
+        bootstrap: The sum, with a percentile interval from resampled patients.
+        delong: The sum, with DeLong's normal interval.
+        p_value: Two-sided, of a sum of zero, by DeLong; for weights that sum to zero.
+    """
+
+    bootstrap: Interval
+    delong: Interval
+    p_value: float
+
+
+def auc_contrast(
+    classifiers: Sequence[PatientScores],
+    weights: Sequence[float],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Contrast:
+    """Compares or averages classifiers that were tested on the same patients.
+
+    The weights (1, -1) give the difference of two classifiers, (1/k, ..., 1/k) the mean over the
+    k seeds of one. A resample draws the same patients for all classifiers. The intervals are over
+    new patients; how much training again changes is another question, which `seed_spread` answers.
+
+    Raises:
+        UserError: The classifiers were not tested on the same patients.
+    """
+    positive = classifiers[0].positive
+    if any(not np.array_equal(c.positive, positive) for c in classifiers):
+        raise UserError(
+            "Classifiers can be compared only on the same patients, and these were tested on "
+            "different ones; evaluate all of them on one split of one dataset."
+        )
+    score = np.stack([c.score for c in classifiers])
+    weight = np.array(weights, float)
+    ahead = score[:, positive, None] - score[:, None, ~positive]
+    wins = np.tensordot(weight, 0.5 * (1 + np.sign(ahead)), axes=1)
 
     def area(
         w_positive: Int[np.ndarray, "resample positive"],
@@ -85,8 +130,101 @@ def roc_auc(
     ) -> Float[np.ndarray, " resample"]:
         return ((w_positive @ wins) * w_negative).sum(axis=1) / wins.size
 
-    value = float(roc_auc_score(patients.positive, patients.score))
-    return _bootstrap(value, area, patients, seed, resamples, confidence)
+    areas, covariance = delong(score, positive)
+    value = float(weight @ areas)
+    error = float(np.sqrt(max(weight @ covariance @ weight, 0.0)))
+    half = error * float(norm.isf((1 - confidence) / 2))
+    p_value = 2 * float(norm.sf(abs(value) / error)) if error else float(value == 0)
+    return Contrast(
+        bootstrap=_bootstrap(value, area, classifiers[0], seed, resamples, confidence),
+        delong=Interval(value, value - half, value + half),
+        p_value=p_value,
+    )
+
+
+def delong(
+    score: Float[np.ndarray, "classifier patient"], positive: Bool[np.ndarray, " patient"]
+) -> tuple[Float[np.ndarray, " classifier"], Float[np.ndarray, "classifier classifier"]]:
+    """Areas under the ROC curves and their covariance (DeLong et al. 1988).
+
+    By midranks in O(n log n) (Sun and Xu 2014, equations 5 to 8). A class of one patient leaves
+    the covariance undefined; its part is then left out, which understates it.
+    """
+    x, y = score[:, positive], score[:, ~positive]
+    m, n = x.shape[1], y.shape[1]
+    rank = rankdata(np.concatenate([x, y], axis=1), axis=1)
+    v10 = (rank[:, :m] - rankdata(x, axis=1)) / n  # share of negatives below each positive
+    v01 = 1 - (rank[:, m:] - rankdata(y, axis=1)) / m
+    parts = [np.cov(v, ddof=1) / v.shape[1] for v in (v10, v01) if v.shape[1] > 1]
+    k = len(score)
+    return v10.mean(axis=1), sum((part.reshape(k, k) for part in parts), np.zeros((k, k)))
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """One classifier trained with several seeds.
+
+    Attributes:
+        mean: Over the seeds, with its interval over new patients.
+        auc: Of each seed.
+        deviation: Standard deviation of `auc`, the effect of training again; 0 for one seed.
+    """
+
+    mean: Interval
+    auc: list[float]
+    deviation: float
+
+
+def seed_spread(seeds: Sequence[PatientScores], *, seed: int = 0) -> SeedSpread:
+    """What repeated training changes, beside what other patients would.
+
+    Raises:
+        UserError: The seeds were not tested on the same patients.
+    """
+    mean = auc_contrast(seeds, [1 / len(seeds)] * len(seeds), seed=seed).bootstrap
+    auc = [float(roc_auc_score(s.positive, s.score)) for s in seeds]
+    return SeedSpread(mean, auc, float(np.std(auc, ddof=1)) if len(auc) > 1 else 0.0)
+
+
+MIN_PATIENTS = 5
+"""Of each class, for a group to have an area under the curve of its own."""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """What a classifier reaches in a part of the test set.
+
+    Attributes:
+        auc: None where a class has fewer than MIN_PATIENTS patients.
+    """
+
+    group: str
+    radiographs: int
+    positive_patients: int
+    negative_patients: int
+    auc: Interval | None
+
+
+def auc_by_group(
+    score: Float[np.ndarray, " radiograph"],
+    positive: Bool[np.ndarray, " radiograph"],
+    patients: Sequence[str],
+    groups: Sequence[str],
+) -> list[GroupRow]:
+    """One row for each group of radiographs, such as a hospital or a range of sizes.
+
+    A patient whose radiographs fall into several groups counts in each, with those radiographs.
+    """
+    group_of, patient_of = np.asarray(groups), np.asarray(patients)
+    rows = []
+    for group in sorted(set(groups)):
+        own = group_of == group
+        counts = [len(set(patient_of[own & chosen].tolist())) for chosen in (positive, ~positive)]
+        auc = None
+        if min(counts) >= MIN_PATIENTS:
+            auc = roc_auc(patient_scores(score[own], positive[own], patient_of[own].tolist()))
+        rows.append(GroupRow(group, int(own.sum()), counts[0], counts[1], auc))
+    return rows
 
 
 def sensitivity_at_specificity(

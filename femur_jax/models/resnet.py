@@ -5,12 +5,19 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from femur_jax.errors import UserError
+from femur_jax.models.functional import Params
+from femur_jax.models.torch_file import Weights, folded_norm, tensor
+
+NORMS = ("group", "fixed")
+
 
 class ResNet(nnx.Module):
-    """A residual network with group normalisation and one logit.
+    """A residual network with one logit.
 
     ResNet-50 is `ResNet((3, 4, 6, 3), 64, in_channels, bottleneck=True)`. The stem (a 7 x 7
     convolution and a 3 x 3 maximum, both of stride 2) and each stage after the first halve the
@@ -24,6 +31,8 @@ class ResNet(nnx.Module):
         sharpness: how much the strongest place counts in a feature's average over the image: 0 for
             the mean, as in ResNet, infinity for the maximum (Pinheiro and Collobert 2015, arXiv
             1411.6228, log-sum-exp pooling). A fracture takes a hundredth of a radiograph.
+        norm: 'group' (GroupNorm), or 'fixed' for imported weights: a batch normalisation whose
+            statistics stay those it came with, which is a scale and a bias of each channel.
         rngs: streams for the initial parameters.
     """
 
@@ -34,16 +43,21 @@ class ResNet(nnx.Module):
         in_channels: int,
         bottleneck: bool,
         sharpness: float = 0.0,
+        norm: str = "group",
         *,
         rngs: nnx.Rngs,
     ):
+        if norm not in NORMS:
+            raise UserError(f"config.model.norm is {norm!r}; write {' or '.join(NORMS)}.")
         self.sharpness = sharpness
-        self.stem = ConvNorm(in_channels, width, 7, 2, rngs)
+        self.stem = ConvNorm(in_channels, width, 7, 2, rngs, norm)
         blocks, channels = [], width
         for stage, block_count in enumerate(stage_sizes):
             for block in range(block_count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(ResidualBlock(channels, width * 2**stage, stride, bottleneck, rngs))
+                blocks.append(
+                    ResidualBlock(channels, width * 2**stage, stride, bottleneck, rngs, norm)
+                )
                 channels = blocks[-1].outputs
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(channels, 1, rngs=rngs)
@@ -84,22 +98,30 @@ class ResidualBlock(nnx.Module):
     arXiv 1706.02677, section 5.1).
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        bottleneck: bool,
+        rngs: nnx.Rngs,
+        norm: str = "group",
+    ):
         self.outputs = 4 * width if bottleneck else width
         if bottleneck:
             layers = [
-                ConvNorm(inputs, width, 1, 1, rngs),
-                ConvNorm(width, width, 3, stride, rngs),
-                ConvNorm(width, self.outputs, 1, 1, rngs, scale=0.0),
+                ConvNorm(inputs, width, 1, 1, rngs, norm),
+                ConvNorm(width, width, 3, stride, rngs, norm),
+                ConvNorm(width, self.outputs, 1, 1, rngs, norm, scale=0.0),
             ]
         else:
             layers = [
-                ConvNorm(inputs, width, 3, stride, rngs),
-                ConvNorm(width, self.outputs, 3, 1, rngs, scale=0.0),
+                ConvNorm(inputs, width, 3, stride, rngs, norm),
+                ConvNorm(width, self.outputs, 3, 1, rngs, norm, scale=0.0),
             ]
         self.layers = nnx.List(layers)
         same = stride == 1 and inputs == self.outputs
-        self.shortcut = None if same else ConvNorm(inputs, self.outputs, 1, stride, rngs)
+        self.shortcut = None if same else ConvNorm(inputs, self.outputs, 1, stride, rngs, norm)
 
     def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
         *layers, last = self.layers
@@ -110,7 +132,7 @@ class ResidualBlock(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then GroupNorm (Wu & He 2018, arXiv 1803.08494).
+    """Convolution without bias, then GroupNorm (Wu & He 2018, arXiv 1803.08494) or fixed scales.
 
     There are 32 groups, or the largest power of two that divides a smaller number of channels.
     """
@@ -122,6 +144,7 @@ class ConvNorm(nnx.Module):
         kernel: int,
         stride: int,
         rngs: nnx.Rngs,
+        norm: str = "group",
         scale: float = 1.0,
     ):
         self.conv = nnx.Conv(
@@ -134,12 +157,72 @@ class ConvNorm(nnx.Module):
             kernel_init=nnx.initializers.he_normal(),
             rngs=rngs,
         )
-        self.norm = nnx.GroupNorm(
-            outputs,
-            num_groups=math.gcd(32, outputs),
-            scale_init=nnx.initializers.constant(scale),
-            rngs=rngs,
+        scale_init = nnx.initializers.constant(scale)
+        self.norm = (
+            nnx.GroupNorm(
+                outputs, num_groups=math.gcd(32, outputs), scale_init=scale_init, rngs=rngs
+            )
+            if norm == "group"
+            else Scale(outputs, scale)
         )
 
     def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
         return self.norm(self.conv(x))
+
+
+class Scale(nnx.Module):
+    """A scale and a bias of each channel."""
+
+    def __init__(self, channels: int, scale: float):
+        self.scale = nnx.Param(jnp.full(channels, scale))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Float[Array, "batch h w channels"]) -> Float[Array, "batch h w channels"]:
+        return x * self.scale + self.bias
+
+
+def imported_trunk(params: Params, weights: Weights, *, grey: bool) -> Params:
+    """Parameters whose trunk is that of a ResNet in torchvision's or timm's file.
+
+    Args:
+        params: Of a `ResNet` with norm 'fixed'; the head stays as it is.
+        weights: Of a file as torchvision and timm publish it, from `torch_file.read_weights`.
+        grey: The first of the three channels is a grey image, and the others are no colours: the
+            stem's three colours are added up for it, and the others begin at zero.
+
+    Raises:
+        UserError: The file is of another network.
+    """
+    stem = _imported_layer(weights, "conv1", "bn1", params["stem"])
+    if grey:
+        kernel = stem["conv"]["kernel"]
+        stem["conv"]["kernel"] = np.zeros_like(kernel)
+        stem["conv"]["kernel"][:, :, 0] = kernel.sum(axis=2)
+    blocks, stage, number, width = {}, 0, 0, 0
+    for n in range(len(params["blocks"])):
+        block = params["blocks"][str(n)]
+        first = block["layers"]["0"]["norm"]["scale"].size
+        stage, number = (stage, number + 1) if first == width else (stage + 1, 0)
+        width, prefix = first, f"layer{stage}.{number}"
+        blocks[str(n)] = {
+            "layers": {
+                i: _imported_layer(
+                    weights, f"{prefix}.conv{int(i) + 1}", f"{prefix}.bn{int(i) + 1}", layer
+                )
+                for i, layer in block["layers"].items()
+            }
+        }
+        if "shortcut" in block:
+            parts = f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+            blocks[str(n)]["shortcut"] = _imported_layer(weights, *parts, block["shortcut"])
+    return {**params, "stem": stem, "blocks": blocks}
+
+
+def _imported_layer(weights: Weights, conv: str, norm: str, layer: Params) -> Params:
+    *size, inputs, outputs = layer["conv"]["kernel"].shape
+    kernel = tensor(weights, f"{conv}.weight", (outputs, inputs, *size))
+    scale, bias = folded_norm(weights, norm, outputs, epsilon=1e-5)
+    return {
+        "conv": {"kernel": np.ascontiguousarray(np.transpose(kernel, (2, 3, 1, 0)))},
+        "norm": {"scale": scale, "bias": bias},
+    }

@@ -8,12 +8,15 @@ import scipy.ndimage
 from sklearn.metrics import roc_auc_score
 
 from femur_jax.data.letterbox import letterbox
+from femur_jax.errors import UserError
 from femur_jax.evaluation.classification import (
     ClassifierTask,
     displaced,
     predict,
+    radiographs_to_test,
     standardised,
 )
+from femur_jax.evaluation.summary import summarise
 from femur_jax.training import loop
 
 
@@ -95,3 +98,52 @@ def test_gradient_reaches_every_parameter(dataset, classifier_config):
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     _, metrics = jax.jit(task.step)(state, batch, jax.random.key(0))
     assert float(metrics["loss"]) == pytest.approx(np.log(2), abs=0.5)
+
+
+def test_datasets_are_mixed_at_their_shares(dataset, classifier_config):
+    config = classifier_config.copy_and_resolve_references()
+    config.data.dataset_shares = (3.0, 1.0)
+    streams = ClassifierTask(config, [dataset, dataset]).streams()
+    assert [stream.weight for stream in streams] == [3.0, 1.0]
+    with pytest.raises(UserError, match="for 1 datasets"):
+        ClassifierTask(config, [dataset])
+
+
+def test_training_goes_on_from_other_parameters(trained, dataset, classifier_config):
+    _, params = trained
+    state = ClassifierTask(classifier_config, [dataset], start=params).init(jax.random.key(5))
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    jax.tree.map(np.testing.assert_array_equal, state.ema, params)
+
+
+def test_imported_weights_need_fixed_norms(dataset, classifier_config):
+    config = classifier_config.copy_and_resolve_references()
+    config.weights = "resnet50.pth"
+    with pytest.raises(UserError, match=r"config\.model\.norm"):
+        ClassifierTask(config, [dataset])
+    config.model.norm = "fixed"
+    with pytest.raises(UserError, match=r"no file of weights resnet50\.pth"):
+        ClassifierTask(config, [dataset])
+
+
+def test_patients_that_were_trained_on_are_not_tested(dataset):
+    assert radiographs_to_test([dataset], dataset, "patient") == dataset.split("test")
+    dataset.provenance["kind"] = "synthetic"  # a synthetic set is tested as a whole
+    try:
+        with pytest.raises(UserError, match=r"patients of .* trained on"):
+            radiographs_to_test([dataset], dataset, "patient")
+        assert radiographs_to_test([], dataset, "patient") == dataset.split("train")
+    finally:
+        dataset.provenance["kind"] = "test"
+
+
+def test_summary_holds_all_that_is_reported(trained, dataset):
+    task, params = trained
+    found = predict(task, params, dataset, dataset.split("test"))
+    got = summarise(found, trained_share=0.5, true_share=0.5)
+    assert got["auc"]["value"] > 0.9
+    hospitals = got["by"]["hospital"]
+    assert [row["group"] for row in hospitals] == sorted(set(found.hospitals))
+    assert sum(row["radiographs"] for row in hospitals) == len(found.logit)
+    assert [row["group"] for row in got["by"]["size"]] == ["0 to 1 MP"]
+    assert sum(b["patients"] for b in got["calibration"]["bins"]) == got["patients"]

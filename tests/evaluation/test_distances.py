@@ -8,7 +8,13 @@ import scipy.linalg
 import scipy.stats
 
 from femur_jax.errors import UserError
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance
+from femur_jax.evaluation.distances import (
+    frechet_distance,
+    frechet_distance_infinity,
+    gaussian_kernel,
+    kernel_distance,
+    median_distance,
+)
 
 
 def whitened(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
@@ -111,6 +117,45 @@ def test_kid_of_gaussians_matches_the_analytic_value_and_is_unbiased():
     ]
     tolerance = 4 * np.std(values) / np.sqrt(len(values))
     assert np.mean(values) == pytest.approx(expected, abs=tolerance)
+
+
+def test_gaussian_mmd_of_gaussians_matches_the_analytic_value():
+    # E k for x - y ~ N(mu, s^2 I): (b^2 / (b^2 + s^2))^(d / 2) exp(-|mu|^2 / 2 / (b^2 + s^2))
+    dim, b, mu, s = 3, 2.0, 0.5, 0.7
+
+    def expectation(shift, variance):
+        return (b**2 / (b**2 + variance)) ** (dim / 2) * np.exp(
+            -dim * shift**2 / 2 / (b**2 + variance)
+        )
+
+    expected = expectation(0, 2) + expectation(0, 2 * s**2) - 2 * expectation(mu, 1 + s**2)
+    rng = np.random.default_rng(0)
+    values = [
+        kernel_distance(
+            rng.normal(size=(40, dim)), rng.normal(mu, s, size=(30, dim)), gaussian_kernel(b)
+        ).value
+        for _ in range(300)
+    ]
+    tolerance = 4 * np.std(values) / np.sqrt(len(values))
+    assert np.mean(values) == pytest.approx(expected, abs=tolerance)
+    assert tolerance < 0.2 * expected
+
+
+def test_median_distance_of_gaussians():
+    x = np.random.default_rng(6).normal(size=(3000, 200)).astype(np.float32)
+    assert median_distance(x) == pytest.approx(np.sqrt(2 * 200), rel=0.01)
+
+
+def test_fid_infinity_has_less_bias():
+    rng = np.random.default_rng(7)
+    fid, infinity = [], []
+    for _ in range(10):
+        x, y = rng.normal(size=(400, 10)), rng.normal(0.2, 1, size=(250, 10))
+        fid.append(frechet_distance(x, y))
+        infinity.append(frechet_distance_infinity(x, y))
+    truth = 10 * 0.2**2
+    assert np.mean(fid) > truth + 0.05
+    assert np.mean(infinity) == pytest.approx(truth, abs=0.04)
 
 
 def test_kid_standard_error_is_the_spread_of_repeated_estimates():

@@ -1,42 +1,21 @@
-"""Neighbour search against brute force; copies that must be caught; rates that must hold."""
+"""Copies that must be caught, honest sets that must not be accused, rates that must hold."""
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
+from conftest import drawn_radiographs
+from scipy.ndimage import shift as moved
 
 from femur_jax.errors import UserError
-from femur_jax.evaluation.memorization import audit, calibrated_threshold, is_authentic, nearest
-
-
-def test_nearest_agrees_with_brute_force():
-    rng = np.random.default_rng(0)
-    queries = rng.normal(size=(70, 20)).astype(np.float32)
-    references = rng.normal(size=(150, 20)).astype(np.float32)
-    truth = cdist(queries.astype(float), references.astype(float))
-    got = nearest(queries, references, block=32)  # the last block is not full
-    np.testing.assert_array_equal(got.index, truth.argmin(axis=1))
-    np.testing.assert_allclose(got.distance, truth.min(axis=1), rtol=1e-12)
-
-
-def test_a_reference_can_be_excluded():
-    x = np.random.default_rng(1).normal(size=(40, 5))
-    truth = cdist(x, x)
-    np.fill_diagonal(truth, np.inf)
-    for n in (40, 3, 2):  # also with fewer references than candidates
-        got = nearest(x[:n], x[:n], exclude=np.arange(n), block=16)
-        np.testing.assert_array_equal(got.index, truth[:n, :n].argmin(axis=1))
-        np.testing.assert_allclose(got.distance, truth[:n, :n].min(axis=1), rtol=1e-12)
-
-
-def test_tiny_distances_survive_vectors_with_a_large_common_part():
-    rng = np.random.default_rng(2)
-    references = 1e5 + rng.normal(size=(200, 64))
-    queries = references[:50] + 1e-6 * rng.normal(size=(50, 64))
-    got = nearest(queries, references)
-    np.testing.assert_array_equal(got.index, np.arange(50))
-    np.testing.assert_allclose(
-        got.distance, np.linalg.norm(queries - references[:50], axis=1), rtol=1e-12
-    )
+from femur_jax.evaluation.correlation import most_correlated
+from femur_jax.evaluation.memorization import (
+    audit,
+    calibrated_threshold,
+    distance_ratio,
+    is_authentic,
+    membership_inference,
+    verdict,
+)
+from femur_jax.evaluation.neighbours import Neighbours, k_nearest
 
 
 def test_threshold_is_undercut_by_one_in_a_hundred_fresh_samples():
@@ -53,11 +32,12 @@ def test_planted_copies_are_flagged_and_not_authentic_and_the_rest_is_left_alone
     train, held_out, fresh = (rng.normal(size=(n, 12)) for n in (500, 2000, 2000))
     copies = train[::10] + 0.01 * rng.normal(size=(50, 12))
     got = audit(np.concatenate([copies, fresh]), train, held_out)
-    np.testing.assert_array_equal(got.nearest.index[:50], np.arange(0, 500, 10))
-    assert got.flagged[:50].all()
-    assert not got.authentic[:50].any()
+    np.testing.assert_array_equal(got.index[:50], np.arange(0, 500, 10))
+    assert got.flagged[:50].all() and got.copies[:50].all()
+    assert not got.authentic[:50].any() and not got.copies[50:].any()
     # 1% expected; 4 standard errors of 2000 held-out and 2000 fresh samples
     assert got.flagged[50:].mean() == pytest.approx(0.01, abs=4 * np.sqrt(2 * 0.01 / 2000))
+    assert got.flagged_share.low < got.flagged.mean() < got.flagged_share.high
 
 
 def test_copies_are_flagged_even_where_held_out_samples_leaked_into_the_training_set():
@@ -66,6 +46,27 @@ def test_copies_are_flagged_even_where_held_out_samples_leaked_into_the_training
     assert got.threshold == 0.0
     assert got.chance_share == pytest.approx(1 / 31)
     assert got.flagged.all()
+
+
+def test_honest_sets_are_flagged_and_accused_at_the_stated_rates():
+    rng = np.random.default_rng(7)
+    train = rng.normal(size=(60, 6))
+    p_values, copies = [], 0
+    for _ in range(300):
+        got = audit(rng.normal(size=(100, 6)), train, rng.normal(size=(150, 6)))
+        p_values.append(got.p_value)
+        copies += int(got.copies.sum())
+    p = np.array(p_values)
+    for level in (0.01, 0.05, 0.2):  # discrete and conservative: at most, with 3 standard errors
+        assert np.mean(p <= level) <= level + 3 * np.sqrt(level * (1 - level) / 300)
+    assert np.mean(p <= 0.5) > 0.1
+    assert copies <= 300 * 0.01 + 3 * np.sqrt(300 * 0.01)
+
+
+def test_distance_ratio_is_carlinis():
+    distance = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    ratio = distance_ratio(Neighbours(np.zeros((2, 3), int), distance))
+    np.testing.assert_allclose(ratio, [1.0 / (0.5 * 2.0), 0.0])
 
 
 def test_authenticity_follows_its_definition():
@@ -78,19 +79,99 @@ def test_authenticity_follows_its_definition():
         others = [np.linalg.norm(train[star] - x) for i, x in enumerate(train) if i != star]
         expected.append(to_train[star] > min(others))
     assert 0.2 < np.mean(expected) < 0.8  # both outcomes occur
-    np.testing.assert_array_equal(is_authentic(nearest(synthetic, train), train), expected)
+    found = k_nearest(synthetic, train, 1)
+    got = is_authentic(found.index[:, 0], found.distance[:, 0], train)
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_a_copy_of_a_duplicated_training_sample_is_not_authentic():
     train = np.array([[0.0], [0.0], [5.0]])
-    assert not is_authentic(nearest(train[:1], train), train).any()
+    assert not is_authentic(np.array([0]), np.array([0.0]), train).any()
+
+
+def test_correlation_agrees_with_its_definition(pictures):
+    """numpy's own correlation of banded ranks at each shift, for some pairs."""
+    from femur_jax.evaluation import correlation
+
+    train, queries = pictures["train"][:12].astype(float), pictures["test"][:4].astype(float)
+    got = most_correlated(queries, train, 12, shift=1)
+    banded = correlation._banded(np.concatenate([train, queries])).astype(float)
+    for q in range(4):
+        c = [
+            max(
+                np.corrcoef(view[y : y + 46, x : x + 46].ravel(), banded[r][1:-1, 1:-1].ravel())[
+                    0, 1
+                ]
+                for view in (banded[12 + q], banded[12 + q][:, ::-1])
+                for y in range(3)
+                for x in range(3)
+            )
+            for r in range(12)
+        ]
+        np.testing.assert_array_equal(got.index[q], np.argsort(c)[::-1])
+        np.testing.assert_allclose(got.distance[q], np.sqrt(2 * (1 - np.sort(c)[::-1])), atol=1e-4)
+
+
+LEAKS = {
+    "as it is": lambda x, rng: x,
+    "shifted": lambda x, rng: moved(x, (2, -3), mode="nearest"),
+    "flipped": lambda x, rng: x[:, ::-1],
+    "noised": lambda x, rng: x + 0.015 * 65535 * rng.normal(size=x.shape),
+    "re-windowed": lambda x, rng: np.clip(1.5 * x - 5000, 0, 65535) ** 1.4,
+}
+
+
+def test_a_leak_of_one_in_a_hundred_is_found_however_it_is_disguised(pictures):
+    """Two copies of each kind among 200 samples; each kind alone is enough to accuse."""
+    rng = np.random.default_rng(8)
+    train, held_out = (pictures[split].astype(float) for split in ("train", "validation"))
+    origin = np.array([17, 140])
+    leaked = np.stack([change(train[n], rng) for change in LEAKS.values() for n in origin])
+    synthetic = np.concatenate([leaked, pictures["test"][: 200 - len(leaked)]])
+    found = audit(synthetic, train, held_out, most_correlated)
+    np.testing.assert_array_equal(found.index[: len(leaked)], np.tile(origin, len(LEAKS)))
+    assert not found.copies[len(leaked) :].any()
+    for kind, copies in zip(LEAKS, found.copies[: len(leaked)].reshape(-1, 2), strict=True):
+        assert copies.any(), kind
+    assert verdict({"correlation": found}).found_copies
+
+
+def test_an_honest_set_is_not_accused(pictures):
+    train, held_out, honest = (
+        pictures[split].astype(float) for split in ("train", "validation", "test")
+    )
+    audits = {
+        "correlation": audit(honest, train, held_out, most_correlated),
+        "pixels": audit(*(x.reshape(len(x), -1) for x in (honest, train, held_out))),
+    }
+    got = verdict(audits)
+    assert not got.found_copies
+    for found in audits.values():
+        assert f"{found.copy_ratio:.2f}" in got.sentence
+        assert f"{found.threshold:.2f}" in got.sentence
+
+
+def test_membership_is_inferred_of_an_overfit_generator_alone(pictures):
+    """A generator that copies half of its training set, and one that makes new radiographs."""
+    rng = np.random.default_rng(9)
+    train, held_out = (pictures[split].astype(float)[:100] for split in ("train", "validation"))
+    overfit = train[:50] + 1000 * rng.normal(size=train[:50].shape)
+    honest = drawn_radiographs(rng, 50).astype(float)
+    patients = [f"train {n // 2}" for n in range(100)], [f"other {n // 2}" for n in range(100)]
+    results = [
+        membership_inference(*(x.reshape(len(x), -1) for x in (made, train, held_out)), *patients)
+        for made in (overfit, honest)
+    ]
+    assert results[0].auc.low > 0.6 and results[0].tpr_at_1_fpr.value > 0.4
+    assert results[1].auc.low < 0.5 < results[1].auc.high
+    assert results[1].tpr_at_1_fpr.value < 0.1
 
 
 def test_empty_sets_are_refused():
     x = np.zeros((3, 2))
-    with pytest.raises(UserError, match="0 training samples"):
+    with pytest.raises(UserError, match="among 0 samples"):
         audit(x, x[:0], x)
-    with pytest.raises(UserError, match="1 training samples"):
+    with pytest.raises(UserError, match="among 1 samples"):
         audit(x, x[:1], x)
     with pytest.raises(UserError, match="held-out"):
         audit(x, x, x[:0])

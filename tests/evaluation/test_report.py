@@ -1,6 +1,7 @@
 """The report as a browser would read it: complete, self-contained, escaped, whole or absent."""
 
 import base64
+import csv
 import dataclasses
 import io
 import re
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from femur_jax.evaluation.manifold import Manifold
 from femur_jax.evaluation.report import (
     ClassifierRow,
     Curve,
+    DescriptorRow,
     DistanceRow,
     Gallery,
     ImageSizes,
@@ -23,11 +26,13 @@ from femur_jax.evaluation.report import (
     StudyResults,
     auc_table,
     write_report,
+    write_tables,
 )
-from femur_jax.evaluation.statistics import Interval
+from femur_jax.evaluation.statistics import Contrast, Interval
 
 HOSTILE = '<script>alert("1")</script> & $\\frac{'
 SOURCES = ("real", "diffusion", "GAN")
+MANIFOLD = Manifold(precision=0.91, recall=0.82, density=1.04, coverage=0.73)
 SIZES = {"NFF": (128, 92), "AFF": (60, 41)}
 
 
@@ -39,6 +44,7 @@ def grey(height: int, width: int) -> np.ndarray:
 def made_up_results() -> StudyResults:
     steps = np.arange(0, 100, 10)
     auc, sensitivity = Interval(0.914, 0.801, 0.986), Interval(0.55, 0.25, 0.8)
+    less = Contrast(Interval(-0.031, -0.12, 0.04), Interval(-0.031, -0.11, 0.05), 0.43)
     training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
     return StudyResults(
         title="A study",
@@ -54,14 +60,21 @@ def made_up_results() -> StudyResults:
             Curve("discriminator", steps, np.cos(steps), "adversarial loss"),
         ],
         classifiers=[
-            ClassifierRow(name, 252 + i, auc, sensitivity, 30)
+            ClassifierRow(name, 252 + i, auc, sensitivity, 30, less if i else None, 0.071, 0.054)
             for i, name in enumerate(training_sets)
         ],
         feature_extractor="penultimate layer of the classifier",
         distances=[
-            DistanceRow("diffusion", "AFF", 126, 200, 12.345, 0.0312, 0.0021),
-            DistanceRow("real, held out", "AFF", 126, 89, 4.5, -0.0003, 0.0004, floor=True),
+            DistanceRow("diffusion", "AFF", 126, 200, 0.0312, 0.0021, 12.345, 9.87, MANIFOLD),
+            DistanceRow(
+                "real, held out", "AFF", 126, 89, -0.0003, 0.0004, 4.5, 0.1, None, floor=True
+            ),
         ],
+        descriptors=[
+            DescriptorRow("GAN", "NFF", {"size": 0.123, "grey values": 1.5}),
+            DescriptorRow("real, held out", "NFF", {"size": 0.05, "grey values": 0.06}, floor=True),
+        ],
+        published={"a paper": 0.966},
         neighbours=[
             Neighbours(
                 source="GAN",
@@ -72,9 +85,12 @@ def made_up_results() -> StudyResults:
                     NeighbourPair(grey(50, 40), grey(52, 33), 2.5),
                 ],
                 threshold=2.0,
-                flagged_share=0.015,
+                flagged_share=Interval(0.015, 0.004, 0.04),
                 chance_share=0.011,
                 authentic_share=0.925,
+                copies=2,
+                membership_auc=Interval(0.52, 0.47, 0.57),
+                verdict="No sign of copies: a sentence.",
             )
         ],
         sizes=[
@@ -197,16 +213,21 @@ def test_a_report_on_patients_does_not_call_them_phantoms(tmp_path: Path):
 
 def test_every_number_of_the_tables_is_there(page: Page):
     interval, sensitivity = "0.91 [0.80, 0.99]", "0.55 [0.25, 0.80]"
-    assert page.row("real", "252") == ["real", "252", interval, sensitivity, "30"]
-    assert page.row("real + GAN") == ["real + GAN", "256", interval, sensitivity, "30"]
-    assert page.row("diffusion", "AFF", "126")[3:] == ["200", "12.3", "31.2 ± 2.1"]
-    assert page.row("real, held out")[3:] == ["89", "4.5", "-0.3 ± 0.4"]
-    assert page.row("GAN", "AFF", "200") == ["GAN", "AFF", "200", "1.5%", "1.1%", "92.5%", "2"]
+    rest = [sensitivity, "0.07 (0.05)", "30"]
+    assert page.row("real", "252") == ["real", "252", interval, "–", *rest]
+    less = "-0.03 [-0.12, +0.04], p = 0.43"
+    assert page.row("real + GAN") == ["real + GAN", "256", interval, less, *rest]
+    four = ["0.91", "0.82", "1.04", "0.73"]
+    assert page.row("diffusion", "AFF", "126")[3:] == ["200", "31.2 ± 2.1", "12.3", "9.87", *four]
+    assert page.row("real, held out", "AFF")[3:7] == ["89", "-0.3 ± 0.4", "4.5", "0.1"]
+    assert page.row("GAN", "NFF") == ["GAN", "NFF", "0.12", "1.50"]
+    audited = ["GAN", "AFF", "200", "2", "1.5% [0.4%, 4.0%]", "1.1%", "92.5%", "0.52 [0.47, 0.57]"]
+    assert page.row("GAN", "AFF", "200") == audited
 
 
 def test_tables_are_accessible(page: Page):
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 6
+    assert len(page.all("caption")) == len(page.all("table")) == 7
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     assert len(page.all("svg")) == 3
@@ -233,8 +254,9 @@ def test_images_are_the_upper_eight_bits_at_one_integer_zoom(page: Page):
 
 
 def test_neighbour_pairs_name_their_distance_and_flag_only_the_near_one(html: str, page: Page):
-    assert "0.75 × threshold, flagged" in page.text
-    assert re.search(r"1.25 × threshold(?!, flagged)", page.text)
+    assert "ratio 1.50, flagged" in page.text
+    assert re.search(r"ratio 2.50(?!, flagged)", page.text)
+    assert "No sign of copies: a sentence." in page.text
     assert html.count('class="pair flagged"') == 1
     nearest = [i for i in page.all("img") if (i["alt"] or "").startswith("nearest")]
     assert [decode(img).shape for img in nearest] == [(52, 33)] * 2
@@ -308,13 +330,28 @@ def test_a_failure_leaves_the_former_report_and_no_half_file(
 
 
 def test_auc_table_lines_up():
+    rest = (30, None, 0.1, 0.1)
     rows = [
-        ClassifierRow("real", 252, Interval(0.914, 0.8, 1.0), Interval(0.5, 0.25, 0.75), 30),
+        ClassifierRow("real", 252, Interval(0.914, 0.8, 1.0), Interval(0.5, 0.25, 0.75), *rest),
         ClassifierRow(
-            "real + diffusion", 12652, Interval(0.9, 0.8, 0.95), Interval(0.0, 0.0, 0.0), 30
+            "real + diffusion", 12652, Interval(0.9, 0.8, 0.95), Interval(0.0, 0.0, 0.0), *rest
         ),
     ]
     lines = auc_table(rows).split("\n")
     assert len({len(line) for line in lines}) == 1
     assert " ".join(lines[2].split()) == "real 252 0.91 [0.80, 1.00] 0.50 [0.25, 0.75] 30"
     assert lines[3].startswith("real + diffusion    12652   0.90 [0.80, 0.95]")
+
+
+def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
+    write_tables(made_up_results(), tmp_path)
+    tables = {
+        path.stem: list(csv.DictReader(path.read_text().splitlines()))
+        for path in tmp_path.glob("*.csv")
+    }
+    assert tables.keys() == {"classifiers", "distances", "descriptors", "copies"}
+    assert [row["auc.low"] for row in tables["classifiers"]] == ["0.801"] * 5
+    assert [row["against_real.p_value"] for row in tables["classifiers"]] == ["", *["0.43"] * 4]
+    assert tables["distances"][0]["manifold.coverage"] == "0.73"
+    assert tables["descriptors"][0]["distances.size"] == "0.123"
+    assert tables["copies"][0]["flagged_share.high"] == "0.04"

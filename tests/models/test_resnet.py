@@ -7,8 +7,9 @@ import pytest
 from numpy_layers import convolve, drawn_parameters, group_norm, to_float64
 from scipy.special import logsumexp
 
+from femur_jax.errors import UserError
 from femur_jax.models.functional import functional
-from femur_jax.models.resnet import ResidualBlock, ResNet, soft_maximum
+from femur_jax.models.resnet import ResidualBlock, ResNet, imported_trunk, soft_maximum
 
 images = jax.random.normal(jax.random.key(0), (3, 24, 20, 1))
 
@@ -135,3 +136,108 @@ def test_a_sharp_network_sees_one_place():
         features = [np.asarray(apply(params, jnp.asarray(x))[1]) for x in (image, marked)]
         moves[sharpness] = float(np.abs(features[1] - features[0]).max())
     assert moves[20.0] > 3 * moves[0.0]
+
+
+def torchvision_names(stages, width):
+    """Convolutions of a bottleneck ResNet under torchvision's names: shape, stride, its norm."""
+    layers = {"conv1": ((width, 3, 7, 7), 2, "bn1")}
+    inputs = width
+    for stage, count in enumerate(stages, 1):
+        inner = width * 2 ** (stage - 1)
+        for n in range(count):
+            prefix, stride = f"layer{stage}.{n}", 2 if stage > 1 and n == 0 else 1
+            shapes = ((inner, inputs, 1, 1), (inner, inner, 3, 3), (4 * inner, inner, 1, 1))
+            for i, shape in enumerate(shapes, 1):
+                layers[f"{prefix}.conv{i}"] = shape, stride if i == 2 else 1, f"{prefix}.bn{i}"
+            if n == 0:
+                shape = (4 * inner, inputs, 1, 1)
+                layers[f"{prefix}.downsample.0"] = shape, stride, f"{prefix}.downsample.1"
+            inputs = 4 * inner
+    return layers
+
+
+def drawn_weights(layers):
+    """Random weights with batch normalisation, as a file of torchvision holds them."""
+    rng = np.random.default_rng(0)
+    weights = {"fc.weight": rng.normal(size=(1000, 2048)), "fc.bias": rng.normal(size=1000)}
+    for name, (shape, _, norm) in layers.items():
+        weights[f"{name}.weight"] = rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
+        weights[f"{norm}.weight"] = rng.uniform(0.3, 0.8, shape[0])
+        weights[f"{norm}.bias"] = 0.1 * rng.normal(size=shape[0])
+        weights[f"{norm}.running_mean"] = 0.1 * rng.normal(size=shape[0])
+        weights[f"{norm}.running_var"] = rng.uniform(0.5, 1.5, shape[0])
+    return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def torchvision_forward(weights, layers, x):
+    """ResNet in NumPy and float64, channels first, as torchvision's `forward` reads."""
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+
+    def conv_norm(x, name):
+        (_, _, size, _), stride, norm = layers[name]
+        pad = size // 2
+        x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        views = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))
+        y = np.tensordot(
+            views[:, :, ::stride, ::stride], w[f"{name}.weight"], ((1, 4, 5), (1, 2, 3))
+        )
+        y = (y - w[f"{norm}.running_mean"]) / np.sqrt(w[f"{norm}.running_var"] + 1e-5)
+        return np.moveaxis(y * w[f"{norm}.weight"] + w[f"{norm}.bias"], 3, 1)
+
+    x = np.maximum(conv_norm(np.moveaxis(x, 3, 1), "conv1"), 0)
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))  # zeros: nothing is below after the ReLU
+    x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max((4, 5))
+    for prefix in dict.fromkeys(name.rpartition(".conv")[0] for name in layers if ".conv" in name):
+        y = np.maximum(conv_norm(x, f"{prefix}.conv1"), 0)
+        y = conv_norm(np.maximum(conv_norm(y, f"{prefix}.conv2"), 0), f"{prefix}.conv3")
+        down = f"{prefix}.downsample.0"
+        x = np.maximum(y + (conv_norm(x, down) if down in layers else x), 0)
+    return x.mean((2, 3)) @ w["fc.weight"].T + w["fc.bias"]
+
+
+def zeros(init):
+    return jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(init, jax.random.key(0))
+    )
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """The convolutions of ResNet-50, and random weights."""
+    layers = torchvision_names((3, 4, 6, 3), 64)
+    return layers, drawn_weights(layers)
+
+
+def test_imported_resnet50_has_torchvisions_logits(imported):
+    layers, weights = imported
+    init, apply = functional(
+        lambda rngs: ResNet((3, 4, 6, 3), 64, 3, True, norm="fixed", rngs=rngs)
+    )
+    params = zeros(init)
+    params = imported_trunk(params, weights, grey=False)
+    params["head"] = {"kernel": weights["fc.weight"][:1].T, "bias": weights["fc.bias"][:1]}
+    colours = np.random.default_rng(1).normal(size=(2, 70, 64, 3)).astype(np.float32)
+    apply = jax.jit(apply)
+    logit, features = apply(params, colours)
+    expected = torchvision_forward(weights, layers, colours)
+    np.testing.assert_allclose(logit, expected[:, 0], atol=1e-4 * abs(expected).max())
+    logits = np.asarray(features) @ weights["fc.weight"].T + weights["fc.bias"]
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * abs(expected).max())
+    # A grey image in the first channel is seen as one of three equal colours.
+    grey = imported_trunk(params, weights, grey=True)
+    only_first = colours * np.array([1, 0, 0], np.float32)
+    np.testing.assert_allclose(
+        apply(grey, only_first)[1],
+        apply(params, np.repeat(colours[..., :1], 3, -1))[1],
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_a_file_of_another_resnet_is_refused(imported):
+    _, weights = imported
+    init, _ = functional(lambda rngs: ResNet((2, 2), 64, 3, False, norm="fixed", rngs=rngs))
+    with pytest.raises(UserError, match=r"layer1\.0\.conv1\.weight .* \(64, 64, 1, 1\)"):
+        imported_trunk(zeros(init), weights, grey=True)
+    with pytest.raises(UserError, match="layer, "):
+        functional(lambda rngs: ResNet((1,), 8, 1, False, norm="layer, ", rngs=rngs))

@@ -1,0 +1,65 @@
+"""Calibration against scikit-learn, and against predictions that are true by construction."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+
+from femur_jax.evaluation.calibration import (
+    calibration,
+    expected_calibration_error,
+    probability,
+)
+
+
+def true_predictions(rng: np.random.Generator, n: int):
+    """Predictions that come true as often as they say."""
+    predicted = rng.beta(0.8, 2.5, n)
+    return predicted, rng.random(n) < predicted
+
+
+def test_bins_agree_with_scikit_learn():
+    predicted, positive = true_predictions(np.random.default_rng(0), 400)
+    got = calibration(predicted**1.3, positive)
+    observed, mean = calibration_curve(positive, predicted**1.3, n_bins=10, strategy="quantile")
+    np.testing.assert_allclose([b.observed for b in got.bins], observed)
+    np.testing.assert_allclose([b.predicted for b in got.bins], mean)
+    assert got.error == pytest.approx(np.mean(abs(observed - mean)))
+    assert got.brier == pytest.approx(np.mean((positive - predicted**1.3) ** 2))
+    assert all(b.low <= b.observed <= b.high for b in got.bins)
+
+
+def test_error_of_true_predictions_is_what_chance_gives():
+    rng = np.random.default_rng(1)
+    sets = [calibration(*true_predictions(rng, 150), seed=n, resamples=100) for n in range(60)]
+    errors, chance = (np.mean([getattr(s, f) for s in sets]) for f in ("error", "chance_error"))
+    assert errors == pytest.approx(chance, rel=0.1)
+    assert chance > 0.03
+
+
+def test_overconfident_predictions_are_told():
+    predicted, positive = true_predictions(np.random.default_rng(2), 2000)
+    got = calibration(expit(3 * np.log(predicted / (1 - predicted))), positive, resamples=50)
+    assert got.error > 3 * got.chance_error
+
+
+def test_equal_predictions_fill_bins_all_the_same():
+    positive = np.arange(7) < 2
+    assert expected_calibration_error(np.full(7, 2 / 7), positive, bins=1) < 1e-12
+    assert len(calibration(np.full(7, 0.3), positive).bins) == 7
+
+
+def test_probability_undoes_balanced_training():
+    """A logistic regression on balanced classes, used where one in ten is positive."""
+    rng = np.random.default_rng(3)
+    n = 40_000
+    positive = rng.random(n) < 0.1
+    x = (positive + rng.normal(size=n))[:, None]
+    drawn = np.concatenate([np.flatnonzero(positive), np.flatnonzero(~positive)[: positive.sum()]])
+    balanced = LogisticRegression(C=1e6).fit(x[drawn], positive[drawn])
+    logit = balanced.decision_function(x)
+    raw = expected_calibration_error(expit(logit), positive)
+    corrected = probability(logit, trained_share=0.5, true_share=0.1)
+    assert raw > 0.15
+    assert expected_calibration_error(corrected, positive) < 0.01
