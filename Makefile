@@ -16,7 +16,7 @@ test: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: .venv/installed
 	.venv/bin/python tools/benchmark.py $(if $(ONLY),--only $(ONLY))

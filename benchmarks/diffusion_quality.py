@@ -68,7 +68,7 @@ def cohort() -> RadiographDataset:
 
 def classifier(dataset: RadiographDataset):
     """The judge, trained on the training patients."""
-    config = classifier_config(dataset, shapes=_SHAPES, steps=3000, by="patient")
+    config = classifier_config(dataset, shapes=_SHAPES, steps=1500, by="patient")
     task = ClassifierTask(config, [dataset])
     return task, loop.train(task, config, _FOLDER / "classifier").ema
 

@@ -141,7 +141,7 @@ def _average(state: TrainState, config: Config, workdir: Path) -> Params:
     if str(width) in state.ema:
         return state.ema[str(width)]
     target = ema.Profile(int(state.step), width)
-    return ema.reconstruct(workdir / "snapshots", state.ema, target)
+    return ema.reconstruct(workdir / loop.SNAPSHOTS, state.ema, target)
 
 
 def _weak_model(task: DiffusionTask, config: Config) -> tuple[Model, dict[str, Any]]:

@@ -33,7 +33,7 @@ def write_run(config, workdir, seed=0):
     state = dataclasses.replace(state, ema=structure.unflatten(random), step=state.step + 2)
     claim(workdir, config, free=loop.FREE_FIELDS)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    checkpoints.save(state, 2)
+    checkpoints.save(state, 2, {}, {})
     checkpoints.close()
 
 

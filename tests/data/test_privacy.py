@@ -155,7 +155,7 @@ SMALLEST = {
     "gan.model.size": 16,
     "gan.model.channels": (8, 8, 8),
     "gan.model.latent": 4,
-    "gan.train.burn_in_steps": 2,
+    "gan.train.burn_in_images": 16,
     "classifier.data.shapes": ((32, 32),),
     "classifier.model.stage_sizes": (1, 1),
     "classifier.model.width": 8,
