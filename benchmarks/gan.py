@@ -3,7 +3,6 @@
 import json
 import runpy
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -15,10 +14,9 @@ import numpy as np
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from benchmarks.peer_process import PeerProcess
 from benchmarks.records import ratio_of_rounds
+from benchmarks.trainers import PeerProcess, StepTrainer
 from femur_jax.config import Config
-from femur_jax.data.loader import batches
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
@@ -50,7 +48,9 @@ def over_torch() -> Found:
         task = GanTask(config, _noise_dataset(folder / "dataset", config.model.size))
         lazy = config.copy_and_resolve_references()
         lazy.train.penalty_interval = 8
-        own, lazy = _JaxTrainer(task), _JaxTrainer(GanTask(lazy, task.dataset))
+        size = config.train.batch_size
+        own = StepTrainer(task, size)
+        lazy = StepTrainer(GanTask(lazy, task.dataset), size)
         expected = write_exchange(folder, config)
         with PeerProcess("r3gan_torch.py", folder) as peer:
             difference = largest_difference(expected, folder)
@@ -86,30 +86,6 @@ def over_torch() -> Found:
             "PyTorch's threads": peer.about["threads"],
         },
     )
-
-
-class _JaxTrainer:
-    """The training step as the training loop compiles it, on one batch."""
-
-    def __init__(self, task: GanTask):
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-        size = task.config.train.batch_size
-        self._batch = next(batches(task.streams(), batch_size=size, start=0, sharding=sharding))
-        self._key = jax.random.key(0)
-        # Placed as the loop does: an uncommitted state would compile the step twice.
-        self._state = jax.jit(task.init, out_shardings=sharding)(self._key)
-
-        def update(state, batch, key):
-            return task.step(state, batch, jax.random.fold_in(key, state.step))
-
-        self._update = jax.jit(update, donate_argnums=0)
-
-    def seconds(self, steps: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(steps):
-            self._state, _ = self._update(self._state, self._batch, self._key)
-        jax.block_until_ready(self._state)
-        return time.perf_counter() - begin
 
 
 def write_exchange(folder: Path, config: Config) -> dict[str, np.ndarray]:

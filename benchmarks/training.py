@@ -2,9 +2,7 @@
 
 import json
 import runpy
-import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -14,11 +12,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.environment import peer_python
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
-from femur_jax.data.loader import batches
+from benchmarks.trainers import PeerProcess, StepTrainer
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
@@ -43,7 +40,7 @@ def over_torch() -> Found:
     with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
         folder = Path(name)
         task = DiffusionTask(config, _noise_dataset(folder / "dataset"))
-        own = _JaxTrainer(task)
+        own = StepTrainer(task, config.train.batch_size)
         # Away from the first parameters: zeros in last layers hide what is before them.
         keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(own.state.params)))
         keys = jax.tree.unflatten(jax.tree.structure(own.state.params), list(keys))
@@ -51,7 +48,7 @@ def over_torch() -> Found:
             lambda p, key: p + 0.1 * jax.random.normal(key, p.shape), own.state.params, keys
         )
         expected = _write_exchange(folder, config, task, params, own.batch)
-        with _TorchTrainer(folder) as peer:
+        with PeerProcess("train_torch.py", folder) as peer:
             difference = _largest_difference(expected, folder)
             parameters = sum(p.size for p in jax.tree.leaves(params))
             if difference > _TOLERANCE or parameters != peer.about["parameters"]:
@@ -85,64 +82,6 @@ def over_torch() -> Found:
             "PyTorch's memory format": peer.about["memory_format"],
         },
     )
-
-
-class _JaxTrainer:
-    """The training step as the training loop compiles it, on one batch."""
-
-    def __init__(self, task: DiffusionTask):
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-        size = task.config.train.batch_size
-        self.batch = next(batches(task.streams(), batch_size=size, start=0, sharding=sharding))
-        self._key = jax.random.key(0)
-        # Placed as the loop does: an uncommitted state would compile the step twice.
-        self.state = jax.jit(task.init, out_shardings=sharding)(self._key)
-
-        def update(state, batch, key):
-            return task.step(state, batch, jax.random.fold_in(key, state.step))
-
-        self._update = jax.jit(update, donate_argnums=0)
-
-    def seconds(self, steps: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(steps):
-            self.state, _ = self._update(self.state, self.batch, self._key)
-        jax.block_until_ready(self.state)
-        return time.perf_counter() - begin
-
-
-class _TorchTrainer:
-    """The process of benchmarks/peers/train_torch.py; idle between rounds."""
-
-    def __init__(self, folder: Path):
-        script = _ROOT / "benchmarks" / "peers" / "train_torch.py"
-        self._process = subprocess.Popen(
-            [str(peer_python()), str(script), str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.about: dict[str, Any] = self._answer()
-
-    def seconds(self, steps: int) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("PyTorch's process has ended; its traceback is above")
-        return json.loads(line)
-
-    def __enter__(self) -> "_TorchTrainer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 def _noise_dataset(folder: Path) -> RadiographDataset:

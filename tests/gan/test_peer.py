@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import environment, gan
-from benchmarks.peer_process import PeerProcess
+from benchmarks.trainers import PeerProcess
 
 
 @pytest.mark.skipif(not environment._FOLDER.is_dir(), reason="PyTorch is not installed")

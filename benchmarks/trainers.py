@@ -1,0 +1,78 @@
+"""What takes turns in a measurement of training: our compiled step, and a peer's script."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.environment import peer_python
+from femur_jax.data.loader import batches
+from femur_jax.training.loop import Task
+
+_PEERS = Path(__file__).parent / "peers"
+
+
+class PeerProcess:
+    """A peer's script as a process of its own, idle between rounds.
+
+    It answers, with a line of JSON each, to its start and to every line written to it.
+    """
+
+    def __init__(self, script: str, folder: Path):
+        """Starts a script of benchmarks/peers on a folder of what is exchanged."""
+        self._process = subprocess.Popen(
+            [str(peer_python()), str(_PEERS / script), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about: dict[str, Any] = self._answer()
+
+    def seconds(self, steps: int) -> float:
+        """Wall time that the peer took for some steps."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("The peer's process has ended; its traceback is above.")
+        return json.loads(line)
+
+    def __enter__(self) -> "PeerProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class StepTrainer:
+    """The training step as the training loop compiles it, on one batch."""
+
+    def __init__(self, task: Task, batch_size: int):
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+        self.batch = next(
+            batches(task.streams(), batch_size=batch_size, start=0, sharding=sharding)
+        )
+        self._key = jax.random.key(0)
+        # Placed as the loop does: an uncommitted state would compile the step twice.
+        self.state = jax.jit(task.init, out_shardings=sharding)(self._key)
+
+        def update(state, batch, key):
+            return task.step(state, batch, jax.random.fold_in(key, state.step))
+
+        self._update = jax.jit(update, donate_argnums=0)
+
+    def seconds(self, steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self.state, _ = self._update(self.state, self.batch, self._key)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - begin
