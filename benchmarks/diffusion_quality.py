@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from benchmarks.phantom_classifier import classifier_config, simulated
+from benchmarks.phantom_classifier import SHAPES, STEPS, classifier_config, simulated
 from femur_jax import stages
 from femur_jax.config import Config
 from femur_jax.data.shards import RadiographDataset
@@ -21,7 +21,6 @@ from femur_jax.training import loop
 _ROOT = Path(__file__).parents[1]
 _FOLDER = _ROOT / "runs" / "diffusion_quality"
 _LONG_SIDE = (128, 256)
-_SHAPES = ((160, 80), (128, 104))
 _BREAK = 4  # pixels that an edge moves within three rows
 
 
@@ -68,7 +67,7 @@ def cohort() -> RadiographDataset:
 
 def classifier(dataset: RadiographDataset):
     """The judge, trained on the training patients."""
-    config = classifier_config(dataset, shapes=_SHAPES, steps=1500, by="patient")
+    config = classifier_config(dataset, shapes=SHAPES, steps=STEPS, by="patient")
     task = ClassifierTask(config, [dataset])
     return task, loop.train(task, config, _FOLDER / "classifier").ema
 

@@ -15,11 +15,8 @@ import numpy as np
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
-from benchmarks.trainers import PeerProcess, StepTrainer
+from benchmarks.trainers import PeerProcess, StepTrainer, noise_dataset
 from femur_jax.config import Config
-from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.records import encode
-from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.gan.losses import discriminator_loss, generator_loss
 from femur_jax.gan.task import CONDITIONS, GanTask
 from femur_jax.models.functional import functional
@@ -45,7 +42,7 @@ def over_torch() -> Found:
     config = tiny()
     with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
         folder = Path(name)
-        task = GanTask(config, _noise_dataset(folder / "dataset", config.model.size))
+        task = GanTask(config, noise_dataset(folder / "dataset", config.model.size))
         lazy = config.copy_and_resolve_references()
         lazy.train.penalty_interval = 8
         size = config.train.batch_size
@@ -190,16 +187,3 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _save(path: Path, arrays: Mapping[str, Any]) -> None:
     np.savez(path, allow_pickle=False, **{name: np.asarray(a) for name, a in arrays.items()})
-
-
-def _noise_dataset(folder: Path, side: int) -> RadiographDataset:
-    """Radiographs of different shapes; what they show does not matter to speed."""
-    rng = np.random.default_rng(0)
-    with DatasetWriter(folder, patch=side, provenance={"kind": "noise"}) as writer:
-        for n in range(8):
-            pixels = rng.integers(0, 2**16, (side, side - 2 * n), np.uint16)
-            radiograph = Radiograph(
-                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
-            )
-            writer.add(encode(radiograph, side), "train")
-    return RadiographDataset(folder)

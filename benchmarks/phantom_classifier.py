@@ -34,8 +34,8 @@ from femur_jax.training import loop
 _ROOT = Path(__file__).parents[1]
 _PATIENTS, _IMAGES, _HOSPITALS = 1200, 4300, 72
 _LONG_SIDE = (256, 512)
-_SHAPES = ((224, 112), (184, 152))
-_STEPS, _BATCH = 4000, 24
+SHAPES = ((224, 112), (184, 152))
+STEPS, _BATCH = 4000, 24
 _LOOKED_AT = 60  # radiographs for the occlusion maps
 _WINDOW = 0.2  # of the shorter side
 
@@ -45,7 +45,7 @@ def classifier_auc() -> Found:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset, truth = simulated(folder, long_side=_LONG_SIDE, patch=256)
-        config = classifier_config(dataset, shapes=_SHAPES, steps=_STEPS, by="hospital")
+        config = classifier_config(dataset, shapes=SHAPES, steps=STEPS, by="hospital")
         task = ClassifierTask(config, [dataset])
         state = loop.train(task, config, folder / "classifier")
         known, elsewhere = (
@@ -72,7 +72,7 @@ def classifier_auc() -> Found:
             "random places from the fracture, mm, quartiles": ", ".join(
                 f"{q:.0f}" for q in np.percentile(distances["random"], [25, 50, 75])
             ),
-            "training": f"{_STEPS} steps of {_BATCH} on {_SHAPES}",
+            "training": f"{STEPS} steps of {_BATCH} on {SHAPES}",
         },
     )
 
@@ -156,7 +156,7 @@ def _fracture_distances(
     rng, distances = np.random.default_rng(0), {"peak": [], "random": []}
     entries = dataset.entries
     for n in _shown(dataset, truth):
-        shape = _SHAPES[best_shape((entries[n].height, entries[n].width), _SHAPES)]
+        shape = SHAPES[best_shape((entries[n].height, entries[n].width), SHAPES)]
         effect, places, scale = _occlusion(task, params, dataset, n, shape)
         column, row = truth[entries[n].name]["fracture_centre"]
         fracture = np.array([row - entries[n].crop.top, column - entries[n].crop.left])

@@ -24,12 +24,11 @@ import numpy as np
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
+from benchmarks.trainers import noise_dataset
 from configs.patch_diffusion import get_config
 from femur_jax.config import Config
-from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.records import encode
 from femur_jax.data.requests import Request
-from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.data.shards import RadiographDataset
 from femur_jax.diffusion import edm
 from femur_jax.diffusion.patches import Place
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
@@ -82,7 +81,7 @@ def first_step_seconds() -> Found:
     """Seconds from the start of the command to its first logged step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _noise_dataset(folder / "dataset", patch=32)
+        noise_dataset(folder / "dataset", 32)
         cold = _seconds_to_first_step(folder, "cold")
         (folder / "warm").mkdir()
         shutil.copytree(folder / "cold" / "compiled", folder / "warm" / "compiled")
@@ -117,11 +116,11 @@ def _each_size(
 ) -> dict[float, dict[str, float]]:
     """What a process of its own finds for each size."""
     with tempfile.TemporaryDirectory() as name:
-        _noise_dataset(Path(name), patch=_PATCH)
+        folder = noise_dataset(Path(name) / "dataset", _PATCH).folder
         found = {}
         for megapixels, size in _SIZES.items():
             if least <= megapixels <= most:
-                command = [sys.executable, "-m", "benchmarks.sampling", name, how, what]
+                command = [sys.executable, "-m", "benchmarks.sampling", str(folder), how, what]
                 out = subprocess.run(
                     [*command, *map(str, size)],
                     cwd=_ROOT,
@@ -132,19 +131,6 @@ def _each_size(
                 )
                 found[megapixels] = json.loads(out.stdout)
     return found
-
-
-def _noise_dataset(folder: Path, *, patch: int) -> None:
-    """Radiographs of two levels; what they show does not matter."""
-    rng = np.random.default_rng(0)
-    shutil.rmtree(folder, ignore_errors=True)
-    with DatasetWriter(folder, patch=patch, provenance={"kind": "noise"}) as writer:
-        for n in range(8):
-            pixels = rng.integers(0, 2**16, (2 * patch, 2 * patch - 2 * n), np.uint16)
-            radiograph = Radiograph(
-                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
-            )
-            writer.add(encode(radiograph, patch), "train")
 
 
 def _config() -> Config:

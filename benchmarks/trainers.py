@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.environment import peer_python
 from femur_jax.data.loader import batches
+from femur_jax.data.radiograph import LABELS, Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.training.loop import Task
 
 _PEERS = Path(__file__).parent / "peers"
@@ -76,3 +80,16 @@ class StepTrainer:
             self.state, _ = self._update(self.state, self.batch, self._key)
         jax.block_until_ready(self.state)
         return time.perf_counter() - begin
+
+
+def noise_dataset(folder: Path, patch: int) -> RadiographDataset:
+    """Radiographs of two levels and several shapes; what they show does not matter to speed."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(folder, patch=patch, provenance={"kind": "noise"}) as writer:
+        for n in range(8):
+            pixels = rng.integers(0, 2**16, (2 * patch, 2 * patch - 2 * n), np.uint16)
+            radiograph = Radiograph(
+                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
+            )
+            writer.add(encode(radiograph, patch), "train")
+    return RadiographDataset(folder)

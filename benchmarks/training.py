@@ -15,10 +15,7 @@ from ml_collections import ConfigDict
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
-from benchmarks.trainers import PeerProcess, StepTrainer
-from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.records import encode
-from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from benchmarks.trainers import PeerProcess, StepTrainer, noise_dataset
 from femur_jax.diffusion.patches import CHANNELS, CONDITIONS
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.models.functional import Params
@@ -39,7 +36,7 @@ def over_torch() -> Found:
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
         folder = Path(name)
-        task = DiffusionTask(config, _noise_dataset(folder / "dataset"))
+        task = DiffusionTask(config, noise_dataset(folder / "dataset", _PATCH))
         own = StepTrainer(task, config.train.batch_size)
         # Away from the first parameters: zeros in last layers hide what is before them.
         keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(own.state.params)))
@@ -82,19 +79,6 @@ def over_torch() -> Found:
             "PyTorch's memory format": peer.about["memory_format"],
         },
     )
-
-
-def _noise_dataset(folder: Path) -> RadiographDataset:
-    """Radiographs of two levels; what they show does not matter to speed."""
-    rng = np.random.default_rng(0)
-    with DatasetWriter(folder, patch=_PATCH, provenance={"kind": "noise"}) as writer:
-        for n in range(8):
-            pixels = rng.integers(0, 2**16, (2 * _PATCH, 2 * _PATCH - 2 * n), np.uint16)
-            radiograph = Radiograph(
-                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
-            )
-            writer.add(encode(radiograph, _PATCH), "train")
-    return RadiographDataset(folder)
 
 
 def _write_exchange(

@@ -16,7 +16,7 @@ from femur_jax.data.letterbox import letterbox_box, letterbox_mask, place
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.pyramid import fitted_size
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.requests import Request, draw_requests
+from femur_jax.data.requests import Request, draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.gan import augment
@@ -249,7 +249,8 @@ class GanTask:
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some samples at a fixed seed, each class in turn, with zeros around them."""
-        requests = draw_requests(self.dataset, per_label=4, seed=0)
+        labels = wanted_labels((), self.config.data.draw.label_shares)
+        requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         radiographs = self.generate(state.ema, requests, seed=0)
         side = self.config.model.size
         grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])

@@ -133,15 +133,17 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                     means = _mean(pending, step)
                     monitor.scalars(step, means, flops_per_step=update.flops)
                     pending = []
-                if last or stopped or step % config.train.checkpoint_every == 0:
-                    if not _all_finite(state):
-                        raise UserError(
-                            f"A parameter is not finite at step {step}; the training diverged; "
-                            "start again from the last checkpoint with a smaller learning rate."
-                        )
+                saves = last or stopped or step % config.train.checkpoint_every == 0
+                snaps = snapshots is not None and step % snapshot_every == 0
+                if (saves or snaps) and not _all_finite(state):
+                    raise UserError(
+                        f"A parameter is not finite at step {step}; the training diverged; "
+                        "start again from the last checkpoint with a smaller learning rate."
+                    )
+                if saves:
                     run = {"next_batch": step, "data": data, "metrics": _plain(pending)}
                     checkpoints.save(state, step, run, means)
-                if snapshots and step % snapshot_every == 0:
+                if snapshots and snaps:
                     snapshots.save(state.ema, step)
                 if stopped:
                     raise Preempted

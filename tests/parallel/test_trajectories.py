@@ -82,7 +82,9 @@ def test_models_on_all_three_axes(family, dataset, classifier_config, gan_config
     expected, _ = trajectory(task, one_device(), steps=2)
     found, state = trajectory(task, eight_devices((2, 2, 2)), steps=2)
     for name, values in expected.items():
-        # Adam's first update is a sign: where a gradient is all but zero, rounding chooses it.
-        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
+        # The GAN's first update is a sign: where a gradient is all but zero, rounding chooses it,
+        # and the logits after it are sums about zero.
+        atol = 1e-4 if name.endswith("_logit") else 1e-5
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=atol, err_msg=name)
     split = [leaf for leaf in jax.tree.leaves(state.params) if "model" in leaf.sharding.spec]
     assert len(split) > 3
