@@ -9,18 +9,30 @@ import numpy as np
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from benchmarks.phantom_classifier import SHAPES, STEPS, classifier_config, simulated
+from benchmarks.phantom_classifier import classifier_config
 from femur_jax import stages
 from femur_jax.config import Config
+from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
 from femur_jax.evaluation.shaft import trace_shaft
 from femur_jax.evaluation.statistics import patient_scores, roc_auc
+from femur_jax.phantom.cohort import write_cohort
 from femur_jax.training import loop
 
 _ROOT = Path(__file__).parents[1]
 _FOLDER = _ROOT / "runs" / "diffusion_quality"
-_LONG_SIDE = (128, 256)
+_PATCH = 32
+_COHORT = {
+    "patients": 900,
+    "images": 2400,
+    "hospitals": 24,
+    "aff_fraction": 0.4,
+    "long_side": (96, 128),
+    "coarsest_mm": 0.7,  # so that images show 9 cm of the femur, and fractures are plain to see
+    "seed": 5,
+}
+_JUDGE_SHAPES, _JUDGE_STEPS = ((128, 64), (112, 80)), 1500
 _BREAK = 4  # pixels that an edge moves within three rows
 
 
@@ -60,14 +72,21 @@ def cohort() -> RadiographDataset:
     """The simulated patients."""
     if not (_FOLDER / "data" / "dataset").is_dir():
         shutil.rmtree(_FOLDER / "data", ignore_errors=True)
-        (_FOLDER / "data").mkdir(parents=True)
-        simulated(_FOLDER / "data", long_side=_LONG_SIDE, patch=64)
+        labels = write_cohort(_FOLDER / "data" / "cohort", **_COHORT)
+        ingest(
+            labels.parent,
+            labels,
+            _FOLDER / "data" / "dataset",
+            patch=_PATCH,
+            key_file=_FOLDER / "data" / "key",
+            fractions=(0.0, 0.25),
+        )
     return RadiographDataset(_FOLDER / "data" / "dataset")
 
 
 def classifier(dataset: RadiographDataset):
     """The judge, trained on the training patients."""
-    config = classifier_config(dataset, shapes=SHAPES, steps=STEPS, by="patient")
+    config = classifier_config(dataset, shapes=_JUDGE_SHAPES, steps=_JUDGE_STEPS, by="patient")
     task = ClassifierTask(config, [dataset])
     return task, loop.train(task, config, _FOLDER / "classifier").ema
 
@@ -75,11 +94,10 @@ def classifier(dataset: RadiographDataset):
 def _diffusion(dataset: RadiographDataset) -> Config:
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     config.dataset = str(dataset.folder)
-    config.model.update(multipliers=(1, 2, 2, 2), attention=(False, False, False, True))
-    config.train.update(
-        steps=1600, batch_size=16, warmup_steps=100, checkpoint_every=250, log_every=25
-    )
-    config.sample.update(per_label=60)
+    config.model.update(channels=48, head_channels=48)
+    config.train.update(steps=8000, warmup_steps=200, checkpoint_every=500, log_every=50)
+    config.train.update(images_every=2000)
+    config.sample.update(per_label=150)
     return config
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.environment import peer_python
 from femur_jax.data.loader import batches
@@ -58,21 +59,21 @@ class PeerProcess:
 
 
 class StepTrainer:
-    """The training step as the training loop compiles it, on one batch."""
+    """The training step as the loop compiles it, on one batch, on all devices of the CPU."""
 
     def __init__(self, task: Task, batch_size: int):
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-        self.batch = next(
-            batches(task.streams(), batch_size=batch_size, start=0, sharding=sharding)
-        )
+        mesh = Mesh(np.array(jax.devices("cpu")), ("data",))
+        divided = NamedSharding(mesh, PartitionSpec("data"))
+        self.batch = next(batches(task.streams(), batch_size=batch_size, start=0, sharding=divided))
         self._key = jax.random.key(0)
         # Placed as the loop does: an uncommitted state would compile the step twice.
-        self.state = jax.jit(task.init, out_shardings=sharding)(self._key)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self.state = jax.jit(task.init, out_shardings=everywhere)(self._key)
 
         def update(state, batch, key):
             return task.step(state, batch, jax.random.fold_in(key, state.step))
 
-        self._update = jax.jit(update, donate_argnums=0)
+        self._update = jax.jit(update, donate_argnums=0, out_shardings=(everywhere, None))
 
     def seconds(self, steps: int) -> float:
         begin = time.perf_counter()

@@ -75,6 +75,7 @@ def over_torch() -> Found:
             "rounds": f"{_ROUNDS} of {_STEPS} steps",
             "parameters": parameters,
             "largest difference of output and gradient, relative": difference,
+            "devices made of the cores": jax.device_count("cpu"),
             "PyTorch's threads": peer.about["threads"],
             "PyTorch's memory format": peer.about["memory_format"],
         },
