@@ -94,8 +94,7 @@ def classifier(dataset: RadiographDataset):
 def _diffusion(dataset: RadiographDataset) -> Config:
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     config.dataset = str(dataset.folder)
-    config.model.update(channels=48, head_channels=48)
-    config.train.update(steps=8000, warmup_steps=200, checkpoint_every=500, log_every=50)
+    config.train.update(steps=6000, warmup_steps=200, checkpoint_every=500, log_every=50)
     config.train.update(images_every=2000)
     config.sample.update(per_label=150)
     return config

@@ -26,10 +26,10 @@ class PeerProcess:
     It answers, with a line of JSON each, to its start and to every line written to it.
     """
 
-    def __init__(self, script: str, folder: Path):
+    def __init__(self, script: str, folder: Path, *arguments: str):
         """Starts a script of benchmarks/peers on a folder of what is exchanged."""
         self._process = subprocess.Popen(
-            [str(peer_python()), str(_PEERS / script), str(folder)],
+            [str(peer_python()), str(_PEERS / script), str(folder), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""Training the denoiser against the same network in PyTorch."""
+"""Training the denoiser against PyTorch: the same network, and the U-Net of diffusers."""
 
 import json
 import runpy
@@ -27,11 +27,14 @@ _STEPS = 5  # in a round, after one that does not count
 _TOLERANCE = 1e-4  # of the largest value
 
 
-def over_torch() -> Found:
+def over_torch(peer_network: str) -> Found:
     """Speed of DiffusionTask.step over that of benchmarks/peers/train_torch.py, on CPU.
 
+    Args:
+        peer_network: "same" or "diffusers".
+
     Raises:
-        RuntimeError: The two networks are not the same.
+        RuntimeError: The two networks shall be the same, and are not.
     """
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
@@ -45,14 +48,17 @@ def over_torch() -> Found:
             lambda p, key: p + 0.1 * jax.random.normal(key, p.shape), own.state.params, keys
         )
         expected = _write_exchange(folder, config, task, params, own.batch)
-        with PeerProcess("train_torch.py", folder) as peer:
-            difference = _largest_difference(expected, folder)
-            parameters = sum(p.size for p in jax.tree.leaves(params))
-            if difference > _TOLERANCE or parameters != peer.about["parameters"]:
-                raise RuntimeError(
-                    f"the networks differ: by {difference:.1e} of the largest value, "
-                    f"{parameters} parameters against {peer.about['parameters']} in PyTorch"
-                )
+        parameters = sum(p.size for p in jax.tree.leaves(params))
+        with PeerProcess("train_torch.py", folder, peer_network) as peer:
+            checked = {}
+            if peer_network == "same":
+                difference = _largest_difference(expected, folder)
+                if difference > _TOLERANCE or parameters != peer.about["parameters"]:
+                    raise RuntimeError(
+                        f"the networks differ: by {difference:.1e} of the largest value, "
+                        f"{parameters} parameters against {peer.about['parameters']} in PyTorch"
+                    )
+                checked["largest difference of output and gradient, relative"] = difference
             rounds = []
             for _ in range(_ROUNDS):
                 own.seconds(1)
@@ -74,10 +80,15 @@ def over_torch() -> Found:
             "ms per step in PyTorch": 1000 * median(peer_seconds) / _STEPS,
             "rounds": f"{_ROUNDS} of {_STEPS} steps",
             "parameters": parameters,
-            "largest difference of output and gradient, relative": difference,
+            "parameters in PyTorch": peer.about["parameters"],
+            "MFLOP of a patch's forward pass in PyTorch": peer.about["megaflops"],
+            **checked,
             "devices made of the cores": jax.device_count("cpu"),
             "PyTorch's threads": peer.about["threads"],
-            "PyTorch's memory format": peer.about["memory_format"],
+            "PyTorch's way": peer.about["way"],
+            "ms per step of PyTorch's ways": ", ".join(
+                f"{way} {ms}" for way, ms in peer.about["ms of each way"].items()
+            ),
         },
     )
 

@@ -1,16 +1,21 @@
-"""The denoiser's training step in eager PyTorch on CPU: the peer of DiffusionTask.step.
+"""The denoiser's training step in PyTorch on CPU: the peer of DiffusionTask.step.
 
-    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER
+    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER same
+    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER diffusers
 
+same: the same network. diffusers: the U-Net of diffusers that comes nearest to it in parameters and
+floating-point operations.
 FOLDER holds what femur_jax works with as well: config.json (a config of patch_diffusion.py),
 batch.npz (one batch of `loader.Patch`), weights.npz (by path) and inputs.npz (of the network).
-First answers the network's output for these weights and inputs, and its gradient with respect to
-the noisy patch, in outputs.npz; then, for each number n read from standard input, takes n training
-steps. Each answer is a line of JSON on standard output.
+The same network first answers its output for these weights and inputs, and the gradient with
+respect to the noisy patch, in outputs.npz. Both tell about themselves; then, for each number n read
+from standard input, they take n training steps. Each answer is a line of JSON on standard output.
 """
 
+import itertools
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -20,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from unet_torch import UNet, load_flax_weights
 
 LABELS = 2
@@ -32,9 +38,17 @@ CALIBRATION_STEPS = 3
 class Trainer:
     """A network in training."""
 
-    def __init__(self, network: UNet, config: dict[str, Any], memory_format: torch.memory_format):
-        self.network = network.to(memory_format=memory_format)
+    def __init__(
+        self,
+        network: nn.Module,
+        config: dict[str, Any],
+        memory_format: torch.memory_format,
+        compiled: bool,
+    ):
+        network = network.to(memory_format=memory_format)
+        self.network = torch.compile(network) if compiled else network
         self.memory_format = memory_format
+        self.way = f"{'compiled' if compiled else 'eager'}, {str(memory_format)[6:]}"
         self.config = config
         self.params = [p for p in network.parameters() if p.requires_grad]
         self.averages = {
@@ -156,28 +170,83 @@ def seconds(trainer: Trainer, batch: dict[str, Tensor], steps: int) -> float:
     return time.perf_counter() - begin
 
 
+class DiffusersUNet(nn.Module):
+    """UNet2DModel, with the conditions where it takes the class."""
+
+    CHANNELS = (24, 40, 56)  # 677,201 parameters, and 2% more operations than the same network
+
+    def __init__(self, patch: int):
+        from diffusers.utils import import_utils
+
+        # Its build on PyPI does not load beside PyTorch's CPU build.
+        import_utils._torchvision_available = False
+        from diffusers import UNet2DModel
+
+        super().__init__()
+        self.embed = nn.Linear(CONDITIONS, 4 * self.CHANNELS[0])
+        self.network = UNet2DModel(
+            sample_size=patch,
+            in_channels=CHANNELS,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=self.CHANNELS,
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            attention_head_dim=None,
+            class_embed_type="identity",
+        )
+
+    def forward(self, x: Tensor, c_noise: Tensor, conditions: Tensor) -> Tensor:
+        """As UNet's."""
+        return self.network(x, c_noise, class_labels=self.embed(conditions)).sample
+
+
+def same_network(folder: Path, config: dict[str, Any]) -> UNet:
+    """The denoiser with the weights in FOLDER; answers for them."""
+    chosen = {name: config["model"][name] for name in SHAPE}
+    network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **chosen)
+    with np.load(folder / "weights.npz") as weights:
+        load_flax_weights(network, weights)
+    answer_for_weights(network, folder)
+    return network
+
+
+def megaflops(network: nn.Module, folder: Path) -> float:
+    """Floating-point operations of the forward pass of one patch, in millions."""
+    inputs = read(folder / "inputs.npz")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(inputs["x"], inputs["c_noise"], inputs["conditions"])
+    return counter.get_total_flops() / len(inputs["x"]) / 1e6
+
+
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     config = json.loads((folder / "config.json").read_text())
     batch = read(folder / "batch.npz")
+    # torch.compile writes C++.
+    ways = (False, True) if shutil.which("g++") else (False,)
     trainers = {}
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        chosen = {name: config["model"][name] for name in SHAPE}
-        network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **chosen)
-        with np.load(folder / "weights.npz") as weights:
-            load_flax_weights(network, weights)
-        answer_for_weights(network, folder)
-        trainer = Trainer(network, config, memory_format)
+    for compiled, memory_format in itertools.product(
+        ways, (torch.contiguous_format, torch.channels_last)
+    ):
+        if kind == "same":
+            network = same_network(folder, config)
+        else:
+            network = DiffusersUNet(batch["pixels"].shape[1])
+        trainer = Trainer(network, config, memory_format, compiled)
         seconds(trainer, batch, 1)
         trainers[seconds(trainer, batch, CALIBRATION_STEPS)] = trainer
     trainer = trainers[min(trainers)]
     about = {
         "torch": torch.__version__,
-        "memory_format": str(trainer.memory_format).removeprefix("torch."),
+        "way": trainer.way,
+        "ms of each way": {t.way: round(1000 * s / CALIBRATION_STEPS) for s, t in trainers.items()},
         "threads": torch.get_num_threads(),
-        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        "parameters": sum(p.numel() for p in trainer.params),
+        "megaflops": megaflops(network, folder),
     }
     print(json.dumps(about), flush=True)
     for line in sys.stdin:
