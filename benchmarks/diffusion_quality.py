@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
@@ -13,6 +14,7 @@ from benchmarks.phantom_classifier import classifier_config
 from femur_jax import stages
 from femur_jax.config import Config
 from femur_jax.data.ingest import ingest
+from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
 from femur_jax.evaluation.shaft import trace_shaft
@@ -47,19 +49,21 @@ def quality() -> Found:
     held_out = dataset.split("test")
     real = predict(task, ema, dataset, held_out)
     made = predict(task, ema, synthetic, synthetic.split("train"))
-    breaks, contrast = zip(
-        edges(dataset, held_out), edges(synthetic, synthetic.split("train")), strict=True
-    )
+    shares = [breaks_by_class(dataset, held_out)]
+    shares.append(breaks_by_class(synthetic, synthetic.split("train")))
+    means = [_mean_of_classes(by_class) for by_class in shares]
     auc_real, auc_made = _auc(real), _auc(made)
     trained = _diffusion(dataset).train
     return Found(
-        value=breaks[1] / breaks[0],
+        value=means[1] / means[0],
+        spread=_ratio_interval(shares[1], shares[0]),
         device=cpu(),
         details={
-            "rows with a break, held-out": f"{breaks[0]:.4f}",
-            "rows with a break, synthetic": f"{breaks[1]:.4f}",
-            "contrast of the edges, held-out": f"{contrast[0]:.2f}",
-            "contrast of the edges, synthetic": f"{contrast[1]:.2f}",
+            **{
+                f"rows with a break, {label}, {source}": f"{by_class[label].mean():.4f}"
+                for source, by_class in zip(("held-out", "synthetic"), shares, strict=True)
+                for label in LABELS
+            },
             "AUC of the classifier on held-out patients": _interval(auc_real),
             "AUC of the same on synthetic radiographs": _interval(auc_made),
             "synthetic radiographs": len(made.patients),
@@ -109,13 +113,38 @@ def samples(dataset: RadiographDataset) -> RadiographDataset:
     return RadiographDataset(folder / stages.SYNTHETIC)
 
 
-def edges(dataset: RadiographDataset, radiographs: list[int]) -> tuple[float, float]:
-    """Mean share of rows with a break, and mean contrast of the edges."""
-    shafts = [trace_shaft(dataset.read(n)) for n in radiographs]
-    return (
-        float(np.mean([shaft.breaks(_BREAK) for shaft in shafts])),
-        float(np.mean([shaft.contrast.mean() for shaft in shafts])),
-    )
+def breaks_by_class(
+    dataset: RadiographDataset, radiographs: list[int]
+) -> dict[str, Float[np.ndarray, "n"]]:
+    """Share of rows with a break of each radiograph, by class: a fracture may be one."""
+    return {
+        label: np.array(
+            [
+                trace_shaft(dataset.read(n)).breaks(_BREAK)
+                for n in radiographs
+                if dataset.entries[n].label == label
+            ]
+        )
+        for label in LABELS
+    }
+
+
+def _mean_of_classes(by_class: dict[str, Float[np.ndarray, "n"]]) -> float:
+    return float(np.mean([shares.mean() for shares in by_class.values()]))
+
+
+def _ratio_interval(
+    above: dict[str, Float[np.ndarray, "n"]], below: dict[str, Float[np.ndarray, "n"]]
+) -> tuple[float, float]:
+    """95% interval, by a bootstrap of the radiographs of each class."""
+    rng = np.random.default_rng(0)
+
+    def resampled(by_class: dict[str, Float[np.ndarray, "n"]]) -> Float[np.ndarray, "draws"]:
+        means = [rng.choice(x, (10_000, len(x))).mean(axis=1) for x in by_class.values()]
+        return np.mean(means, axis=0)
+
+    low, high = np.percentile(resampled(above) / resampled(below), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _auc(found: Predictions):
