@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
+from femur_jax.config import Config
 from femur_jax.errors import UserError
 
 GPUS_OF_A_NODE = 8
@@ -88,18 +89,49 @@ class Collective:
 
 
 def collectives(hlo: str, devices: int) -> Iterator[Collective]:
-    """The collectives of a compiled program; those of a loop's body count once."""
-    for line in hlo.splitlines():
+    """The collectives of a compiled program, those in a loop's body as often as it runs."""
+    for line, times in executed_lines(hlo):
         found = _COLLECTIVE.search(line)
         if not found:
             continue
+        if not times:
+            raise ValueError(f"XLA does not tell how often this runs: {line.strip()[:200]}")
         size = sum(
             _BYTES.get(kind, 4) * int(np.prod([int(n) for n in sides.split(",") if n]))
             for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", found["shapes"])
         )
         groups = replica_groups(line, devices)
         in_node = bool((groups // GPUS_OF_A_NODE == groups[:, :1] // GPUS_OF_A_NODE).all())
-        yield Collective(found["kind"], size, groups.shape[1], in_node)
+        yield from [Collective(found["kind"], size, groups.shape[1], in_node)] * times
+
+
+def executed_lines(hlo: str) -> Iterator[tuple[str, int]]:
+    """The instructions of a compiled program, and how often each runs.
+
+    Bodies of loops run as often as XLA's `known_trip_count` says, 0 times where it does not know;
+    of a conditional all branches are counted.
+    """
+    computations: dict[str, list[str]] = {}
+    for line in hlo.splitlines():
+        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            computations[header[1]] = []
+        elif computations:
+            computations[next(reversed(computations))].append(line)
+    times = dict.fromkeys(computations, 0)
+    times[next(reversed(computations))] = 1  # the entry; what is called stands before its callers
+    for name, lines in reversed(computations.items()):
+        for line in lines:
+            yield line, times[name]
+            trips = times[name]
+            if " while(" in line:
+                known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+                trips *= int(known[1]) if known else 0
+            branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+            for called in (
+                *re.findall(r"\w=%([\w.-]+)", line),
+                *re.findall(r"%([\w.-]+)", branches[1] if branches else ""),
+            ):
+                times[called] += trips
 
 
 def replica_groups(line: str, devices: int) -> np.ndarray:
@@ -190,10 +222,13 @@ def main(argv: list[str]) -> int:
 
 def row(args: argparse.Namespace) -> str:
     """The line of the table for `args.mesh`, on as many fake devices."""
-    compiled = compile_step(args.config, tuple(args.mesh), args.per_device, args.patch)
+    file, _, variant = args.config.partition(":")
+    config = importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config(variant)
+    compiled = compile_step(config, tuple(args.mesh), args.per_device, args.patch)
     devices = int(np.prod(args.mesh))
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     assert memory is not None and cost is not None  # XLA gives both on CPU
+    flops = cost["flops"] * config.train.get("accumulate", 1)  # XLA counts a loop's body once
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     found = list(collectives(compiled.as_text() or "", devices))
     in_node = sum(c.sent for c in found if c.in_node)
@@ -206,13 +241,13 @@ def row(args: argparse.Namespace) -> str:
         f"{network / 1e6:.0f}",
     ]
     for machine in MACHINES.values():
-        arithmetic = cost["flops"] / (args.share * machine.flops)
+        arithmetic = flops / (args.share * machine.flops)
         seconds = arithmetic + in_node / machine.node + network / machine.network
         cells += [f"{1000 * seconds:.0f}", f"{arithmetic / seconds:.0%}"]
     return "| " + " | ".join(cells) + " |"
 
 
-def compile_step(config_name: str, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
+def compile_step(config: Config, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
     """The compiled training step of a config on a mesh of all devices."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -222,8 +257,6 @@ def compile_step(config_name: str, mesh_sizes: tuple[int, ...], per_device: int,
     from femur_jax.stages import make_task
     from femur_jax.training.loop import Update
 
-    file, _, variant = config_name.partition(":")
-    config = importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config(variant)
     config.mesh.update(dict(zip(AXES, mesh_sizes, strict=True)))
     mesh = make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as name:
