@@ -1,10 +1,11 @@
 """Predicts on paper how a training step scales: nothing is run, the step is only compiled.
 
 For each number of devices and each mesh, the step is compiled for as many fake CPU devices. From
-the program come the floating-point operations, the memory of a device, and every collective with
-its size and the devices it joins; from data sheets the speed of GPUs and of what joins them. A step
-takes as long as its arithmetic at a stated share of the peak, plus its collectives, one after the
-other: overlapping them would do better. XLA for GPUs may choose other collectives than for CPUs.
+the program come the floating-point operations, a device's part of the state and the batch, and
+every collective with its size and the devices it joins; from data sheets the speed of GPUs and of
+what joins them. A step takes as long as its arithmetic at a stated share of the peak, plus its
+collectives, one after the other: overlapping them would do better. XLA for GPUs may choose other
+collectives than for CPUs, and keeps other amounts of activations, so these are left out.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
@@ -194,30 +196,36 @@ def main(argv: list[str]) -> int:
             print(row(args))
             return 0
         print(
-            "| devices | data x fsdp x model | GiB a device | sent in the node, MB | over the "
-            "network, MB | A100 ms | efficiency | H100 ms | efficiency |\n" + "|---" * 9 + "|"
+            "| devices | data x fsdp x model | state, GiB a device | sent in the node, MB "
+            "| over the network, MB | A100 ms | efficiency | H100 ms | efficiency |\n"
+            + "|---" * 9
+            + "|"
         )
-        for devices in args.devices:
-            node = min(devices, GPUS_OF_A_NODE)
-            for mesh in dict.fromkeys(
-                [(devices, 1, 1), (devices // node, node, 1), (1, devices, 1)]
-            ):
-                # Each in a process of its own, with so many devices; its code is never run.
-                flags = (
-                    f"--xla_force_host_platform_device_count={devices} "
-                    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-                )
-                subprocess.run(
-                    [sys.executable, __file__, *argv, "--mesh", *map(str, mesh)],
-                    env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-                    check=True,
-                )
+        for devices, mesh in tqdm(list(meshes(args.devices)), desc="compile"):
+            # Each in a process of its own, with so many devices; its code is never run.
+            flags = (
+                f"--xla_force_host_platform_device_count={devices} "
+                "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+            )
+            subprocess.run(
+                [sys.executable, __file__, *argv, "--mesh", *map(str, mesh)],
+                env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                check=True,
+            )
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:
         return error.returncode
     return 0
+
+
+def meshes(counts: list[int]) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """For each number of devices: data alone, fsdp within nodes, fsdp over all."""
+    for devices in counts:
+        node = min(devices, GPUS_OF_A_NODE)
+        for mesh in dict.fromkeys([(devices, 1, 1), (devices // node, node, 1), (1, devices, 1)]):
+            yield devices, mesh
 
 
 def row(args: argparse.Namespace) -> str:
@@ -229,14 +237,13 @@ def row(args: argparse.Namespace) -> str:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     assert memory is not None and cost is not None  # XLA gives both on CPU
     flops = cost["flops"] * config.train.get("accumulate", 1)  # XLA counts a loop's body once
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     found = list(collectives(compiled.as_text() or "", devices))
     in_node = sum(c.sent for c in found if c.in_node)
     network = sum(c.sent for c in found if not c.in_node)
     cells = [
         str(devices),
         " x ".join(map(str, args.mesh)),
-        f"{held / 2**30:.1f}",
+        f"{memory.argument_size_in_bytes / 2**30:.2f}",
         f"{in_node / 1e6:.0f}",
         f"{network / 1e6:.0f}",
     ]

@@ -23,6 +23,13 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
         make_mesh(mesh_config(*sizes))
 
 
+def test_a_process_with_parts_of_two_model_groups_is_refused(monkeypatch):
+    make_mesh(mesh_config(1, 1, 8))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    with pytest.raises(UserError, match=r"model axis of 8 .* the 3 devices"):
+        make_mesh(mesh_config(1, 1, 8))
+
+
 def test_batch_must_be_divisible():
     mesh = make_mesh(mesh_config(4, 2, 1))
     check_batch_size(16, mesh)
