@@ -30,6 +30,8 @@ FREE_FIELDS = ("stage", "mesh", "sample", "profile")
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
 
+_RUNS_ONCE = {"xla_backend_optimization_level": 0}  # optimising would take longer than running
+
 Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
 """Numbers by name: one for the step, or a sum and a count where a step may have nothing to add."""
 
@@ -87,7 +89,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     saved = checkpoints.restore(_abstract(task, key, shardings))
     data = _digest(streams)
     if saved is None:
-        state, start, pending = jax.jit(task.init, out_shardings=shardings)(key), 0, []
+        init = jax.jit(task.init, out_shardings=shardings, compiler_options=_RUNS_ONCE)
+        state, start, pending = init(key), 0, []
     else:
         state, start = saved.state, saved.run["next_batch"]
         pending = saved.run["metrics"]
