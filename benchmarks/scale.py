@@ -34,7 +34,7 @@ _ROOT = Path(__file__).parents[1]
 _INTERVAL = 20  # steps between two logs; a checkpoint at every other
 _INTERVALS = 6
 _GIB = 2**30
-_PATIENCE = 200.0  # seconds until a run on two nodes has failed
+_PATIENCE = 300.0  # seconds until a run on two nodes has failed
 
 
 def loop_overhead() -> Found:
