@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,7 +23,7 @@ from femur_jax.parallel.distributed import texts_of_all
 _CONFIG = "config.json"
 _LEASE_SECONDS = 150.0  # a file server notices after about 90 that a node has died
 
-_locks: dict[Path, IO[str]] = {}  # open until the process ends
+_locks: dict[Path, int] = {}  # file descriptors, open until the process ends
 
 
 def claim(
@@ -105,23 +104,22 @@ def _lock(file: Path) -> None:
     """
     if file.absolute() in _locks:
         return
-    lock = file.open("a+")
+    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     # A job that comes back after its node has died may find the lock of the dead.
     patience = _LEASE_SECONDS if "SLURM_RESTART_COUNT" in os.environ else 0.0
-    if not _taken(lock, until=time.monotonic() + patience):
-        with lock:
-            lock.seek(0)
-            raise UserError(
-                f"{file.parent} is in use by another run of this stage ({lock.read().strip()}); "
-                "wait for its end, or name another --workdir."
-            )
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+    if not _taken(lock, file, until=time.monotonic() + patience):
+        holder = os.read(lock, 1000).decode().strip()
+        os.close(lock)
+        raise UserError(
+            f"{file.parent} is in use by another run of this stage ({holder}); wait for its end, "
+            "or name another --workdir."
+        )
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     _locks[file.absolute()] = lock
 
 
-def _taken(lock: IO[str], *, until: float) -> bool:
+def _taken(lock: int, file: Path, *, until: float) -> bool:
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,8 +130,8 @@ def _taken(lock: IO[str], *, until: float) -> bool:
             time.sleep(1.0)
         except OSError:
             print(
-                f"femur_jax: the file system of {lock.name} has no locks; see to it that no second "
-                "run uses this folder.",
+                f"femur_jax: the file system of {file} has no locks; see to it that no second run "
+                "uses this folder.",
                 file=sys.stderr,
             )
             return True
