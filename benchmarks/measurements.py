@@ -267,16 +267,18 @@ def srun_first_step_seconds() -> Found:
     return srun_first_step_seconds()
 
 
-@measurement("x", Goal("<=", 3.0))
-def restore_over_disk() -> Found:
-    """Time to restore a checkpoint of 1 GiB, over that of reading its files from the disk.
+@measurement("s per GiB", Goal("<=", 5.0))
+def restore_seconds_per_gib() -> Found:
+    """Seconds to restore 1 GiB of a checkpoint, with its checksums.
 
-    Files are taken out of the operating system's cache before each. Restoring reads them twice:
-    once for their checksums, then, from the cache, for their content.
+    Files are taken out of the operating system's cache before (a virtual machine's host may still
+    have them). At the goal, the 6 GiB of `large` are back in half a minute. Restoring reads files
+    twice: for their checksums, then, from the cache, for their content. Beside it are the times to
+    read the same files, and both with the files in the cache.
     """
-    from benchmarks.scale import restore_over_disk
+    from benchmarks.scale import restore_seconds_per_gib
 
-    return restore_over_disk()
+    return restore_seconds_per_gib()
 
 
 @measurement("x", Goal(">=", 1.0))

@@ -86,7 +86,7 @@ def sample(config: Config, workdir: Path) -> None:
     task = make_task(config)
     if isinstance(task, ClassifierTask):
         raise UserError("A classifier makes no radiographs; sample from diffusion or gan.")
-    workdirs.claim(workdir, config, free=loop.FREE_FIELDS)
+    workdirs.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
     requests = draw_requests(
         task.dataset,
         per_label=config.sample.per_label,
@@ -172,7 +172,7 @@ def evaluate(config: Config, workdir: Path) -> None:
     The result goes to `workdir/evaluation.json` and, in short, to the terminal.
     """
     task = make_task(config)
-    workdirs.claim(workdir, config, free=loop.FREE_FIELDS)
+    workdirs.claim(workdir, config, stage="evaluate", free=loop.FREE_FIELDS)
     real = RadiographDataset(config.dataset)
     if isinstance(task, ClassifierTask):
         predictions = held_out_predictions(config, workdir)

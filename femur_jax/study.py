@@ -43,7 +43,7 @@ def run(config: Config, workdir: Path) -> None:
     for part in (config.diffusion, config.gan, config.classifier):
         check_batch_size(part.train.batch_size, make_mesh(part.mesh))
     is_new = not workdir.exists()
-    workdirs.claim(workdir, config, hidden=("radiographs", "labels"))
+    workdirs.claim(workdir, config, stage="study", hidden=("radiographs", "labels"))
     study = Study(config, workdir)
     try:
         for name, stage in study.stages().items():

@@ -31,7 +31,7 @@ def write_run(config, workdir, seed=0):
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     random = [a + 0.05 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
     state = dataclasses.replace(state, ema=structure.unflatten(random), step=state.step + 2)
-    claim(workdir, config, free=loop.FREE_FIELDS)
+    claim(workdir, config, stage="train", free=loop.FREE_FIELDS)
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(state, 2, {}, {})
     checkpoints.close()

@@ -62,10 +62,10 @@ def test_a_stage_that_fails_is_not_noted(config, tmp_path):
 def test_a_workdir_belongs_to_one_config(tmp_path):
     config = ConfigDict({"a": 1, "train": {"steps": 2}, "stage": "train"})
     folder = tmp_path / "run"
-    workdir.claim(folder, config, free=("stage",))
+    workdir.claim(folder, config, stage="train", free=("stage",))
     config.stage = "sample"
-    workdir.claim(folder, config, free=("stage",))
+    workdir.claim(folder, config, stage="train", free=("stage",))
     config.train.steps = 3
     config.a = 2
     with pytest.raises(UserError, match=r"it differs in config\.a, config\.train\.steps"):
-        workdir.claim(folder, config, free=("stage",))
+        workdir.claim(folder, config, stage="train", free=("stage",))

@@ -1,10 +1,11 @@
 """Predicts on paper how a training step scales: nothing is run, the step is only compiled.
 
 For each number of devices and each mesh, the step is compiled for as many fake CPU devices. From
-the program come the floating-point operations, the memory of a device, and every collective with
-its size and the devices it joins; from data sheets the speed of GPUs and of what joins them. A step
-takes as long as its arithmetic at a stated share of the peak, plus its collectives, one after the
-other: overlapping them would do better. XLA for GPUs may choose other collectives than for CPUs.
+the program come the floating-point operations, a device's part of the state and the batch, and
+every collective with its size and the devices it joins; from data sheets the speed of GPUs and of
+what joins them. A step takes as long as its arithmetic at a stated share of the peak, plus its
+collectives, one after the other: overlapping them would do better. XLA for GPUs may choose other
+collectives than for CPUs, and keeps other amounts of activations, so these are left out.
 """
 
 import argparse
@@ -19,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
+from femur_jax.config import Config
 from femur_jax.errors import UserError
 
 GPUS_OF_A_NODE = 8
@@ -88,18 +91,49 @@ class Collective:
 
 
 def collectives(hlo: str, devices: int) -> Iterator[Collective]:
-    """The collectives of a compiled program; those of a loop's body count once."""
-    for line in hlo.splitlines():
+    """The collectives of a compiled program, those in a loop's body as often as it runs."""
+    for line, times in executed_lines(hlo):
         found = _COLLECTIVE.search(line)
         if not found:
             continue
+        if not times:
+            raise ValueError(f"XLA does not tell how often this runs: {line.strip()[:200]}")
         size = sum(
             _BYTES.get(kind, 4) * int(np.prod([int(n) for n in sides.split(",") if n]))
             for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", found["shapes"])
         )
         groups = replica_groups(line, devices)
         in_node = bool((groups // GPUS_OF_A_NODE == groups[:, :1] // GPUS_OF_A_NODE).all())
-        yield Collective(found["kind"], size, groups.shape[1], in_node)
+        yield from [Collective(found["kind"], size, groups.shape[1], in_node)] * times
+
+
+def executed_lines(hlo: str) -> Iterator[tuple[str, int]]:
+    """The instructions of a compiled program, and how often each runs.
+
+    Bodies of loops run as often as XLA's `known_trip_count` says, 0 times where it does not know;
+    of a conditional all branches are counted.
+    """
+    computations: dict[str, list[str]] = {}
+    for line in hlo.splitlines():
+        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            computations[header[1]] = []
+        elif computations:
+            computations[next(reversed(computations))].append(line)
+    times = dict.fromkeys(computations, 0)
+    times[next(reversed(computations))] = 1  # the entry; what is called stands before its callers
+    for name, lines in reversed(computations.items()):
+        for line in lines:
+            yield line, times[name]
+            trips = times[name]
+            if " while(" in line:
+                known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+                trips *= int(known[1]) if known else 0
+            branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+            for called in (
+                *re.findall(r"\w=%([\w.-]+)", line),
+                *re.findall(r"%([\w.-]+)", branches[1] if branches else ""),
+            ):
+                times[called] += trips
 
 
 def replica_groups(line: str, devices: int) -> np.ndarray:
@@ -162,24 +196,22 @@ def main(argv: list[str]) -> int:
             print(row(args))
             return 0
         print(
-            "| devices | data x fsdp x model | GiB a device | sent in the node, MB | over the "
-            "network, MB | A100 ms | efficiency | H100 ms | efficiency |\n" + "|---" * 9 + "|"
+            "| devices | data x fsdp x model | state, GiB a device | sent in the node, MB "
+            "| over the network, MB | A100 ms | efficiency | H100 ms | efficiency |\n"
+            + "|---" * 9
+            + "|"
         )
-        for devices in args.devices:
-            node = min(devices, GPUS_OF_A_NODE)
-            for mesh in dict.fromkeys(
-                [(devices, 1, 1), (devices // node, node, 1), (1, devices, 1)]
-            ):
-                # Each in a process of its own, with so many devices; its code is never run.
-                flags = (
-                    f"--xla_force_host_platform_device_count={devices} "
-                    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-                )
-                subprocess.run(
-                    [sys.executable, __file__, *argv, "--mesh", *map(str, mesh)],
-                    env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-                    check=True,
-                )
+        for devices, mesh in tqdm(list(meshes(args.devices)), desc="compile"):
+            # Each in a process of its own, with so many devices; its code is never run.
+            flags = (
+                f"--xla_force_host_platform_device_count={devices} "
+                "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+            )
+            subprocess.run(
+                [sys.executable, __file__, *argv, "--mesh", *map(str, mesh)],
+                env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                check=True,
+            )
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -188,31 +220,41 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def meshes(counts: list[int]) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """For each number of devices: data alone, fsdp within nodes, fsdp over all."""
+    for devices in counts:
+        node = min(devices, GPUS_OF_A_NODE)
+        for mesh in dict.fromkeys([(devices, 1, 1), (devices // node, node, 1), (1, devices, 1)]):
+            yield devices, mesh
+
+
 def row(args: argparse.Namespace) -> str:
     """The line of the table for `args.mesh`, on as many fake devices."""
-    compiled = compile_step(args.config, tuple(args.mesh), args.per_device, args.patch)
+    file, _, variant = args.config.partition(":")
+    config = importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config(variant)
+    compiled = compile_step(config, tuple(args.mesh), args.per_device, args.patch)
     devices = int(np.prod(args.mesh))
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     assert memory is not None and cost is not None  # XLA gives both on CPU
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    flops = cost["flops"] * config.train.get("accumulate", 1)  # XLA counts a loop's body once
     found = list(collectives(compiled.as_text() or "", devices))
     in_node = sum(c.sent for c in found if c.in_node)
     network = sum(c.sent for c in found if not c.in_node)
     cells = [
         str(devices),
         " x ".join(map(str, args.mesh)),
-        f"{held / 2**30:.1f}",
+        f"{memory.argument_size_in_bytes / 2**30:.2f}",
         f"{in_node / 1e6:.0f}",
         f"{network / 1e6:.0f}",
     ]
     for machine in MACHINES.values():
-        arithmetic = cost["flops"] / (args.share * machine.flops)
+        arithmetic = flops / (args.share * machine.flops)
         seconds = arithmetic + in_node / machine.node + network / machine.network
         cells += [f"{1000 * seconds:.0f}", f"{arithmetic / seconds:.0%}"]
     return "| " + " | ".join(cells) + " |"
 
 
-def compile_step(config_name: str, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
+def compile_step(config: Config, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
     """The compiled training step of a config on a mesh of all devices."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -222,8 +264,6 @@ def compile_step(config_name: str, mesh_sizes: tuple[int, ...], per_device: int,
     from femur_jax.stages import make_task
     from femur_jax.training.loop import Update
 
-    file, _, variant = config_name.partition(":")
-    config = importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config(variant)
     config.mesh.update(dict(zip(AXES, mesh_sizes, strict=True)))
     mesh = make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as name:

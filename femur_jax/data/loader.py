@@ -315,7 +315,7 @@ def batches(
         start: Number of batches to leave out, for a run that continues.
         sharding: Of each array; its first axis is the batch.
     """
-    index, count = jax.process_index(), jax.process_count()
+    index, count = _own_part(sharding, batch_size)
     # Neighbours share a process, as they do in a batch: what is keyed by the place in the batch
     # does not depend on the number of processes.
     own = [samples.batch(batch_size // count)[index::count] for samples, _ in streams]
@@ -324,6 +324,19 @@ def batches(
     iterator.set_state({"next_index": start})
     for batch in iterator:
         yield {
-            name: jax.make_array_from_process_local_data(sharding, value)
+            name: jax.make_array_from_process_local_data(
+                sharding, value, (batch_size, *value.shape[1:])
+            )
             for name, value in batch.items()
         }
+
+
+def _own_part(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int, int]:
+    """Which of how many equal parts of a batch the devices of this process hold.
+
+    Processes whose devices hold the same samples, as along the mesh's model axis, have the same.
+    """
+    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = [own[0].indices(batch_size)[:2] for own in slices if own]
+    start, stop = min(row[0] for row in rows), max(row[1] for row in rows)
+    return start // (stop - start), batch_size // (stop - start)

@@ -17,8 +17,8 @@ def make_mesh(config: Config) -> Mesh:
         config: Sizes of the axes data, fsdp and model; -1 for one of them takes what is left.
 
     Raises:
-        UserError: The sizes do not multiply to the number of devices, or the model axis goes
-            beyond a process.
+        UserError: The sizes do not multiply to the number of devices, or a process would hold a
+            part of one model group and the whole or a part of another.
     """
     sizes = [config[axis] for axis in AXES]
     devices = jax.device_count()
@@ -30,10 +30,12 @@ def make_mesh(config: Config) -> Mesh:
             f"The mesh {wanted} does not fit {devices} devices; "
             "change config.mesh so that its sizes multiply to that number."
         )
-    if jax.local_device_count() % sizes[-1]:
+    local, model = jax.local_device_count(), sizes[-1]
+    if local % model and model % local:
         raise UserError(
-            f"The mesh's model axis of {sizes[-1]} does not divide the {jax.local_device_count()} "
-            "devices of a process; set config.mesh.model so that each process holds whole batches."
+            f"The mesh's model axis of {model} neither divides nor is a multiple of the {local} "
+            "devices of a process; set config.mesh.model so that processes hold equal parts of a "
+            "batch."
         )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Rules = Sequence[tuple[str, PartitionSpec]]
-"""Regular expressions for a path like `params/down/0/conv/kernel`, and the axes they get."""
+"""Regular expressions for a path like `params/down/0/conv/kernel`, and for each of an array's axes
+the mesh axis that it is split over, if any."""
 
 
 def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
@@ -17,7 +18,8 @@ def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
 
     The first rule whose expression is found in an array's path holds; parameters, their moving
     averages and their optimizer state have the same path endings and so lie together. Without
-    a rule, the longest axis that the mesh's fsdp axis divides is split over it.
+    a rule, the longest axis that the mesh's fsdp axis divides is split over it. What cannot be
+    divided is whole on each device.
 
     Args:
         state: A tree of arrays or of their shapes.
@@ -29,10 +31,20 @@ def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for expression, spec in rules:
             if re.search(expression, name):
-                return NamedSharding(mesh, spec)
+                return NamedSharding(mesh, _divisible(spec, array.shape, mesh))
         return NamedSharding(mesh, _over_fsdp(array.shape, mesh.shape["fsdp"]))
 
     return jax.tree_util.tree_map_with_path(choose, state)
+
+
+def _divisible(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The spec without mesh axes that do not divide the array's."""
+    return PartitionSpec(
+        *(
+            axis if axis is None or length % mesh.shape[axis] == 0 else None
+            for axis, length in zip(spec, shape, strict=False)
+        )
+    )
 
 
 def _over_fsdp(shape: tuple[int, ...], parts: int) -> PartitionSpec:

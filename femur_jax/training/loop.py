@@ -30,6 +30,8 @@ FREE_FIELDS = ("stage", "mesh", "sample", "profile")
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
 
+_RUNS_ONCE = {"xla_backend_optimization_level": 0}  # optimising would take longer than running
+
 Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
 """Numbers by name: one for the step, or a sum and a count where a step may have nothing to add."""
 
@@ -77,16 +79,18 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     """
     # Devices and state, placed as it is created.
     mesh = make_mesh(config.mesh)
-    check_batch_size(config.train.batch_size, mesh, config.train.get("accumulate", 1))
+    parts = config.train.get("accumulate", 1)
+    check_batch_size(config.train.batch_size, mesh, parts)
     streams = task.streams()
-    claim(folder, config, free=FREE_FIELDS)
+    claim(folder, config, stage="train", free=FREE_FIELDS)
     key = jax.random.key(config.seed)
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     saved = checkpoints.restore(_abstract(task, key, shardings))
     data = _digest(streams)
     if saved is None:
-        state, start, pending = jax.jit(task.init, out_shardings=shardings)(key), 0, []
+        init = jax.jit(task.init, out_shardings=shardings, compiler_options=_RUNS_ONCE)
+        state, start, pending = init(key), 0, []
     else:
         state, start = saved.state, saved.run["next_batch"]
         pending = saved.run["metrics"]
@@ -131,7 +135,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                 stopped = not last and stop.reached(step)
                 if last or step % config.train.log_every == 0:
                     means = _mean(pending, step)
-                    monitor.scalars(step, means, flops_per_step=update.flops)
+                    monitor.scalars(step, means, flops_per_step=update.flops * parts)
                     pending = []
                 saves = last or stopped or step % config.train.checkpoint_every == 0
                 snaps = snapshots is not None and step % snapshot_every == 0
@@ -182,7 +186,8 @@ class Update:
     """A task's step, compiled once for each shape of batch. It reuses the memory of the state.
 
     Attributes:
-        flops: Floating-point operations of a device in the newest program, as XLA counts them.
+        flops: Floating-point operations of a device in the newest program, as XLA counts them:
+            those in a loop's body, such as over parts of a batch, once.
     """
 
     def __init__(self, task: Task, shardings: Any):

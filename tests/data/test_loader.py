@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from femur_jax.data import loader
 from femur_jax.data.loader import (
     Pool,
     batches,
@@ -275,12 +276,11 @@ def test_a_start_leaves_out_batches(data, sharding):
 def test_processes_share_out_the_stream(data, sharding, monkeypatch):
     streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
     [single] = _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     # What two processes would see; each puts its own part on its devices.
-    monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, value: value)
+    monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, value, _: value)
     parts = []
     for index in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(loader, "_own_part", lambda *_, index=index: (index, 2))
         parts += _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
     assert len(parts[0]["label"]) == 3
     for name, value in single.items():

@@ -194,7 +194,6 @@ def test_goes_on_with_another_number_of_nodes(cluster, undisturbed, tmp_path):
     [
         ({"mesh.data": 3}, "data 3 x fsdp 1 x model 1 does not fit 2 devices"),
         ({"train.batch_size": 7}, "batch of 7 cannot be divided over 2 devices"),
-        ({"mesh.data": 1, "mesh.model": 2}, "model axis"),
         ({"dataset": "/no/where"}, "/no/where"),
         ({"workdir": "/proc/run"}, "/proc/run"),
     ],

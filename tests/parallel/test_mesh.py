@@ -23,6 +23,24 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
         make_mesh(mesh_config(*sizes))
 
 
+def test_what_a_rule_cannot_divide_stays_whole():
+    """As with 512 devices along fsdp and 128 channels."""
+    mesh = make_mesh(mesh_config(1, 4, 2))
+    rules = (("kernel", PartitionSpec(None, "fsdp", "model")),)
+    state = {f"kernel{n}": jax.ShapeDtypeStruct((3, n, n), jnp.float32) for n in (3, 6, 8)}
+    specs = jax.tree.map(lambda s: s.spec, state_shardings(state, mesh, rules))
+    assert specs["kernel3"] == PartitionSpec(None, None, None)
+    assert specs["kernel6"] == PartitionSpec(None, None, "model")
+    assert specs["kernel8"] == PartitionSpec(None, "fsdp", "model")
+
+
+def test_a_process_with_parts_of_two_model_groups_is_refused(monkeypatch):
+    make_mesh(mesh_config(1, 1, 8))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    with pytest.raises(UserError, match=r"model axis of 8 .* the 3 devices"):
+        make_mesh(mesh_config(1, 1, 8))
+
+
 def test_batch_must_be_divisible():
     mesh = make_mesh(mesh_config(4, 2, 1))
     check_batch_size(16, mesh)

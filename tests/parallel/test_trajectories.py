@@ -3,8 +3,10 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import define_prng_impl
 from jax.sharding import AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -20,9 +22,9 @@ from tests.training.least_squares import LeastSquares
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2)]
 
 
-def trajectory(task, mesh, *, steps, batch_size=16):
+def trajectory(task, mesh, *, steps, batch_size=16, key=None):
     """Metrics of each step, and the last state."""
-    key = jax.random.key(0)
+    key = jax.random.key(0) if key is None else key
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
     state = jax.jit(task.init, out_shardings=shardings)(key)
     update = Update(task, shardings)
@@ -88,3 +90,29 @@ def test_models_on_all_three_axes(family, dataset, classifier_config, gan_config
         np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=atol, err_msg=name)
     split = [leaf for leaf in jax.tree.leaves(state.params) if "model" in leaf.sharding.spec]
     assert len(split) > 3
+
+
+def always_the_same(key, bit_width, shape):
+    return jnp.full(shape, 0x9E3779B9, jnp.uint32).astype(f"uint{bit_width}")
+
+
+# Parts of a batch have other random numbers than the whole, unless there is but one.
+ONE_NUMBER = define_prng_impl(
+    key_shape=(1,),
+    seed=lambda seed: jnp.zeros(1, jnp.uint32),
+    split=lambda key, shape: jnp.zeros((*shape, 1), jnp.uint32),
+    random_bits=always_the_same,
+    fold_in=lambda key, data: key,
+)
+
+
+def test_two_parts_of_a_batch_are_as_good_as_one(dataset, classifier_config):
+    mesh, losses = eight_devices((2, 4, 1)), []
+    for parts in (1, 2):
+        config = classifier_config.copy_and_resolve_references()
+        config.train.accumulate = parts
+        key = jax.random.key(0, impl=ONE_NUMBER)
+        metrics, _ = trajectory(ClassifierTask(config, [dataset]), mesh, steps=4, key=key)
+        losses.append(metrics["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert np.ptp(losses[0]) > 0.01  # it learns: not the same loss four times

@@ -60,3 +60,42 @@ def test_a_gradient_over_a_batch_is_one_reduction(monkeypatch):
     assert found(("a", "b"), (8, False))
     assert found("b", (4, True))
     assert found("a", (2, False))
+
+
+def test_collectives_in_loops_count_as_often_as_they_run():
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def sums(total, row):
+        total = jax.lax.fori_loop(0, 3, lambda _, t: jnp.tanh(jax.lax.psum(t * row, "a")), total)
+        return jax.lax.psum(total, "a"), None
+
+    def program(rows):  # of 16 numbers on each device: 5 x 3 sums, 5 sums, 1 sum
+        total, _ = jax.lax.scan(sums, rows[0], rows)
+        return jax.lax.psum(jnp.sin(total), "a")
+
+    over = PartitionSpec(None, "a")
+    rows = jax.ShapeDtypeStruct((5, 128), jnp.float32, sharding=NamedSharding(mesh, over))
+    summed = jax.shard_map(
+        program, mesh=mesh, in_specs=over, out_specs=PartitionSpec(), check_vma=False
+    )
+    hlo = jax.jit(summed).lower(rows).compile().as_text()
+    assert list(collectives(hlo, 8)) == [Collective("all-reduce", 16 * 4, 8, True)] * 21
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def program(x):
+        return jax.lax.while_loop(lambda t: t[0] < 9, lambda t: jax.lax.psum(t, "a"), x)
+
+    x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("a")))
+    looped = jax.shard_map(
+        program,
+        mesh=mesh,
+        in_specs=PartitionSpec("a"),
+        out_specs=PartitionSpec("a"),
+        check_vma=False,
+    )
+    hlo = jax.jit(looped).lower(x).compile().as_text()
+    with pytest.raises(ValueError, match="how often"):
+        list(collectives(hlo, 8))

@@ -1,8 +1,12 @@
 """The loop: what it saves, what it refuses, and how it goes on."""
 
+import fcntl
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -10,14 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from femur_jax.data.loader import batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
+from femur_jax.parallel.rules import state_shardings
 from femur_jax.training import loop
 from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.monitor import read_scalars
+from femur_jax.workdir import claim
 from tests.training.least_squares import LeastSquares, least_squares_config
 
 
@@ -153,6 +161,78 @@ def test_a_folder_that_cannot_be_written_is_told(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run cannot be written"):
         loop.train(LeastSquares(), config, tmp_path / "file" / "run")
+
+
+HOLDER = """
+import fcntl, sys
+lock = open(sys.argv[1], "a+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("process 1 on elsewhere", file=lock, flush=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder that another process trains in, and this process."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder / "train.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    yield folder, holder
+    holder.kill()
+    holder.communicate()
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(config, held):
+    folder, holder = held
+    with pytest.raises(UserError, match=r"in use by another run .*process 1 on elsewhere"):
+        loop.train(LeastSquares(), config, folder)
+    assert [path.name for path in folder.iterdir()] == ["train.lock"]
+    holder.kill()
+    holder.wait()
+    claim(folder, config, stage="train", free=loop.FREE_FIELDS)
+    # And this process has it now.
+    with (folder / "train.lock").open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_job_that_comes_back_waits_for_the_lock_of_its_dead_node(config, held, monkeypatch):
+    folder, holder = held
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    threading.Timer(1.0, holder.kill).start()
+    claim(folder, config, stage="train", free=loop.FREE_FIELDS)
+
+
+class Copying(loop.Update):
+    """Needs something from the host in each step."""
+
+    def __call__(self, state, batch, key):
+        jnp.sin(np.zeros(16, np.float32))
+        return super().__call__(state, batch, key)
+
+
+def test_nothing_goes_to_the_devices_unseen(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Update", Copying)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        loop.train(LeastSquares(), config, tmp_path / "run")
+
+
+def test_an_update_takes_the_memory_of_the_state(config):
+    task, mesh = LeastSquares(), make_mesh(config.mesh)
+    key = jax.random.key(0)
+    shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
+    before = jax.jit(task.init, out_shardings=shardings)(key)
+    batch = next(batches(task.streams(), batch_size=16, start=0, sharding=batch_sharding(mesh)))
+    key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
+    loop.Update(task, shardings)(before, batch, key)
+    assert before.optimizer[1][0].mu["kernel"].is_deleted()
+    assert before.params["kernel"].is_deleted()
 
 
 @pytest.mark.parametrize("parts", [2, 4])
