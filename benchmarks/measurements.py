@@ -283,6 +283,30 @@ def gan_over_torch_cpu() -> Found:
     return over_torch()
 
 
+@measurement("of 25", Goal(">=", 25.0))
+def gan_modes() -> Found:
+    """Modes that the GAN's losses find of 25 Gaussians on a grid, the worst of three seeds.
+
+    Neighbours are 40 standard deviations apart. A mode is found where 20 of 2500 samples or more
+    are within three deviations of it. Networks are plain, of three hidden layers.
+    """
+    from benchmarks.gan_modes import of_gaussians
+
+    return of_gaussians()
+
+
+@measurement("of 1000", Goal(">=", 1000.0))
+def gan_stacked_digits() -> Found:
+    """Combinations of three stacked digits that the GAN's losses find, the worst of three seeds.
+
+    As with stacked MNIST, but of scikit-learn's 1797 digits of 8 x 8 pixels: 25,600 samples, each
+    digit named by a support vector machine. Networks are plain, of three hidden layers.
+    """
+    from benchmarks.gan_modes import of_digits
+
+    return of_digits()
+
+
 @measurement("x", Goal(">=", 5.0))
 def gan_kid_from_start() -> Found:
     """By how much the KID of the tiny GAN on simulated radiographs falls in 600 steps; minutes.
