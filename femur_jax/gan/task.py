@@ -52,8 +52,9 @@ class GanTask:
         """See configs/gan.py for the fields of `config`.
 
         Raises:
-            UserError: The model's sizes do not fit together, or a schedule is out of range.
+            UserError: The model's sizes do not fit together, or a setting is out of range.
         """
+        _check(config)
         self.config = config
         self.dataset = dataset
         model = config.model
@@ -95,8 +96,6 @@ class GanTask:
         """Of a hyper-parameter, by step."""
         train = self.config.train
         start, end = train[name]
-        if train.burn_in_images <= 0:
-            raise UserError("config.train.burn_in_images must be positive.")
         return lambda step: burn_in(step * train.batch_size, start, end, train.burn_in_images)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
@@ -278,6 +277,15 @@ class GanTask:
         side = self.config.model.size
         grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}
+
+
+def _check(config: Config) -> None:
+    """Raises UserError where a setting is out of range; the networks check their sizes."""
+    for name in ("penalty_interval", "burn_in_images", "ada_images"):
+        if config.train[name] < 1:
+            raise UserError(f"config.train.{name} is {config.train[name]}; give 1 or more.")
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config.model.dtype is {config.model.dtype!r}; write float32 or bfloat16.")
 
 
 def _logits(

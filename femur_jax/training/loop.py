@@ -31,8 +31,8 @@ CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
 
 _DIVERGED = (
-    "the training diverged, and the last checkpoint is from before; train anew in another --workdir "
-    "with a smaller learning rate."
+    "the training diverged, and what came after the last checkpoint is not saved; train anew in "
+    "another --workdir with a smaller learning rate."
 )
 
 Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]

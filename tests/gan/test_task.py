@@ -171,8 +171,17 @@ def test_conditions_hold_class_and_size():
     np.testing.assert_allclose(conditions(np.array([1], np.int32), box, 16), [[0, 1, 1, 0]])
 
 
-def test_a_burn_in_without_length_is_refused(dataset, gan_config):
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("train", "burn_in_images", 0),
+        ("train", "ada_images", 0),
+        ("train", "penalty_interval", 0),
+        ("model", "dtype", "float31"),
+    ],
+)
+def test_a_setting_out_of_range_is_told(dataset, gan_config, section, field, value):
     config = gan_config.copy_and_resolve_references()
-    config.train.burn_in_images = 0
-    with pytest.raises(UserError, match="burn_in_images"):
+    config[section][field] = value
+    with pytest.raises(UserError, match=f"config.{section}.{field} is .*{value}"):
         GanTask(config, dataset)
