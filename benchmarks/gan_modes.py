@@ -80,7 +80,7 @@ def of_digits() -> Found:
     """See `measurements.gan_stacked_digits`."""
     pixels, classes = load_digits(return_X_y=True)
     classifier = SVC(C=10)
-    accuracy = cross_val_score(classifier, pixels, classes).mean()
+    accuracy = float(cross_val_score(classifier, pixels, classes).mean())
     classifier.fit(pixels, classes)
 
     def count(stacks: Float[np.ndarray, "samples dim"]) -> tuple[int, float]:
