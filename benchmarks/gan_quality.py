@@ -15,6 +15,7 @@ from benchmarks.measurements import Found
 from femur_jax.config import Config
 from femur_jax.data.ingest import ingest
 from femur_jax.data.letterbox import place
+from femur_jax.data.loader import batches
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import draw_requests
@@ -26,11 +27,13 @@ from femur_jax.models.functional import Params
 from femur_jax.phantom.cohort import write_cohort
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
+from femur_jax.training.state import TrainState
 
 _ROOT = Path(__file__).parents[1]
 _SIDE = 32  # of the features
 _SAMPLES = 150  # of each class
 _NEIGHBOURS = 5
+_LAZY_STEPS = 300  # of the demo
 
 
 def kid_from_start() -> Found:
@@ -80,6 +83,66 @@ def trained_on_phantoms(folder: Path) -> Found:
             "seconds of training": seconds,
         },
     )
+
+
+def lazy_over_full() -> Found:
+    """See `measurements.gan_lazy_penalties`."""
+    with tempfile.TemporaryDirectory() as name:
+        dataset = RadiographDataset(simulated(Path(name)))
+        real = _features(dataset, "test")
+        full, lazy = (_Run(dataset, penalty_interval) for penalty_interval in (1, 8))
+        seconds = full.train(_LAZY_STEPS), lazy.train(_LAZY_STEPS)
+        kid, equal_images = full.kid(real), lazy.kid(real)
+        more = round(_LAZY_STEPS * (seconds[0] / seconds[1] - 1))
+        lazy.train(more)
+        equal_time = lazy.kid(real)
+    return Found(
+        value=equal_time / kid,
+        device=cpu(),
+        details={
+            "KID with penalties at every step": kid,
+            "KID with penalties at every 8th step, as many images": equal_images,
+            "KID with penalties at every 8th step, as much time": equal_time,
+            "steps": [_LAZY_STEPS, _LAZY_STEPS, _LAZY_STEPS + more],
+            "seconds of the same number of steps": seconds,
+        },
+    )
+
+
+class _Run:
+    """A training of the tiny GAN that can be timed and goes on."""
+
+    def __init__(self, dataset: RadiographDataset, penalty_interval: int):
+        self.config = runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")
+        self.config.train.penalty_interval = penalty_interval
+        self.task = GanTask(self.config, dataset)
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+        self._batches = batches(
+            self.task.streams(),
+            batch_size=self.config.train.batch_size,
+            start=0,
+            sharding=sharding,
+        )
+        self._key = jax.random.key(self.config.seed)
+        self._state = jax.jit(self.task.init, out_shardings=sharding)(self._key)
+
+        def update(state: TrainState, batch: dict, key: jax.Array) -> TrainState:
+            return self.task.step(state, batch, jax.random.fold_in(key, state.step))[0]
+
+        shapes = (self._state, next(self._batches), self._key)
+        self._update = jax.jit(update, donate_argnums=0).lower(*shapes).compile()
+
+    def train(self, steps: int) -> float:
+        """Wall time of some steps, without compilation."""
+        begin = perf_counter()
+        for _ in range(steps):
+            self._state = self._update(self._state, next(self._batches), self._key)
+        jax.block_until_ready(self._state)
+        return perf_counter() - begin
+
+    def kid(self, real: Float[np.ndarray, "n pixels"]) -> float:
+        """Of what the moving average makes."""
+        return kernel_distance(real, _samples(self.task, self._state.ema, self.config)).value
 
 
 def simulated(folder: Path) -> Path:

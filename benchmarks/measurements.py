@@ -296,6 +296,43 @@ def gan_over_torch_cpu() -> Found:
     return over_torch()
 
 
+@measurement("of 25", Goal(">=", 25.0))
+def gan_modes() -> Found:
+    """Modes that the GAN's losses find of 25 Gaussians on a grid, the worst of three seeds.
+
+    Neighbours are 40 standard deviations apart. A mode is found where 20 of 2500 samples or more
+    are within three deviations of it. Networks are plain, of three hidden layers.
+    """
+    from benchmarks.gan_modes import of_gaussians
+
+    return of_gaussians()
+
+
+@measurement("of 1000", Goal(">=", 1000.0))
+def gan_stacked_digits() -> Found:
+    """Combinations of three stacked digits that the GAN's losses find, the worst of three seeds.
+
+    As with stacked MNIST, but of scikit-learn's 1797 digits of 8 x 8 pixels: 25,600 samples, each
+    digit named by a support vector machine. Networks are plain, of three hidden layers.
+    """
+    from benchmarks.gan_modes import of_digits
+
+    return of_digits()
+
+
+@measurement("x", Goal("<=", 1.0))
+def gan_lazy_penalties() -> Found:
+    """KID of the tiny GAN with penalties at every 8th step, over that with all, after equal time.
+
+    300 steps with all penalties, as in the demo, and as many with lazy ones as take that time; the
+    details have the KID after equal numbers of images too. Pixels of 32 x 32, 150 samples of each
+    class against the test split; one seed.
+    """
+    from benchmarks.gan_quality import lazy_over_full
+
+    return lazy_over_full()
+
+
 @measurement("x", Goal(">=", 5.0))
 def gan_kid_from_start() -> Found:
     """By how much the KID of the tiny GAN on simulated radiographs falls in 600 steps; minutes.

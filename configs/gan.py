@@ -37,6 +37,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "steps": 100_000,
             "batch_size": 64,
+            "accumulate": 1,  # parts of a batch, one after the other: less memory, as much work
             # First and last value of the burn-in, as published for 256 x 256 pixels.
             "learning_rate": (2e-4, 5e-5),
             "beta2": (0.9, 0.99),
@@ -53,7 +54,17 @@ def get_config(variant: str = "base") -> ConfigDict:
             "images_every": 5000,
         }
     )
-    config.sample = ConfigDict({"per_label": 500, "seed": 0, "batch_size": 64})
+    config.sample = ConfigDict(
+        {
+            "per_label": 500,  # radiographs made of each class
+            "labels": (),  # classes to be made; all that the model was trained on when empty
+            # ((height, width), ...) to take turns, the longer side as in the square; as in training
+            # when empty
+            "sizes": (),
+            "seed": 0,
+            "batch_size": 64,
+        }
+    )
     if variant == "tiny":
         config.model.update(
             size=64,

@@ -91,9 +91,10 @@ def sample(config: Config, workdir: Path) -> None:
         task.dataset,
         per_label=config.sample.per_label,
         seed=config.sample.seed,
-        labels=wanted_labels(config.sample.get("labels", ()), config.data.draw.label_shares),
-        sizes=config.sample.get("sizes", ()),
+        labels=wanted_labels(config.sample.labels, config.data.draw.label_shares),
+        sizes=config.sample.sizes,
         by=config.data.draw.by,
+        square=config.model.size if isinstance(task, GanTask) else None,
     )
     state = loop.restore(task, config, workdir)
     provenance = {

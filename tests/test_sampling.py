@@ -146,6 +146,30 @@ def test_sizes_and_class_by_config(config, workdir):
         stages.sample(asked, workdir)
 
 
+def test_a_gan_of_one_class_makes_that_class_in_sizes_that_fit_its_square(gan_config, tmp_path):
+    config = gan_config.copy_and_resolve_references()
+    config.data.draw.label_shares = (0.0, 1.0)
+    config.sample.update(per_label=3, sizes=((16, 10), (16, 16)))
+    workdir = tmp_path / "run"
+    write_run(config, workdir)
+    for refused, words in (
+        ({"labels": ("NFF",)}, "not trained on NFF"),
+        ({"sizes": ((400, 300),)}, "400 x 300 pixels.* to 16 pixels"),
+    ):
+        asked = config.copy_and_resolve_references()
+        asked.sample.update(refused)
+        with pytest.raises(UserError, match=words):
+            stages.sample(asked, workdir)
+        assert not (workdir / "synthetic").exists()
+    stages.sample(config, workdir)
+    entries = RadiographDataset(workdir / "synthetic").entries
+    assert [(e.height, e.width, e.label) for e in entries] == [
+        (16, 10, "AFF"),
+        (16, 16, "AFF"),
+        (16, 10, "AFF"),
+    ]
+
+
 def test_autoguidance_by_another_run(config, workdir, tmp_path, undisturbed):
     weaker = config.copy_and_resolve_references()
     weaker.model.attention = (False,)

@@ -87,6 +87,13 @@ class Pool:
         folders = ", ".join(str(d.folder) for d in datasets)
         if not 0.0 <= hospital_balance <= 1.0:
             raise UserError(f"hospital_balance is {hospital_balance}; give a number from 0 to 1.")
+        if label_shares and (
+            len(label_shares) != len(LABELS) or min(label_shares) < 0 or not any(label_shares)
+        ):
+            raise UserError(
+                f"label_shares is {tuple(label_shares)}; give a share of 0 or more to each of "
+                f"{' and '.join(LABELS)}, not 0 to all."
+            )
         if not self.radiographs:
             raise UserError(f"The {split} split of {folders} has no radiograph; add some.")
         if not label_shares and not hospital_balance:

@@ -56,6 +56,7 @@ def draw_requests(
     labels: Sequence[str] = LABELS,
     sizes: Sequence[tuple[int, int]] = (),
     by: str = "patient",
+    square: int | None = None,
 ) -> list[Request]:
     """Draws sizes and spacings from the training radiographs, the same number for each label.
 
@@ -67,6 +68,8 @@ def draw_requests(
         sizes: Heights and widths to take turns instead. The spacing then lets the drawn
             radiograph keep its area in mm^2.
         by: Which train split, see `RadiographDataset.split`.
+        square: Side of the square that a letterboxing model shrinks radiographs into. The longer
+            side of `sizes` must then be one that the model was trained on.
 
     Raises:
         UserError: A label has no training radiograph, or a number or size is out of range.
@@ -75,7 +78,7 @@ def draw_requests(
         raise UserError(f"config.sample.per_label is {per_label}; give 1 or more.")
     train = [dataset.entries[n] for n in dataset.split("train", by)]
     if sizes:
-        _check_sizes(sizes, [(entry.height, entry.width) for entry in train])
+        _check_sizes(sizes, [(entry.height, entry.width) for entry in train], square)
     rng = np.random.default_rng(seed)
     requests = []
     for label in labels:
@@ -93,14 +96,24 @@ def draw_requests(
     return requests
 
 
-def _check_sizes(sizes: Sequence[tuple[int, int]], known: Sequence[tuple[int, int]]) -> None:
+def _check_sizes(
+    sizes: Sequence[tuple[int, int]], known: Sequence[tuple[int, int]], square: int | None
+) -> None:
     pixels = [height * width for height, width in known]
     low, high = min(SMALLEST, *pixels), max(LARGEST, *pixels)
     aspects = [height / width for height, width in known]
     flattest, tallest = min(aspects) / _ASPECT_TOLERANCE, max(aspects) * _ASPECT_TOLERANCE
+    longer = sorted(min(square or 0, max(size)) for size in known)
     for height, width in sizes:
         asked = f"config.sample.sizes asks for {height} x {width} pixels"
-        if min(height, width) < 1 or not low <= height * width <= high:
+        if square:
+            if min(height, width) < 1 or not longer[0] <= max(height, width) <= longer[-1]:
+                raise UserError(
+                    f"{asked}; this model was trained on radiographs with {longer[0]} to "
+                    f"{longer[-1]} pixels on the longer side, so give such a one, and the shorter "
+                    "side by the aspect ratio."
+                )
+        elif min(height, width) < 1 or not low <= height * width <= high:
             raise UserError(
                 f"{asked}; give a height and a width that make {low / 1e6:.3g} to "
                 f"{high / 1e6:.3g} megapixels."

@@ -81,12 +81,7 @@ def start() -> Augmentation:
 
 
 def adapt(
-    state: Augmentation,
-    real_logits: PerImage,
-    fake_logits: PerImage,
-    *,
-    target: float,
-    images: int,
+    state: Augmentation, sign: Scalar, *, target: float, batch_size: int, images: int
 ) -> Augmentation:
     """Moves p up where the discriminator overfits, else down.
 
@@ -95,14 +90,13 @@ def adapt(
 
     Args:
         state: of the step before.
-        real_logits: D(x), augmented.
-        fake_logits: D(G(z)), augmented, in pairs with D(x).
+        sign: mean of sign(D(x) - D(G(z))) over the batch, both augmented.
         target: value of r_t that p holds.
+        batch_size: number of real images in the batch.
         images: number of real images in which p can go from 0 to 1.
     """
-    sign = jnp.mean(jnp.sign(real_logits - fake_logits))
     r_t = state["r_t"] + (sign - state["r_t"]) / 4  # the published mean is over four batches
-    p = state["p"] + jnp.sign(r_t - target) * len(real_logits) / images
+    p = state["p"] + jnp.sign(r_t - target) * batch_size / images
     return Augmentation(p=jnp.clip(p, 0.0, P_LIMIT), r_t=r_t)
 
 

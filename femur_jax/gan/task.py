@@ -25,6 +25,8 @@ from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
 from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 from femur_jax.parallel.rules import Rules
+from femur_jax.training.accumulate import mean_over_parts
+from femur_jax.training.loop import Metrics
 from femur_jax.training.state import TrainState
 
 CONDITIONS = len(LABELS) + 2
@@ -50,8 +52,9 @@ class GanTask:
         """See configs/gan.py for the fields of `config`.
 
         Raises:
-            UserError: The model's sizes do not fit together, or a schedule is out of range.
+            UserError: The model's sizes do not fit together, or a setting is out of range.
         """
+        _check(config)
         self.config = config
         self.dataset = dataset
         model = config.model
@@ -93,8 +96,6 @@ class GanTask:
         """Of a hyper-parameter, by step."""
         train = self.config.train
         start, end = train[name]
-        if train.burn_in_images <= 0:
-            raise UserError("config.train.burn_in_images must be positive.")
         return lambda step: burn_in(step * train.batch_size, start, end, train.burn_in_images)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
@@ -118,69 +119,44 @@ class GanTask:
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    ) -> tuple[TrainState, Metrics]:
         """Updates the discriminator, then the generator against the new discriminator."""
         train, side = self.config.train, self.config.model.size
-        mask = letterbox_mask(batch["box"], (side, side))
-        condition = conditions(batch["label"], batch["box"], side)
-        real = batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 4)
+        latents = (train.batch_size, self.config.model.latent)
+        batch = {
+            "real": batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1,
+            "mask": letterbox_mask(batch["box"], (side, side)),
+            "condition": conditions(batch["label"], batch["box"], side),
+            "z_d": jax.random.normal(keys[0], latents),
+            "z_g": jax.random.normal(keys[1], latents),
+        }
         augmentation: Augmentation = state.optimizer["augmentation"]
+        p = augmentation["p"]
 
-        def fake(generator: Params, key: Key[Array, ""]) -> Float[Array, "batch side side 1"]:
-            z = jax.random.normal(key, (real.shape[0], self.config.model.latent))
-            return self.generator.apply(generator, z, condition)
+        def part_d(batch: dict[str, Array], key: Key[Array, ""]):
+            return self._gradient_d(state.params, batch, key, p, state.step)
 
-        def discriminate(model: Functions, params: Params, key: Key[Array, ""]):
-            def logits(images: Float[Array, "n side side 1"]) -> Float[Array, " n"]:
-                """Of images of this batch's masks and conditions, each of them once or twice."""
-                each = images.shape[0] // real.shape[0]
-                masks = jnp.repeat(mask, each, axis=0)
-                seen = augment.augment(images * masks, masks, key, augmentation["p"])
-                return model.apply(
-                    params, jnp.concatenate(seen, axis=-1), jnp.repeat(condition, each, axis=0)
-                )
-
-            return logits
-
-        made = fake(state.params["generator"], keys[0])
-
-        def loss_d(params: Params, penalty_weight: int):
-            model = self.penalised_discriminator if penalty_weight else self.discriminator
-            return discriminator_loss(
-                discriminate(model, params, keys[1]),
-                real,
-                made,
-                self.gamma(state.step),
-                penalty_weight=penalty_weight,
-            )
-
-        gradient_d, found = self._every(
-            state.step, jax.grad(loss_d, has_aux=True), state.params["discriminator"]
-        )
+        gradient_d, found = mean_over_parts(part_d, batch, keys[2], train.accumulate)
         discriminator, optimizer_d = self._update(state, "discriminator", gradient_d)
+        params = state.params | {"discriminator": discriminator}
 
-        def loss_g(generator: Params):
-            # Augmented apart, as two draws from one distribution.
-            real_logits, fake_logits = (
-                discriminate(self.discriminator, discriminator, key)(images)
-                for images, key in ((real, keys[2]), (fake(generator, keys[3]), keys[4]))
-            )
-            return generator_loss(real_logits, fake_logits)
+        def part_g(batch: dict[str, Array], key: Key[Array, ""]):
+            return self._gradient_g(params, batch, key, p)
 
-        loss, gradient_g = jax.value_and_grad(loss_g)(state.params["generator"])
+        loss, gradient_g = mean_over_parts(part_g, batch, keys[3], train.accumulate)
         generator, optimizer_g = self._update(state, "generator", gradient_g)
         adapted = augment.adapt(
             augmentation,
-            found["real_logits"],
-            found["fake_logits"],
+            found.pop("sign"),
             target=train.ada_target,
+            batch_size=train.batch_size,
             images=train.ada_images,
         )
         keep = 0.5 ** (train.batch_size / jnp.maximum(self.ema_images(state.step), 1e-8))
         state = TrainState(
             step=state.step + 1,
-            params={"generator": generator, "discriminator": discriminator},
+            params=params | {"generator": generator},
             ema=jax.tree.map(lambda e, p: p + keep * (e - p), state.ema, generator),
             optimizer={
                 "generator": optimizer_g,
@@ -188,19 +164,65 @@ class GanTask:
                 "augmentation": adapted,
             },
         )
+        # The loop stops at a metric that is not finite, before it saves anything.
+        penalties = {
+            name: jnp.where(found[name] < RUN_AWAY, found[name], jnp.inf) for name in ("r1", "r2")
+        }
         return state, {
             "generator_loss": loss,
-            "discriminator_loss": found["adversarial"],
-            # The loop stops at a metric that is not finite, before it saves anything.
-            **{
-                name: jnp.where(found[name] < RUN_AWAY, found[name], jnp.inf)
-                for name in ("r1", "r2")
-            },
-            "real_logit": jnp.mean(found["real_logits"]),
-            "fake_logit": jnp.mean(found["fake_logits"]),
+            **found,
+            **penalties,
             "augment_p": adapted["p"],
             "r_t": adapted["r_t"],
         }
+
+    def _gradient_d(
+        self,
+        params: Params,
+        batch: dict[str, Array],
+        key: Key[Array, ""],
+        p: Float[Array, ""],
+        step: Int[Array, ""],
+    ) -> tuple[Params, Metrics]:
+        """Gradient of the discriminator's loss, and means over the batch."""
+        fake = self.generator.apply(params["generator"], batch["z_d"], batch["condition"])
+
+        def loss(discriminator: Params, penalty_weight: int):
+            model = self.penalised_discriminator if penalty_weight else self.discriminator
+            return discriminator_loss(
+                lambda images: _logits(model, discriminator, images, batch, key, p),
+                batch["real"],
+                fake,
+                self.gamma(step),
+                penalty_weight=penalty_weight,
+            )
+
+        gradient, found = self._every(step, jax.grad(loss, has_aux=True), params["discriminator"])
+        real, fake = found["real_logits"], found["fake_logits"]
+        return gradient, {
+            "discriminator_loss": found["adversarial"],
+            "r1": found["r1"],
+            "r2": found["r2"],
+            "real_logit": jnp.mean(real),
+            "fake_logit": jnp.mean(fake),
+            "sign": jnp.mean(jnp.sign(real - fake)),
+        }
+
+    def _gradient_g(
+        self, params: Params, batch: dict[str, Array], key: Key[Array, ""], p: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Params]:
+        """The generator's loss and its gradient."""
+
+        def loss(generator: Params):
+            fake = self.generator.apply(generator, batch["z_g"], batch["condition"])
+            # Augmented apart, as two draws from one distribution.
+            real_logits, fake_logits = (
+                _logits(self.discriminator, params["discriminator"], images, batch, key, p)
+                for images, key in zip((batch["real"], fake), jax.random.split(key), strict=True)
+            )
+            return generator_loss(real_logits, fake_logits)
+
+        return jax.value_and_grad(loss)(params["generator"])
 
     def _every(self, step: Int[Array, ""], loss: Callable, params: Params) -> Any:
         """A loss with penalties at every k-th step, without between."""
@@ -255,6 +277,30 @@ class GanTask:
         side = self.config.model.size
         grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}
+
+
+def _check(config: Config) -> None:
+    """Raises UserError where a setting is out of range; the networks check their sizes."""
+    for name in ("penalty_interval", "burn_in_images", "ada_images"):
+        if config.train[name] < 1:
+            raise UserError(f"config.train.{name} is {config.train[name]}; give 1 or more.")
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config.model.dtype is {config.model.dtype!r}; write float32 or bfloat16.")
+
+
+def _logits(
+    model: Functions,
+    params: Params,
+    images: Float[Array, "n side side 1"],
+    batch: dict[str, Array],
+    key: Key[Array, ""],
+    p: Float[Array, ""],
+) -> Float[Array, " n"]:
+    """Of augmented images under this batch's masks and conditions, each of them once or twice."""
+    each = len(images) // len(batch["mask"])
+    masks, condition = (jnp.repeat(batch[name], each, axis=0) for name in ("mask", "condition"))
+    seen = augment.augment(images * masks, masks, key, p)
+    return model.apply(params, jnp.concatenate(seen, axis=-1), condition)
 
 
 def conditions(

@@ -309,6 +309,8 @@ def _check(size: int, channels: Sequence[int], group_width: int | None) -> None:
             f"GAN channels {tuple(channels)} are {len(channels)} numbers, but size {size} needs "
             f"{len(sizes)}, one for each of the sizes {', '.join(map(str, sizes))}."
         )
+    if min(channels) < 1:
+        raise UserError(f"GAN channels {tuple(channels)} must be 1 or more each.")
     for width in channels:
         if group_width is not None and _EXPANSION * width % group_width:
             raise UserError(

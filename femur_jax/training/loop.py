@@ -31,6 +31,10 @@ CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
 
 _RUNS_ONCE = {"xla_backend_optimization_level": 0}  # optimising would take longer than running
+_DIVERGED = (
+    "the training diverged, and what came after the last checkpoint is not saved; train anew in "
+    "another --workdir with a smaller learning rate."
+)
 
 Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
 """Numbers by name: one for the step, or a sum and a count where a step may have nothing to add."""
@@ -139,11 +143,10 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                     pending = []
                 saves = last or stopped or step % config.train.checkpoint_every == 0
                 snaps = snapshots is not None and step % snapshot_every == 0
-                if (saves or snaps) and not _all_finite(state):
-                    raise UserError(
-                        f"A parameter is not finite at step {step}; the training diverged; "
-                        "start again from the last checkpoint with a smaller learning rate."
-                    )
+                if saves or snaps:
+                    if not _all_finite(state):
+                        raise UserError(f"A parameter is not finite at step {step}; {_DIVERGED}")
+                    _finite(pending, step)
                 if saves:
                     run = {"next_batch": step, "data": data, "metrics": _plain(pending)}
                     checkpoints.save(state, step, run, means)
@@ -226,17 +229,9 @@ def _mean(metrics: list[dict[str, Any]], step: int) -> dict[str, float]:
     """Means over the steps since the last call; a metric that nothing was counted for is left out.
 
     Raises:
-        UserError: A number is not finite; says of which step and which metrics.
+        UserError: A number is not finite.
     """
-    rows = jax.device_get(metrics)
-    for number, row in enumerate(rows, start=step - len(rows) + 1):
-        broken = {name: v for name, v in row.items() if not np.isfinite(v).all()}
-        if broken:
-            value = np.ravel(next(iter(broken.values())))[0]
-            raise UserError(
-                f"{', '.join(broken)}: {value} at step {number}; the training diverged; start "
-                "again from the last checkpoint with a smaller learning rate."
-            )
+    rows = _finite(metrics, step)
     means = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows], float)
@@ -244,6 +239,21 @@ def _mean(metrics: list[dict[str, Any]], step: int) -> dict[str, float]:
         if count:
             means[name] = float(total / count)
     return means
+
+
+def _finite(metrics: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """The metrics of the steps up to this one, on the host.
+
+    Raises:
+        UserError: A number is not finite; says of which step and which metrics.
+    """
+    rows = jax.device_get(metrics)
+    for number, row in enumerate(rows, start=step - len(rows) + 1):
+        broken = {name: v for name, v in row.items() if not np.isfinite(v).all()}
+        if broken:
+            value = np.ravel(next(iter(broken.values())))[0]
+            raise UserError(f"{', '.join(broken)}: {value} at step {number}; {_DIVERGED}")
+    return rows
 
 
 @jax.jit

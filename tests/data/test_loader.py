@@ -339,3 +339,6 @@ def test_a_missing_class_is_told(data, monkeypatch):
         Pool([data], split="validation")
     with pytest.raises(UserError, match=r"hospital_balance is 1\.5"):
         Pool([data], hospital_balance=1.5)
+    for shares in ((0.0, 0.0), (1.0,), (-0.5, 1.5)):
+        with pytest.raises(UserError, match="label_shares is"):
+            Pool([data], label_shares=shares)

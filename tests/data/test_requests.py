@@ -64,6 +64,18 @@ def test_sizes_out_of_range_are_told(dataset, size, words):
         draw_requests(dataset, per_label=1, seed=0, sizes=[size])
 
 
+def test_a_letterboxing_model_is_asked_for_what_fits_its_square(dataset):
+    """Of a square of 32; the test radiographs have 14 to 59 pixels a side."""
+    sizes = ((32, 20), (32, 32))
+    requests = draw_requests(dataset, per_label=2, seed=0, sizes=sizes, square=32)
+    assert [(r.height, r.width) for r in requests] == [*sizes, *sizes]
+    for size in ((64, 40), (8, 8), (2000, 1500), (0, 32)):
+        with pytest.raises(UserError, match=f"{size[0]} x {size[1]} pixels.* to 32 pixels"):
+            draw_requests(dataset, per_label=1, seed=0, sizes=[size], square=32)
+    with pytest.raises(UserError, match="32 times as high as wide"):
+        draw_requests(dataset, per_label=1, seed=0, sizes=[(32, 1)], square=32)
+
+
 def test_none_at_all_is_told(dataset):
     with pytest.raises(UserError, match="per_label"):
         draw_requests(dataset, per_label=0, seed=0)

@@ -185,16 +185,17 @@ def test_beyond_the_limit_it_cannot_know(apply, real):
 
 
 def test_p_rises_with_overfitting_and_stays_in_its_range():
-    wins, loses = jnp.ones(10), -jnp.ones(10)
+    wins, loses = jnp.ones(()), -jnp.ones(())
+    settings = {"target": 0.6, "batch_size": 10, "images": 1000}
     state = module.start()
     for _ in range(200):
-        state = adapt(state, wins, loses, target=0.6, images=1000)
+        state = adapt(state, wins, **settings)
     assert float(state["p"]) == pytest.approx(P_LIMIT)
     assert float(state["r_t"]) == pytest.approx(1.0)
-    falling = adapt(state, loses, wins, target=0.6, images=1000)
+    falling = adapt(state, loses, **settings)
     # r_t moves a quarter of the way from 1 to -1, which is below the target.
     assert float(falling["r_t"]) == pytest.approx(0.5)
     assert float(falling["p"]) == pytest.approx(P_LIMIT - 10 / 1000)
     for _ in range(200):
-        falling = adapt(falling, loses, wins, target=0.6, images=1000)
+        falling = adapt(falling, loses, **settings)
     assert float(falling["p"]) == 0

@@ -102,6 +102,29 @@ def test_augmentation_follows_the_signs_of_the_pairs(history):
         assert float(moved) == pytest.approx(max(p + np.sign(r_t - 0.6) * 8 / 64, 0))
 
 
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(task, step, state, rows):
+    """But for rounding, as long as nothing is augmented, which is drawn for each part."""
+    config = task.config.copy_and_resolve_references()
+    config.train.accumulate = 4
+    after, found = step(state, rows, KEY)
+    parts, found_in_parts = jax.jit(GanTask(config, task.dataset).step)(state, rows, KEY)
+    assert float(found["r1"]) > 0
+    for name, value in found.items():
+        assert float(found_in_parts[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+    for network, bound in (("discriminator", 1e-5), ("generator", 1e-3)):
+        # Adam's averages of squares, which its first step takes from the gradient alone. Where the
+        # discriminator's is all but zero, rounding chooses its update, which the generator sees.
+        whole, sum_of_parts = (
+            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(_squares(found, network))])
+            for found in (after, parts)
+        )
+        assert np.linalg.norm(sum_of_parts - whole) < bound * np.linalg.norm(whole)
+
+
+def _squares(state, network):
+    return state.optimizer[network].inner_state[0].nu
+
+
 def test_adam_with_changing_settings(task):
     """Against Adam as it is defined (Kingma & Ba 2015, algorithm 1), with beta1 = 0."""
     parameter, v = jnp.asarray([1.0, -2.0, 0.5]), np.zeros(3)
@@ -148,8 +171,17 @@ def test_conditions_hold_class_and_size():
     np.testing.assert_allclose(conditions(np.array([1], np.int32), box, 16), [[0, 1, 1, 0]])
 
 
-def test_a_burn_in_without_length_is_refused(dataset, gan_config):
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("train", "burn_in_images", 0),
+        ("train", "ada_images", 0),
+        ("train", "penalty_interval", 0),
+        ("model", "dtype", "float31"),
+    ],
+)
+def test_a_setting_out_of_range_is_told(dataset, gan_config, section, field, value):
     config = gan_config.copy_and_resolve_references()
-    config.train.burn_in_images = 0
-    with pytest.raises(UserError, match="burn_in_images"):
+    config[section][field] = value
+    with pytest.raises(UserError, match=f"config.{section}.{field} is .*{value}"):
         GanTask(config, dataset)

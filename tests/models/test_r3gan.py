@@ -204,6 +204,7 @@ def test_bfloat16_stays_near_float32(generator, discriminator):
         (2, (), None, "power of two"),
         (16, (8, 8), None, "4, 8, 16"),
         (8, (8, 6), 16, "group_width 16"),
+        (8, (8, 0), None, "1 or more"),
     ],
 )
 @pytest.mark.parametrize("model", [Generator, Discriminator])

@@ -148,7 +148,11 @@ class Broken(LeastSquares):
 
 @pytest.mark.parametrize(
     ("what", "log_every", "message"),
-    [("loss", 1, "loss: nan at step 5"), ("params", 100, "parameter is not finite at step 6")],
+    [
+        ("loss", 1, "loss: nan at step 5"),
+        ("loss", 100, "loss: nan at step 5"),
+        ("params", 100, "parameter is not finite at step 6"),
+    ],
 )
 def test_divergence_is_told_and_never_saved(config, tmp_path, what, log_every, message):
     config.train.log_every = log_every
