@@ -75,8 +75,8 @@ class DatasetWriter:
         self._partial.mkdir(parents=True)
         return self
 
-    def add(self, encoded: Encoded, split: str, hospital_split: str = "") -> None:
-        """Appends one radiograph."""
+    def add(self, encoded: Encoded, split: str, hospital_split: str = "", group: str = "") -> None:
+        """Appends one radiograph; the last three are as in `Entry`."""
         if self._entries and SPLITS.index(split) < SPLITS.index(self._entries[-1].split):
             raise ValueError(f"{split} comes after {self._entries[-1].split}")
         parts = [(f"level_{level}", records) for level, records in enumerate(encoded.levels)]
@@ -84,7 +84,9 @@ class DatasetWriter:
             for record in records:
                 self._shard(part, split).write(record)
         self._entries.append(
-            dataclasses.replace(encoded.entry, split=split, hospital_split=hospital_split)
+            dataclasses.replace(
+                encoded.entry, split=split, hospital_split=hospital_split, group=group
+            )
         )
 
     def write_text(self, name: str, text: str) -> None:
