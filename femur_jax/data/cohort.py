@@ -4,6 +4,7 @@ import csv
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -121,7 +122,7 @@ def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) ->
             )
     if not _is_file(folder / value["path"]):
         raise UserError(f"{where}: its file is not in {folder}; correct or delete the line.")
-    return Entry(line=line, **value)
+    return Entry(line=line, columns={}, **value)
 
 
 def _is_file(path: Path) -> bool:
@@ -247,6 +248,49 @@ def split_hospitals(
         if fraction and not all(held[label] >= 2 for label in LABELS):
             return {}
     return split
+
+
+def fold_splits(by: str) -> list[str]:
+    """What each of n folds is for in the run 'k/n': the k-th is tested, the next one validates.
+
+    Raises:
+        UserError: It is no such text, or there are fewer than three folds.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", by)
+    k, folds = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= k <= folds or folds < 3:
+        raise UserError(
+            f"The split is by {by!r}; write patient, hospital, or one of three folds or more, "
+            "such as 1/5."
+        )
+    splits = dict.fromkeys(range(folds), "train") | {k - 1: "test", k % folds: "validation"}
+    return list(splits.values())
+
+
+def deal_folds(labels: Mapping[str, str], folds: int) -> dict[str, int]:
+    """Deals patients out to folds, stratified by label.
+
+    Folds differ by at most one patient, and so they do in each class.
+
+    Args:
+        labels: Label of each patient.
+        folds: How many.
+
+    Returns:
+        The fold of each patient, from 0.
+
+    Raises:
+        UserError: There are too few patients for two of each class in every fold.
+    """
+    counts = Counter(labels.values())
+    for label in LABELS:
+        if counts[label] < 2 * folds:
+            raise UserError(
+                f"{counts[label]} patients with label {label} are too few for {folds} folds, which "
+                "need 2 each; take fewer folds."
+            )
+    order = sorted(labels, key=lambda p: (LABELS.index(labels[p]), seeded_hash(0, p)))
+    return {patient: n % folds for n, patient in enumerate(order)}
 
 
 def seeded_hash(seed: int, text: str) -> str:

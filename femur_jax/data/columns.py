@@ -1,8 +1,11 @@
 """Further columns of the label table, such as age, sex and drug exposure, as numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
 
 from femur_jax.errors import UserError
 
@@ -41,6 +44,13 @@ def as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> l
                 "and identifiers."
             )
     return [float(text) if text else None for _, text in cells]
+
+
+def values_of(
+    columns: Mapping[str, float | None], names: Sequence[str]
+) -> Float32[np.ndarray, " columns"]:
+    """Some columns' numbers in the order of the names, NaN where unknown."""
+    return np.array([columns[name] for name in names], np.float32)  # None becomes NaN
 
 
 def _is_number(text: str) -> bool:
