@@ -131,6 +131,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     )
     monitor.describe(config, state.params)
     means: dict[str, float] = {}
+    validates = isinstance(task, ValidatedTask)
     snapshot_every = config.train.get("snapshot_every", 0)
     snapshots = Snapshots(folder / SNAPSHOTS) if snapshot_every else None
     try:
@@ -145,7 +146,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                 monitor.advance(step)
                 due = step == steps or step % config.train.checkpoint_every == 0
                 scores = {}
-                if due and isinstance(task, ValidatedTask):
+                if due and validates:
                     begin = time.perf_counter()
                     _check_finite(state, step)
                     if scores := _validate(task, state):
@@ -165,8 +166,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                 if saves:
                     run = {"next_batch": step, "data": data, "metrics": _plain(pending)}
                     run["validated"] = validated
-                    # Where there are validations, a step without one is not compared with them.
-                    checkpoints.save(state, step, run, scores if validated else means)
+                    # Between validations nothing is known that could be compared with them.
+                    checkpoints.save(state, step, run, scores if validates else means)
                 if snapshots and snaps:
                     snapshots.save(state.ema, step)
                 if stopped:

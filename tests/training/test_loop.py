@@ -215,3 +215,14 @@ def test_ends_without_a_better_validation_and_keeps_the_best(
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(last))
     same(loop.train(Validated(*losses[count - 1 :]), config, tmp_path / "run"), state)
     assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == best
+
+
+def test_a_stop_between_validations_is_never_the_best(config, tmp_path):
+    config.train.update(log_every=1, checkpoint_every=4)
+    signalled = Signalled(1)
+    signalled.validate = lambda ema: {"loss": 0.0}
+    with pytest.raises(Preempted):
+        loop.train(signalled, config, tmp_path / "run")
+    assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) < 4
+    loop.train(Validated(99.0, 100.0, 101.0), config, tmp_path / "run")  # more than in training
+    assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == 4
