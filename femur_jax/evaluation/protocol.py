@@ -17,9 +17,10 @@ class Part:
     radiographs: list[int]
 
     @property
-    def patients(self) -> set[str]:
-        """Their patients' pseudonyms."""
-        return {self.dataset.entries[n].patient for n in self.radiographs}
+    def patients(self) -> set[tuple[str, str]]:
+        """Their patients' pseudonyms, which mean nothing beyond a synthetic dataset's folder."""
+        home = str(self.dataset.folder.resolve()) if self.dataset.is_synthetic else ""
+        return {(home, self.dataset.entries[n].patient) for n in self.radiographs}
 
     @property
     def labels(self) -> set[str]:

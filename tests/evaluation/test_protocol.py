@@ -81,6 +81,12 @@ def test_a_synthetic_dataset_is_tested_as_a_whole(real, synthetic):
     assert len(protocol([real], real, synthetic["patient"], by="patient").test.radiographs) == 6
 
 
+def test_synthetic_datasets_share_names_and_no_patients(real, synthetic):
+    protocol([synthetic["patient"]], real, synthetic["hospital"], by="patient")
+    with pytest.raises(UserError, match="6 patients of"):
+        protocol([synthetic["patient"]], real, synthetic["patient"], by="patient")
+
+
 def test_without_validation_patients_of_both_classes_there_is_no_validation(tmp_path):
     some = [r for r in rows("p") if r[3] != "validation" or r[2] == "AFF"]
     dataset = write(tmp_path / "some", some, kind="real")
