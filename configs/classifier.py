@@ -7,10 +7,16 @@
 
 Train on real, test on real (TRTR): no train_datasets. Train on synthetic (TSTR): one. Both: two, at
 chosen ratios with data.dataset_shares. First on synthetic, then on real: name the first run in
-pretrained. Train on real, test on synthetic (TRTS): test_dataset.
-The number of steps does not depend on the data, so in TRTR each real radiograph comes the more
-often the fewer there are: that is the control of repeated real radiographs at equal counts, and
-with train.augment at zero the one without classical augmentation.
+pretrained. Train on real, test on synthetic (TRTS): test_dataset. data.draw.by deals out patients,
+whole hospitals, or a fold of patients; stage cross_validate goes through all folds.
+
+Real and synthetic together must beat two controls. Real radiographs repeated to the same count:
+TRTR itself, for a run draws steps x batch_size radiographs whatever the datasets' size, so the
+fewer there are, the more often each comes; train_datasets=('REAL', 'REAL') draws the same. And
+classical augmentation: TRTR as it is, against TRTR without (all of train.augment at zero).
+
+After each checkpoint the loss over the validation patients of the real dataset is taken, whatever
+is trained on; the checkpoint with the lowest is the one that is used.
 
 tiny: 64 x 64 pixels on CPU, a minute. base: ResNet-50 at 512 x 512 pixels on one GPU.
 """
@@ -21,19 +27,23 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base."""
     config = ConfigDict()
-    config.stage = "train"  # or evaluate
+    config.stage = "train"  # or evaluate, cross_validate
     config.task = "classifier"
     config.dataset = ""  # real dataset, whose test split is tested on
     config.train_datasets = ()  # trained on; the real dataset when empty
     config.test_dataset = ""  # tested on, whole if synthetic; the real test split when empty
     config.pretrained = ""  # workdir of a classifier, of the same model, to start from
     config.weights = ""  # ResNet of ImageNet from torchvision or timm; takes model.norm = 'fixed'
+    config.folds = 5  # of cross_validate
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
     draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
     # dataset_shares: how often each of train_datasets is drawn; as often as it is large when empty
-    config.data = ConfigDict({"shapes": ((512, 512),), "draw": draw, "dataset_shares": ()})
+    # columns: of the label table, such as ("age", "sex"), beside the radiograph; see preprocess.py
+    config.data = ConfigDict(
+        {"shapes": ((512, 512),), "draw": draw, "dataset_shares": (), "columns": ()}
+    )
     config.model = ConfigDict(
         {
             "stage_sizes": (3, 4, 6, 3),
@@ -52,9 +62,11 @@ def get_config(variant: str = "base") -> ConfigDict:
             "warmup_steps": 500,
             "weight_decay": 0.05,
             "ema_decay": 0.999,
-            "augment": {"zoom": 0.1, "shift": 0.05},
+            # grey: standard deviation of gain and offset
+            "augment": {"mirror": True, "zoom": 0.1, "shift": 0.05, "grey": 0.1},
+            "patience": 5,  # validations without a better one before the end; 0 for none
             "log_every": 50,
-            "checkpoint_every": 1000,
+            "checkpoint_every": 500,
             "images_every": 1000,
         }
     )
@@ -67,7 +79,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             warmup_steps=30,
             ema_decay=0.98,
             log_every=10,
-            checkpoint_every=100,
+            checkpoint_every=50,
             images_every=150,
         )
     elif variant != "base":

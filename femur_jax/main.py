@@ -2,8 +2,8 @@
 
     python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
 
-The config's `stage` says what is done: train, sample, evaluate or study. Any field of it can be
-set on the command line: --config.train.steps=100.
+The config's `stage` says what is done: train, sample, evaluate, cross_validate or study. Any field
+of it can be set on the command line: --config.train.steps=100.
 """
 
 import sys
@@ -36,7 +36,11 @@ def main(argv: list[str]) -> int:
 
 def run(config, workdir: Path) -> None:
     """Runs the stage that `config.stage` names, under srun with the other processes."""
-    from femur_jax import stages, study  # slow, and no part of --help or of a worker
+    from femur_jax import (
+        cross_validation,
+        stages,
+        study,
+    )  # slow, and no part of --help or of a worker
     from femur_jax import workdir as workdirs
     from femur_jax.parallel import distributed
 
@@ -45,6 +49,7 @@ def run(config, workdir: Path) -> None:
         "train": stages.train,
         "sample": stages.sample,
         "evaluate": stages.evaluate,
+        "cross_validate": cross_validation.run,
         "study": study.run,
     }
     if config.stage not in runs:

@@ -9,7 +9,7 @@ A stage reads what the one before it left in the workdir:
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from jax.experimental import multihost_utils
 
 from femur_jax import workdir as workdirs
 from femur_jax.config import Config
-from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import SyntheticSpool
@@ -29,13 +28,14 @@ from femur_jax.errors import UserError
 from femur_jax.evaluation.classification import (
     ClassifierTask,
     Predictions,
+    label_counts,
     predict,
-    radiographs_to_test,
 )
 from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
 from femur_jax.evaluation.features import pixel_features, thumbnails
 from femur_jax.evaluation.memorization import audit, verdict
+from femur_jax.evaluation.protocol import Part, Protocol, origin, protocol
 from femur_jax.evaluation.summary import summarise
 from femur_jax.files import write_atomically
 from femur_jax.gan.task import GanTask
@@ -59,19 +59,58 @@ def make_task(config: Config) -> DiffusionTask | GanTask | ClassifierTask:
     if not config.dataset:
         raise UserError("No dataset is named; add --config.dataset=FOLDER.")
     if config.task == "classifier":
-        folders = config.train_datasets or (config.dataset,)
-        datasets = [RadiographDataset(folder) for folder in folders]
-        if not config.pretrained:
-            return ClassifierTask(config, datasets)
-        first = loop.restore(ClassifierTask(config, datasets), config, Path(config.pretrained))
-        return ClassifierTask(config, datasets, start=jax.device_get(first.ema))
+        return _classifier(config, _protocol(config))
     family = DiffusionTask if config.task == "diffusion" else GanTask
     return family(config, RadiographDataset(config.dataset))
 
 
+def _protocol(config: Config) -> Protocol:
+    """The parts that a classifier is trained, validated and tested on."""
+    real = RadiographDataset(config.dataset)
+    return protocol(
+        _trained_on(config),
+        real,
+        RadiographDataset(config.test_dataset) if config.test_dataset else real,
+        by=config.data.draw.by,
+        columns=config.data.columns,
+        before=_trained_before(config),
+    )
+
+
+def _trained_on(config: Config) -> list[RadiographDataset]:
+    folders = config.train_datasets or (config.dataset,)
+    return [RadiographDataset(folder) for folder in folders]
+
+
+def _trained_before(config: Config) -> list[Part]:
+    """What the run that this one starts from was trained on, and so on."""
+    if not config.pretrained:
+        return []
+    first = workdirs.config_of(Path(config.pretrained))
+    parts = [Part(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
+    return parts + _trained_before(first)
+
+
+def _classifier(config: Config, parts: Protocol) -> ClassifierTask:
+    datasets = [part.dataset for part in parts.training]
+    start = None
+    if config.pretrained:
+        task = ClassifierTask(config, datasets)
+        start = jax.device_get(loop.restore(task, config, Path(config.pretrained)).ema)
+    return ClassifierTask(config, datasets, start, parts.validation)
+
+
 def train(config: Config, workdir: Path) -> None:
     """Trains the model to its last step, from its newest checkpoint where there is one."""
-    loop.train(make_task(config), config, workdir)
+    task = make_task(config)
+    if isinstance(task, ClassifierTask) and not (task.validation and task.validation.radiographs):
+        _tell("There are no validation patients of both classes: the last checkpoint is used.")
+    loop.train(task, config, workdir)
+
+
+def _tell(text: str) -> None:
+    if jax.process_index() == 0:
+        print(f"femur_jax: {text}", file=sys.stderr)
 
 
 def sample(config: Config, workdir: Path) -> None:
@@ -102,6 +141,7 @@ def sample(config: Config, workdir: Path) -> None:
         "model": task.name,
         "config": workdirs.config_hash(config),
         "checkpoint": int(state.step),
+        **origin(task.dataset, config.data.draw.by),
         **config.sample.to_dict(),
     }
     weak = None
@@ -177,11 +217,10 @@ def evaluate(config: Config, workdir: Path) -> None:
     real = RadiographDataset(config.dataset)
     if isinstance(task, ClassifierTask):
         predictions = held_out_predictions(config, workdir)
-        drawn = config.data.draw.label_shares or _label_counts(task.datasets)
-        counts = _label_counts([real])
+        counts = label_counts([real], config.data.draw.by)
         result = summarise(
             predictions,
-            trained_share=float(drawn[1] / sum(drawn)),
+            trained_share=task.positive_share,
             true_share=float(counts[1] / sum(counts)),
         )
         print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
@@ -214,14 +253,7 @@ def evaluate(config: Config, workdir: Path) -> None:
 
 def held_out_predictions(config: Config, workdir: Path) -> Predictions:
     """What the trained classifier in a workdir says of the radiographs that it is tested on."""
-    task = make_task(config)
-    assert isinstance(task, ClassifierTask)
-    tested = RadiographDataset(config.test_dataset or config.dataset)
-    chosen = radiographs_to_test(task.datasets, tested, config.data.draw.by)
-    return predict(task, loop.restore(task, config, workdir).ema, tested, chosen)
-
-
-def _label_counts(datasets: Sequence[RadiographDataset]) -> list[int]:
-    """Radiographs of each label in the train splits."""
-    labels = [d.entries[n].label for d in datasets for n in d.split("train")]
-    return [labels.count(label) for label in LABELS]
+    parts = _protocol(config)
+    task = _classifier(config, parts)
+    params = loop.restore(task, config, workdir).ema
+    return predict(task, params, parts.test.dataset, parts.test.radiographs)

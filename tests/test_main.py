@@ -82,6 +82,7 @@ def test_gan_from_training_to_evaluation(dataset, tmp_path):
     assert [e.label for e in synthetic.entries] == ["NFF"] * 6 + ["AFF"] * 6
     assert synthetic.provenance["model"] == "gan"
     assert synthetic.provenance["checkpoint"] == 3
+    assert {"dataset", "trained_on"} <= synthetic.provenance.keys()
     assert "KID" in result.stdout
     assert json.loads((workdir / "evaluation.json").read_text())["fid"] >= 0
     refused = run(*common, "--config.train.learning_rate=(1.0,1.0)")

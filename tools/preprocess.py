@@ -29,6 +29,14 @@ def main() -> int:
     parser.add_argument(
         "--key", type=Path, help="the pseudonyms' key, kept outside the dataset (default: OUT.key)"
     )
+    parser.add_argument(
+        "--columns",
+        type=lambda text: text.split(","),
+        default=(),
+        metavar="NAME,NAME",
+        help="further columns of the label table to keep, such as age,sex: numbers, or two words "
+        "that become 0 and 1; nothing else of the table is kept",
+    )
     parser.add_argument("--patch", type=int, default=256, help="side of a tile in pixels")
     parser.add_argument(
         "--fractions",
@@ -57,6 +65,7 @@ def main() -> int:
             args.out,
             patch=args.patch,
             key_file=args.key or args.out.parent / f"{args.out.name}.key",
+            columns=args.columns,
             fractions=args.fractions,
             seed=args.seed,
             max_quarantined=args.max_quarantined,

@@ -4,13 +4,15 @@ import csv
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from femur_jax.data.columns import as_numbers
 from femur_jax.data.radiograph import LABELS, LATERALITIES, VIEWS
 from femur_jax.errors import UserError
 
@@ -30,20 +32,23 @@ class Entry:
     label: str
     view: str
     laterality: str
+    columns: dict[str, float | None] = field(default_factory=dict)
+    """Further columns by name, None where the cell is empty."""
 
 
-def read_labels(labels: Path, folder: Path) -> list[Entry]:
+def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list[Entry]:
     """Reads and checks labels.csv.
 
     Args:
         labels: CSV file with the columns path, patient_id, hospital, label and, where known,
             view and laterality. Paths are relative to `folder`.
         folder: The folder of radiographs.
+        columns: Further columns to read as numbers; see `columns.as_numbers`.
 
     Raises:
         UserError: A missing folder, file or column, an unknown label, view or laterality, a
-            file named twice, or a patient with both labels. The text names lines, never what
-            is in them.
+            further column that is no numbers, a file named twice, or a patient with both labels.
+            The text names lines, never what is in them.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give the folder of radiographs.")
@@ -55,7 +60,7 @@ def read_labels(labels: Path, folder: Path) -> list[Entry]:
         raise UserError(f"The folder {folder} is empty; put the radiographs there.")
     try:
         with labels.open(newline="", encoding="utf-8-sig") as file:
-            entries = _read_table(labels, file, folder)
+            entries = _read_table(labels, file, folder, columns)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{labels} is no CSV file in UTF-8; save it as such, separated by commas."
@@ -80,15 +85,25 @@ def read_labels(labels: Path, folder: Path) -> list[Entry]:
     return entries
 
 
-def _read_table(labels: Path, file: TextIO, folder: Path) -> list[Entry]:
+def _read_table(labels: Path, file: TextIO, folder: Path, columns: Sequence[str]) -> list[Entry]:
     reader = csv.DictReader(file)
-    missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
+    needed = (*_COLUMNS, *columns)
+    missing = [c for c in needed if c not in (reader.fieldnames or ())]
     if missing:
         raise UserError(
-            f"{labels} has no column {missing[0]!r}; it needs {', '.join(_COLUMNS)}, "
+            f"{labels} has no column {missing[0]!r}; it needs {', '.join(needed)}, "
             "separated by commas."
         )
-    return [_entry(row, labels, reader.line_num, folder) for row in reader]
+    known = [c for c in columns if c in _COLUMNS or c in _OPTIONAL]
+    if known:
+        raise UserError(f"The column {known[0]!r} is no further column; do not name it as one.")
+    rows = [(reader.line_num, row) for row in reader]
+    entries = [_entry(row, labels, line, folder) for line, row in rows]
+    for column in columns:
+        cells = [(line, (row[column] or "").strip()) for line, row in rows]
+        for entry, number in zip(entries, as_numbers(labels, column, cells), strict=True):
+            entry.columns[column] = number
+    return entries
 
 
 def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) -> Entry:
@@ -107,7 +122,7 @@ def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) ->
             )
     if not _is_file(folder / value["path"]):
         raise UserError(f"{where}: its file is not in {folder}; correct or delete the line.")
-    return Entry(line=line, **value)
+    return Entry(line=line, columns={}, **value)
 
 
 def _is_file(path: Path) -> bool:
@@ -233,6 +248,49 @@ def split_hospitals(
         if fraction and not all(held[label] >= 2 for label in LABELS):
             return {}
     return split
+
+
+def fold_splits(by: str) -> list[str]:
+    """What each of n folds is for in the run 'k/n': the k-th is tested, the next one validates.
+
+    Raises:
+        UserError: It is no such text, or there are fewer than three folds.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", by)
+    k, folds = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= k <= folds or folds < 3:
+        raise UserError(
+            f"The split is by {by!r}; write patient, hospital, or one of three folds or more, "
+            "such as 1/5."
+        )
+    splits = dict.fromkeys(range(folds), "train") | {k - 1: "test", k % folds: "validation"}
+    return list(splits.values())
+
+
+def deal_folds(labels: Mapping[str, str], folds: int) -> dict[str, int]:
+    """Deals patients out to folds, stratified by label.
+
+    Folds differ by at most one patient, and so they do in each class.
+
+    Args:
+        labels: Label of each patient.
+        folds: How many.
+
+    Returns:
+        The fold of each patient, from 0.
+
+    Raises:
+        UserError: There are too few patients for two of each class in every fold.
+    """
+    counts = Counter(labels.values())
+    for label in LABELS:
+        if counts[label] < 2 * folds:
+            raise UserError(
+                f"{counts[label]} patients with label {label} are too few for {folds} folds, which "
+                "need 2 each; take fewer folds."
+            )
+    order = sorted(labels, key=lambda p: (LABELS.index(labels[p]), seeded_hash(0, p)))
+    return {patient: n % folds for n, patient in enumerate(order)}
 
 
 def seeded_hash(seed: int, text: str) -> str:

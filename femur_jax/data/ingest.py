@@ -76,6 +76,7 @@ def ingest(
     *,
     patch: int,
     key_file: Path,
+    columns: Sequence[str] = (),
     fractions: Sequence[float] = (0.15, 0.2),
     seed: int = 0,
     max_quarantined: float = 0.0,
@@ -84,7 +85,8 @@ def ingest(
 ) -> Summary:
     """Makes a radiograph dataset.
 
-    Nothing of a file is kept but what `Radiograph` and `Source` list; names become keyed
+    Nothing of a file is kept but what `Radiograph` and `Source` list, and of the label table the
+    further columns that are named; names become keyed
     pseudonyms. Beside the manifest lie three tables, as JSON lines, of files by pseudonym and
     by line of the label table: those that could not be used (docs/quarantine.md), those that
     repeat another, and pairs of patients whose pictures look alike. The result depends on the
@@ -97,6 +99,7 @@ def ingest(
             space again.
         patch: Side of a tile in pixels.
         key_file: The pseudonyms' key, made where it does not exist. Keep it out of the dataset.
+        columns: Further columns of the label table that are kept, as numbers.
         fractions: Shares of patients for validation and test.
         seed: Of the splits.
         max_quarantined: The share of files that may be unusable.
@@ -120,11 +123,16 @@ def ingest(
     if out.exists() and spooled.exists():  # killed after the dataset was complete
         shutil.rmtree(spooled)
         return Summary(**json.loads((out / SUMMARY).read_text()))
-    entries = cohort.read_labels(labels, folder)
+    entries = cohort.read_labels(labels, folder, columns)
     entries.sort(key=lambda e: cohort.seeded_hash(seed, e.path))
     patients = {e.patient_id: e.label for e in entries}
     cohort.split_patients(patients, fractions=fractions, seed=seed)  # before the long work
-    provenance = {"kind": "real", "seed": seed, "fractions": list(fractions)}
+    provenance = {
+        "kind": "real",
+        "seed": seed,
+        "fractions": list(fractions),
+        "columns": list(columns),
+    }
     writer = DatasetWriter(out, patch=patch, provenance=provenance)
     key_file.parent.mkdir(parents=True, exist_ok=True)
     pseudonym = cohort.Pseudonyms(key_file)
@@ -151,12 +159,14 @@ def ingest(
             patients, fractions=fractions, seed=seed, connected=found.connected
         )
         hospital_splits = _hospital_splits(entries, found.connected, fractions, seed)
+        groups = {p: min(people) for people in found.connected for p in people}
         kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
         with writer:
             for n in tqdm(kept, "write", disable=None):
                 patient = entries[n].patient_id
                 encoded = spool.read_encoded(jobs[n].spool, read[n])
-                writer.add(encoded, splits[patient], hospital_splits.get(patient, ""))
+                group = pseudonym("patient", groups[patient]) if patient in groups else ""
+                writer.add(encoded, splits[patient], hospital_splits.get(patient, ""), group)
             about = [_about(entry, pseudonym) for entry in entries]
             writer.write_text(QUARANTINE, _quarantine_lines(codes, about))
             writer.write_text(DUPLICATES, _duplicate_lines(same, about))
@@ -225,6 +235,7 @@ def _read(job: _Job) -> spool.Facts | str:
             view=entry.view,
             laterality=entry.laterality,
             source=picture.source,
+            columns=entry.columns,
         )
         encoded = encode(radiograph, job.patch)
     except RejectedFileError as error:

@@ -1,12 +1,13 @@
 """Whole radiographs of any size in rectangles of a few shapes."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32, UInt16
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt16
 
+from femur_jax.data.columns import values_of
 from femur_jax.data.pyramid import fitted_size, shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
@@ -20,19 +21,33 @@ class Letterbox(TypedDict):
     box: Int32[np.ndarray, "4"]
     """Top, left, height and width of the radiograph within the rectangle."""
     label: np.int32
+    columns: NotRequired[Float32[np.ndarray, " columns"]]
+    """Further columns of the label table where asked for, NaN where unknown."""
 
 
-def letterbox(dataset: RadiographDataset, radiograph: int, shape: tuple[int, int]) -> Letterbox:
-    """A radiograph in a rectangle of a shape, shrunk to fit; it is never enlarged."""
+def letterbox(
+    dataset: RadiographDataset,
+    radiograph: int,
+    shape: tuple[int, int],
+    columns: Sequence[str] = (),
+) -> Letterbox:
+    """A radiograph in a rectangle of a shape, shrunk to fit; it is never enlarged.
+
+    Args:
+        dataset: Holds the radiograph.
+        radiograph: Position in the dataset.
+        shape: Height and width of the rectangle.
+        columns: Further columns to add.
+    """
+    entry = dataset.entries[radiograph]
     sizes = dataset.level_sizes(radiograph)
     target = fitted_size(sizes[-1], shape)
     level = next(n for n, size in enumerate(sizes) if size[0] >= target[0] and size[1] >= target[1])
     pixels, box = place(shrink(dataset.read(radiograph, level), shape), shape)
-    return Letterbox(
-        pixels=pixels,
-        box=box,
-        label=np.int32(LABELS.index(dataset.entries[radiograph].label)),
-    )
+    boxed = Letterbox(pixels=pixels, box=box, label=np.int32(LABELS.index(entry.label)))
+    if columns:
+        boxed["columns"] = values_of(entry.columns, columns)
+    return boxed
 
 
 def best_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> int:

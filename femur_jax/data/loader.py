@@ -288,13 +288,16 @@ def wide_context(level: int, origin: tuple[int, int], side: int) -> tuple[int, t
     return level - coarser, (top, left)
 
 
-def random_letterboxes(pool: Pool, *, shapes: Sequence[tuple[int, int]], seed: int) -> list[Stream]:
+def random_letterboxes(
+    pool: Pool, *, shapes: Sequence[tuple[int, int]], seed: int, columns: Sequence[str] = ()
+) -> list[Stream]:
     """Endless streams of `Letterbox`, one for each shape.
 
     Args:
         pool: What to draw from.
         shapes: Heights and widths; a radiograph goes where it is shown largest.
         seed: Of the draws.
+        columns: Further columns to add.
     """
     sizes = [pool.size(n) for n in range(len(pool.radiographs))]
     best = [best_shape(size, shapes) for size in sizes]
@@ -304,7 +307,7 @@ def random_letterboxes(pool: Pool, *, shapes: Sequence[tuple[int, int]], seed: i
         if among:
 
             def whole(position: int, shape: tuple[int, int] = shape) -> Letterbox:
-                return letterbox(*pool.radiographs[position], shape)
+                return letterbox(*pool.radiographs[position], shape, columns)
 
             weight = pool.weight(among)
             streams.append(Stream(pool.positions(seed=seed, among=among).map(whole), weight))

@@ -69,6 +69,7 @@ class Radiograph:
         laterality: One of LATERALITIES.
         crop: The part of `pixels` that shows the patient, everything by default.
         source: How the file was made.
+        columns: Further columns of the label table as numbers, None where unknown.
     """
 
     pixels: UInt16[np.ndarray, "height width"]
@@ -82,3 +83,4 @@ class Radiograph:
     laterality: str = "unknown"
     crop: Box | None = None
     source: Source = field(default_factory=Source)
+    columns: dict[str, float | None] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ class Entry:
     """What the manifest says of one radiograph.
 
     Attributes:
-        name, label, patient, hospital, spacing_mm, spacing_source, view, laterality, source:
-            As in `Radiograph`.
+        name, label, patient, hospital, spacing_mm, spacing_source, view, laterality, source,
+            columns: As in `Radiograph`.
         height, width: Of what is used, the crop.
         crop: Place of that in what was recorded.
         recorded: Height and width of what was recorded.
@@ -57,6 +57,7 @@ class Entry:
         split: One of `cohort.SPLITS`, by patient.
         hospital_split: The same when whole hospitals are held out; "" for a patient whose
             radiographs would fall into two of them.
+        group: Pseudonym that patients share who share a picture; "" for the patient's own.
     """
 
     name: str
@@ -75,6 +76,8 @@ class Entry:
     sha256: str
     split: str = ""
     hospital_split: str = ""
+    group: str = ""
+    columns: dict[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Entry":

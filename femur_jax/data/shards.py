@@ -31,8 +31,9 @@ from etils import epath
 from jaxtyping import UInt16
 
 from femur_jax.data import checksums
-from femur_jax.data.cohort import SPLITS
+from femur_jax.data.cohort import SPLITS, deal_folds, fold_splits
 from femur_jax.data.pyramid import level_sizes
+from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import FEATURES, Encoded, Entry, margin_boxes, tile_of
 from femur_jax.errors import UserError
 
@@ -75,8 +76,8 @@ class DatasetWriter:
         self._partial.mkdir(parents=True)
         return self
 
-    def add(self, encoded: Encoded, split: str, hospital_split: str = "") -> None:
-        """Appends one radiograph."""
+    def add(self, encoded: Encoded, split: str, hospital_split: str = "", group: str = "") -> None:
+        """Appends one radiograph; the last three are as in `Entry`."""
         if self._entries and SPLITS.index(split) < SPLITS.index(self._entries[-1].split):
             raise ValueError(f"{split} comes after {self._entries[-1].split}")
         parts = [(f"level_{level}", records) for level, records in enumerate(encoded.levels)]
@@ -84,7 +85,9 @@ class DatasetWriter:
             for record in records:
                 self._shard(part, split).write(record)
         self._entries.append(
-            dataclasses.replace(encoded.entry, split=split, hospital_split=hospital_split)
+            dataclasses.replace(
+                encoded.entry, split=split, hospital_split=hospital_split, group=group
+            )
         )
 
     def write_text(self, name: str, text: str) -> None:
@@ -228,20 +231,34 @@ class RadiographDataset:
 
         Args:
             name: One of SPLITS.
-            by: 'patient', or 'hospital' for the split that keeps whole hospitals apart.
+            by: 'patient'; 'hospital' for the split that keeps whole hospitals apart; or a fold of
+                patients, 'k/n': the k-th of n parts is tested, the next one is for validation.
+                A synthetic dataset has but one split, whatever `by` is.
 
         Raises:
-            UserError: The hospitals were too few to be split.
+            UserError: The hospitals or the patients were too few to be split so.
         """
+        if by == "patient" or self.is_synthetic:
+            return [n for n, entry in enumerate(self.entries) if entry.split == name]
         if by == "hospital":
-            found = [n for n, entry in enumerate(self.entries) if entry.hospital_split == name]
-            if not found:
+            if not any(entry.hospital_split for entry in self.entries):
                 raise UserError(
                     f"{self.folder} has no {name} split by hospital, which takes three hospitals "
                     "or more with both classes; split by patient."
                 )
-            return found
-        return [n for n, entry in enumerate(self.entries) if entry.split == name]
+            return [n for n, entry in enumerate(self.entries) if entry.hospital_split == name]
+        splits = fold_splits(by)
+        labels: dict[str, str] = {}
+        for entry in self.entries:
+            person = entry.group or entry.patient
+            labels[person] = max(labels.get(person, LABELS[0]), entry.label, key=LABELS.index)
+        fold = deal_folds(labels, len(splits))
+        return [n for n, e in enumerate(self.entries) if splits[fold[e.group or e.patient]] == name]
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a model made the radiographs."""
+        return self.provenance.get("kind") == "synthetic"
 
     def level_sizes(self, radiograph: int) -> list[tuple[int, int]]:
         """Height and width of each level of a radiograph, coarsest first."""

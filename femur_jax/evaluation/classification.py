@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt16
+from sklearn.metrics import roc_auc_score
 
 from femur_jax.config import Config
 from femur_jax.data.letterbox import best_shape, letterbox, letterbox_mask
@@ -17,6 +18,9 @@ from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.evaluation.protocol import Part
+from femur_jax.evaluation.statistics import PatientScores, patient_scores
+from femur_jax.evaluation.tabular import Standardisation
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.resnet import ResNet, imported_trunk
 from femur_jax.models.torch_file import read_weights
@@ -37,16 +41,31 @@ class ClassifierTask:
         config: Config,
         datasets: Sequence[RadiographDataset],
         start: Params | None = None,
+        validation: Part | None = None,
     ):
         """Trains on the train splits of all `datasets`, from `start` on; see configs/classifier.py.
 
+        Args:
+            config: The run's.
+            datasets: Real and synthetic; see `protocol` for what is fair.
+            start: Parameters of the same model.
+            validation: Radiographs by which the best checkpoint is chosen; both classes, or none.
+
         Raises:
-            UserError: The file of weights, `config.weights`, cannot be used, or
-                `config.data.dataset_shares` are not one for each dataset.
+            UserError: The file of weights, `config.weights`, cannot be used,
+                `config.data.dataset_shares` are not one for each dataset, or a class is never
+                drawn.
         """
         self.config = config
         self.datasets = datasets
-        self.model = functional(lambda rngs: ResNet(**config.model, in_channels=3, rngs=rngs))
+        self.columns = tuple(config.data.columns)
+        self.validation = validation
+        self.model = functional(
+            lambda rngs: ResNet(
+                **config.model, in_channels=3, columns=2 * len(self.columns), rngs=rngs
+            )
+        )
+        self.classify = jax.jit(self._classify)
         learning_rate = warm_up_and_decay(config.train, last=0.0)
         self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
         self.start = start
@@ -59,6 +78,12 @@ class ClassifierTask:
             drawn = jax.jit(self.model.init)(jax.random.key(config.seed))
             self.start = imported_trunk(drawn, read_weights(Path(config.weights)), grey=True)
         shares = config.data.dataset_shares
+        labels = config.data.draw.label_shares
+        if labels and min(labels) <= 0:
+            raise UserError(
+                f"config.data.draw.label_shares are {tuple(labels)}, and a classifier needs both "
+                "classes; give two numbers above zero."
+            )
         if shares and (len(shares) != len(datasets) or min(shares) <= 0):
             raise UserError(
                 f"config.data.dataset_shares are {tuple(shares)} for {len(datasets)} datasets; "
@@ -81,8 +106,32 @@ class ClassifierTask:
                 Pool(group, **self.config.data.draw),
                 shapes=self.config.data.shapes,
                 seed=self.config.seed,
+                columns=self.columns,
             )
         ]
+
+    @cached_property
+    def positive_share(self) -> float:
+        """Of the positive class among what is drawn in training."""
+        drawn = self.config.data.draw.label_shares or label_counts(
+            self.datasets, self.config.data.draw.by
+        )
+        return float(drawn[1] / sum(drawn))
+
+    @cached_property
+    def _standardisation(self) -> Standardisation:
+        by = self.config.data.draw.by
+        entries = [d.entries[n] for d in self.datasets for n in d.split("train", by)]
+        return Standardisation.over_patients(entries, self.columns)
+
+    def _beside(self, batch: dict[str, Array]) -> Float[Array, "batch columns"] | None:
+        return self._standardisation(batch["columns"]) if self.columns else None
+
+    def _classify(
+        self, params: Params, batch: dict[str, Array]
+    ) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
+        images = jnp.concatenate(standardised(batch["pixels"], batch["box"]), axis=-1)
+        return self.model.apply(params, images, self._beside(batch))
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
@@ -90,13 +139,14 @@ class ClassifierTask:
         def part(batch: dict[str, Array], key: Key[Array, ""]):
             key_place, key_grey = jax.random.split(key)
             pixels, mask = standardised(batch["pixels"], batch["box"])
-            # Of a detector.
-            gain, offset = 0.1 * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
+            place = dict(self.config.train.augment)
+            grey = place.pop("grey") * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
+            gain, offset = grey  # of a detector
             images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
-            images = displaced(key_place, images, **self.config.train.augment)
+            images = displaced(key_place, images, **place)
 
             def loss(params: Params):
-                logits, _ = self.model.apply(params, images)
+                logits, _ = self.model.apply(params, images, self._beside(batch))
                 return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
 
             return jax.value_and_grad(loss)(state.params)
@@ -104,6 +154,26 @@ class ClassifierTask:
         value, gradient = mean_over_parts(part, batch, key, self.config.train.accumulate)
         average = partial(update_ema, decay=self.config.train.ema_decay)
         return advance(state, gradient, self.optimizer, average), {"loss": value}
+
+    def validate(self, ema: Params) -> dict[str, float]:
+        """Loss and AUC over the validation patients, none where there are no such patients.
+
+        The loss is that of training, of the patients' mean logits: the classes weigh as they are
+        drawn in training.
+        """
+        if self.validation is None or not self.validation.radiographs:
+            return {}
+        found = predict(self, ema, self.validation.dataset, self.validation.radiographs)
+        patients = found.by_patient()
+        loss = np.logaddexp(0, np.where(patients.positive, -1, 1) * patients.score)
+        share = self.positive_share
+        return {
+            "loss": float(
+                share * loss[patients.positive].mean()
+                + (1 - share) * loss[~patients.positive].mean()
+            ),
+            "auc": float(roc_auc_score(patients.positive, patients.score)),
+        }
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some training images, as the network gets them but for the augmentation."""
@@ -143,14 +213,16 @@ def displaced(
     key: Key[Array, ""],
     images: Float[Array, "batch height width channels"],
     *,
+    mirror: bool,
     zoom: float,
     shift: float,
 ) -> Float[Array, "batch height width channels"]:
-    """Mirrors half of the images, and scales and shifts each at random; zeros come in.
+    """Mirrors half of the images, where asked to; scales and shifts each at random; zeros come in.
 
     Args:
         key: Of the randomness.
         images: Images with zeros around them.
+        mirror: Whether to mirror.
         zoom: Standard deviation of the logarithm of the scale.
         shift: Standard deviation of the shift, of each side.
     """
@@ -160,7 +232,7 @@ def displaced(
     scale = jnp.exp(zoom * jax.random.normal(keys[0], (count, 1))) * jnp.ones(2)
     # About the middle, which stays in place but for the shift.
     offset = (0.5 * (1 - scale) + shift * jax.random.normal(keys[1], (count, 2))) * size
-    flip = jax.random.bernoulli(keys[2], shape=(count, 1, 1, 1))
+    flip = mirror & jax.random.bernoulli(keys[2], shape=(count, 1, 1, 1))
 
     def move(image: Array, scale: Array, offset: Array) -> Array:
         return jax.image.scale_and_translate(
@@ -190,43 +262,15 @@ class Predictions:
     hospitals: list[str]
     megapixels: Float[np.ndarray, "n"]
 
-
-def radiographs_to_test(
-    trained_on: Sequence[RadiographDataset], tested_on: RadiographDataset, by: str
-) -> list[int]:
-    """What a classifier is tested on: a real dataset's test split, or a whole synthetic dataset.
-
-    Raises:
-        UserError: A patient of them was trained on.
-    """
-
-    def is_synthetic(dataset: RadiographDataset) -> bool:
-        return dataset.provenance.get("kind") == "synthetic"
-
-    chosen = tested_on.split("train") if is_synthetic(tested_on) else tested_on.split("test", by)
-    seen = {
-        d.entries[n].patient
-        for d in trained_on
-        for n in d.split("train", "patient" if is_synthetic(d) else by)
-    }
-    overlap = {tested_on.entries[n].patient for n in chosen} & seen
-    if overlap:
-        raise UserError(
-            f"{len(overlap)} patients of {tested_on.folder} would be tested that were trained on; "
-            "train on another dataset or split."
-        )
-    return chosen
+    def by_patient(self) -> PatientScores:
+        """Each patient's mean logit over the views."""
+        return patient_scores(np.asarray(self.logit, np.float64), self.positive, self.patients)
 
 
 def predict(
     task: ClassifierTask, params: Params, dataset: RadiographDataset, radiographs: Sequence[int]
 ) -> Predictions:
     """Runs a classifier over radiographs of a dataset, given by position."""
-
-    @jax.jit
-    def run(params: Params, pixels: Array, box: Array):
-        return task.model.apply(params, jnp.concatenate(standardised(pixels, box), axis=-1))
-
     batch_size, shapes = task.config.train.batch_size, task.config.data.shapes
     entries = [dataset.entries[n] for n in radiographs]
     best = [best_shape((entry.height, entry.width), shapes) for entry in entries]
@@ -236,9 +280,9 @@ def predict(
         for first in range(0, len(own), batch_size):
             chosen = own[first : first + batch_size]
             padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
-            boxes = [letterbox(dataset, radiographs[n], shape) for n in padded]
-            pixels, box = (np.stack([b[name] for b in boxes]) for name in ("pixels", "box"))
-            logits, features = (np.asarray(o) for o in run(params, pixels, box))
+            boxes = [letterbox(dataset, radiographs[n], shape, task.columns) for n in padded]
+            batch = {name: np.stack([b[name] for b in boxes]) for name in boxes[0]}
+            logits, features = (np.asarray(o) for o in task.classify(params, batch))
             outputs |= {n: (logits[i], features[i]) for i, n in enumerate(chosen)}
     ordered = [outputs[n] for n in range(len(entries))]
     logit, features = (np.stack(parts) for parts in zip(*ordered, strict=True))
@@ -250,3 +294,9 @@ def predict(
         hospitals=[e.hospital for e in entries],
         megapixels=np.array([e.height * e.width / 1e6 for e in entries]),
     )
+
+
+def label_counts(datasets: Sequence[RadiographDataset], by: str) -> list[int]:
+    """Radiographs of each label in the train splits."""
+    labels = [d.entries[n].label for d in datasets for n in d.split("train", by)]
+    return [labels.count(label) for label in LABELS]

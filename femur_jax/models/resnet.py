@@ -33,6 +33,8 @@ class ResNet(nnx.Module):
             1411.6228, log-sum-exp pooling). A fracture takes a hundredth of a radiograph.
         norm: 'group' (GroupNorm), or 'fixed' for imported weights: a batch normalisation whose
             statistics stay those it came with, which is a scale and a bias of each channel.
+        columns: numbers known beside the image, which join its features in front of the last layer.
+            Their weights begin at zero.
         rngs: streams for the initial parameters.
     """
 
@@ -44,6 +46,7 @@ class ResNet(nnx.Module):
         bottleneck: bool,
         sharpness: float = 0.0,
         norm: str = "group",
+        columns: int = 0,
         *,
         rngs: nnx.Rngs,
     ):
@@ -61,25 +64,39 @@ class ResNet(nnx.Module):
                 channels = blocks[-1].outputs
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(channels, 1, rngs=rngs)
+        # Two matrices for the two parts of the last layer's input.
+        zeros = nnx.initializers.zeros
+        self.beside = (
+            nnx.Linear(columns, 1, use_bias=False, kernel_init=zeros, rngs=rngs)
+            if columns
+            else None
+        )
 
     def __call__(
-        self, image: Float[Array, "batch height width channels"]
+        self,
+        image: Float[Array, "batch height width channels"],
+        columns: Float[Array, "batch columns"] | None = None,
     ) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
         """Classifies images of any size.
 
         Args:
             image: grey values of about zero mean and unit variance.
+            columns: numbers of about zero mean and unit variance, where the network has them.
 
         Returns:
-            The logit of the positive class and the features that it is linear in, which are the
-            last stage's averages over the image.
+            The logit of the positive class, linear in the columns and the image's features; and
+            these, which are the last stage's averages over the image.
         """
         x = jax.nn.relu(self.stem(image))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # type: ignore
         for block in self.blocks:
             x = block(x)
         features = soft_maximum(x, self.sharpness) if self.sharpness else jnp.mean(x, axis=(1, 2))
-        return self.head(features)[:, 0], features
+        logit = self.head(features)
+        if self.beside is not None:
+            assert columns is not None
+            logit = logit + self.beside(columns)
+        return logit[:, 0], features
 
 
 def soft_maximum(

@@ -18,7 +18,18 @@ from femur_jax.errors import UserError
 from femur_jax.phantom.patient import COARSEST_MM, Record, write_patient
 from femur_jax.phantom.plan import Patient, plan_cohort
 
-COLUMNS: tuple[str, ...] = ("path", "patient_id", "hospital", "label", "view", "laterality")
+COLUMNS: tuple[str, ...] = (
+    "path",
+    "patient_id",
+    "hospital",
+    "label",
+    "view",
+    "laterality",
+    "age",
+    "sex",
+    "exposure",
+)
+"""Of labels.csv; exposure is whether the patient took bisphosphonates, which no header tells."""
 
 ONE_THREAD = {
     "NPROC": "1",  # XLA's pool

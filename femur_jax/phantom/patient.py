@@ -20,6 +20,10 @@ from femur_jax.phantom.truth import describe_image, describe_patient
 COARSEST_MM = 2.5
 """Largest pixel in mm at the bone; small images show less of the leg rather than coarser pixels."""
 
+EXPOSED = {"AFF": 0.78, "NFF": 0.10}
+"""Share of patients who took bisphosphonates, with atypical and with ordinary fractures of the
+femoral shaft (Schilcher, Michaelsson and Aspenberg 2011, NEJM 364:1728)."""
+
 Record = dict[str, Any]
 
 
@@ -86,6 +90,9 @@ def write_patient(
             "hospital": hospital.name,
             "view": view,
             "laterality": laterality,
+            "age": identity.age,
+            "sex": identity.sex,
+            "exposure": int(was_exposed(seed, patient)),
             "fault": "",
             "same_as": "",
             "height": shape[0],
@@ -104,11 +111,18 @@ def write_patient(
             write_again(kind, path, second, image, hospital, identity, acquisition)
             copy = {"path": str(second.relative_to(folder)), "fault": kind}
             copy |= {"patient_id": stem.split("_")[0], "same_as": record["path"]}
+            if kind == "misfiled":  # nothing is known of the other patient
+                copy |= dict.fromkeys(("age", "sex", "exposure"), "")
             records.append(record | copy)
         if fault and fault not in DOUBLING:
             record["fault"] = fault
             spoil(rng, fault, path)
     return records
+
+
+def was_exposed(seed: int, patient: Patient) -> bool:
+    """Whether a patient took bisphosphonates; from a generator of its own, away from the pixels."""
+    return np.random.default_rng([seed, 5, patient.number]).random() < EXPOSED[patient.label]
 
 
 def patient_id(number: int) -> str:

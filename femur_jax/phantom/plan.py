@@ -66,7 +66,7 @@ def plan_cohort(
     """Plans a cohort.
 
     Exactly round(patients * aff_fraction) patients have an atypical fracture, dealt out evenly
-    over the hospitals. Nothing else depends on the class.
+    over the hospitals. Nothing else of the plan depends on the class.
 
     Args:
         seed: Equal seeds give equal plans.

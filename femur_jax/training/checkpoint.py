@@ -98,7 +98,7 @@ class Checkpoints:
         except Exception as error:
             raise self._told(error) from error
 
-    def restore(self, abstract_state: Any) -> Restored | None:
+    def restore(self, abstract_state: Any, *, prefer: int | None = None) -> Restored | None:
         """The newest whole checkpoint, none where there is no checkpoint at all.
 
         Newer ones are deleted, unless opened read-only: the run will come to their steps again.
@@ -106,11 +106,12 @@ class Checkpoints:
         Args:
             abstract_state: Shapes, types and shardings of the state, as they shall be; the
                 sharding may be another than when it was saved.
+            prefer: The step of the checkpoint to take instead of the newest, if it is whole.
 
         Raises:
             UserError: No checkpoint is whole, or they are of another model.
         """
-        steps = self.steps
+        steps = sorted(self.steps, key=lambda step: (step == prefer, step))
         if not steps:
             return None
         step = int(multihost_utils.broadcast_one_to_all(np.int32(self._newest_whole(steps))))

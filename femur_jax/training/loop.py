@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from femur_jax.config import Config
 from femur_jax.data.loader import Stream, batches
@@ -19,7 +19,7 @@ from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted, StopRequest
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from femur_jax.parallel.rules import Rules, state_shardings
-from femur_jax.training.checkpoint import Checkpoints, Snapshots
+from femur_jax.training.checkpoint import BEST, Checkpoints, Snapshots
 from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
 from femur_jax.workdir import claim
@@ -66,6 +66,19 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class ValidatedTask(Task, Protocol):
+    """A task that can tell how good its model is on data that is not trained on."""
+
+    def validate(self, ema: PyTree) -> dict[str, float]:
+        """Numbers of the averaged parameters, BEST among them; none where there is no such data.
+
+        They are taken at each checkpoint. The best one is kept and used, and training ends after
+        `config.train.patience` of them without a better one.
+        """
+        ...
+
+
 def train(task: Task, config: Config, folder: Path) -> TrainState:
     """Trains to the last step, from the newest whole checkpoint where there is one.
 
@@ -73,7 +86,8 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
         task: The model.
         config: With `seed`, `mesh` (data, fsdp, model), `profile` and `train` (steps, batch_size,
             log_every, checkpoint_every, images_every; where a model has them, accumulate, the parts
-            of a batch, and snapshot_every, of the moving averages).
+            of a batch, snapshot_every, of the moving averages, and patience, see `ValidatedTask`,
+            0 to go on to the last step).
         folder: Holds the logs, `checkpoints/` and `snapshots/`.
 
     Raises:
@@ -95,16 +109,18 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     if saved is None:
         init = jax.jit(task.init, out_shardings=shardings, compiler_options=_RUNS_ONCE)
         state, start, pending = init(key), 0, []
+        validated: list[tuple[int, float]] = []  # steps and their losses
     else:
         state, start = saved.state, saved.run["next_batch"]
         pending = saved.run["metrics"]
+        validated = _validated(saved.run)
         if saved.run["data"] != data:
             raise UserError(
                 f"{folder} was trained on other data than there are now in the same place; "
                 "name another --workdir, or bring back the data."
             )
-    steps = config.train.steps
-    if start >= steps:
+    steps, patience = config.train.steps, config.train.get("patience", 0)
+    if start >= steps or _is_over(validated, patience):
         checkpoints.close()
         return state
 
@@ -123,6 +139,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     )
     monitor.describe(config, state.params)
     means: dict[str, float] = {}
+    validates = isinstance(task, ValidatedTask)
     snapshot_every = config.train.get("snapshot_every", 0)
     snapshots = Snapshots(folder / SNAPSHOTS) if snapshot_every else None
     try:
@@ -135,21 +152,31 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                     state, metrics = update(state, batch, key)
                 pending.append(metrics)
                 monitor.advance(step)
-                last = step == steps
+                due = step == steps or step % config.train.checkpoint_every == 0
+                scores = {}
+                if due and validates:
+                    begin = time.perf_counter()
+                    _check_finite(state, step)
+                    if scores := _validate(task, state):
+                        validated.append((step, scores[BEST]))
+                        monitor.validation(step, scores)
+                    monitor.exclude(time.perf_counter() - begin)
+                last = step == steps or _is_over(validated, patience)
                 stopped = not last and stop.reached(step)
                 if last or step % config.train.log_every == 0:
                     means = _mean(pending, step)
                     monitor.scalars(step, means, flops_per_step=update.flops * parts)
                     pending = []
-                saves = last or stopped or step % config.train.checkpoint_every == 0
+                saves = due or stopped
                 snaps = snapshots is not None and step % snapshot_every == 0
                 if saves or snaps:
-                    if not _all_finite(state):
-                        raise UserError(f"A parameter is not finite at step {step}; {_DIVERGED}")
+                    _check_finite(state, step)
                     _finite(pending, step)
                 if saves:
                     run = {"next_batch": step, "data": data, "metrics": _plain(pending)}
-                    checkpoints.save(state, step, run, means)
+                    run["validated"] = validated
+                    # Between validations nothing is known that could be compared with them.
+                    checkpoints.save(state, step, run, scores if validates else means)
                 if snapshots and snaps:
                     snapshots.save(state.ema, step)
                 if stopped:
@@ -158,16 +185,20 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
                     begin = time.perf_counter()
                     _show(task, state, monitor, step)
                     monitor.exclude(time.perf_counter() - begin)
+                if last:
+                    break
     finally:
         monitor.close()
         checkpoints.close()
         if snapshots:
             snapshots.close()
+    if jax.process_index() == 0 and _is_over(validated, patience):
+        print(f"Ended at step {step}: nothing was better than step {_best(validated)}.")
     return state
 
 
 def restore(task: Task, config: Config, folder: Path) -> TrainState:
-    """The newest whole state of a run, on this process's mesh.
+    """A run's best state by validation, or its newest whole one, on this process's mesh.
 
     Raises:
         UserError: The run has no whole checkpoint.
@@ -178,7 +209,10 @@ def restore(task: Task, config: Config, folder: Path) -> TrainState:
     saved = None
     if (folder / CHECKPOINTS).is_dir():
         checkpoints = Checkpoints(folder / CHECKPOINTS, read_only=True)
-        saved = checkpoints.restore(_abstract(task, key, shardings))
+        abstract = _abstract(task, key, shardings)
+        saved = checkpoints.restore(abstract)
+        if saved and (validated := _validated(saved.run)):
+            saved = checkpoints.restore(abstract, prefer=_best(validated))
         checkpoints.close()
     if saved is None:
         raise UserError(f"{folder} holds no checkpoint; run the training first.")
@@ -254,6 +288,38 @@ def _finite(metrics: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
             value = np.ravel(next(iter(broken.values())))[0]
             raise UserError(f"{', '.join(broken)}: {value} at step {number}; {_DIVERGED}")
     return rows
+
+
+def _validate(task: ValidatedTask, state: TrainState) -> dict[str, float]:
+    """The first process's numbers, so that all processes end at the same step."""
+    if jax.process_count() == 1:
+        return task.validate(state.ema)
+    ema = multihost_utils.process_allgather(state.ema, tiled=True)
+    scores = task.validate(jax.tree.map(jnp.asarray, ema))
+    values = multihost_utils.broadcast_one_to_all(np.array([*scores.values()], np.float32))
+    return dict(zip(scores, values.tolist(), strict=True))
+
+
+def _validated(run: dict[str, Any]) -> list[tuple[int, float]]:
+    """Steps and losses of the validations so far; none in what older versions saved."""
+    return [(step, loss) for step, loss in run.get("validated", ())]
+
+
+def _best(validated: list[tuple[int, float]]) -> int:
+    """The step of the lowest loss, the last of equals, as checkpoints are kept."""
+    return min(reversed(validated), key=lambda pair: pair[1])[0]
+
+
+def _is_over(validated: list[tuple[int, float]], patience: int) -> bool:
+    """Whether as many validations as `patience` have brought nothing better."""
+    if not patience or not validated:
+        return False
+    return sum(step > _best(validated) for step, _ in validated) >= patience
+
+
+def _check_finite(state: TrainState, step: int) -> None:
+    if not _all_finite(state):
+        raise UserError(f"A parameter is not finite at step {step}; {_DIVERGED}")
 
 
 @jax.jit

@@ -113,6 +113,12 @@ class Monitor:
         self._write(SPEED, step, speed)
         self._told, self._since, self._waited = step, now, 0.0
 
+    def validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs named numbers over data that is not trained on, under `validation/`."""
+        if self._writes:
+            named = {f"validation/{name}": value for name, value in values.items()}
+            self._write(SCALARS, step, named)
+
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Logs batches of grey images with values in [0, 1], shape (n, height, width, 1)."""
         if self._events:

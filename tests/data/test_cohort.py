@@ -6,11 +6,14 @@ import traceback
 from collections import Counter
 
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 from femur_jax.data.cohort import (
     SPLITS,
     Entry,
     Pseudonyms,
+    deal_folds,
+    fold_splits,
     read_labels,
     seeded_hash,
     split_hospitals,
@@ -295,3 +298,76 @@ def test_shares_out_of_range_are_told(fractions):
     labels = {f"p{n}": ("NFF", "AFF")[n % 2] for n in range(40)}
     with pytest.raises(UserError, match="shares of validation and test"):
         split_patients(labels, fractions=fractions, seed=0)
+
+
+def test_further_columns_become_numbers(folder):
+    text = (
+        "path,patient_id,hospital,label,age,sex,exposure\n"
+        "a.png,p1,h1,AFF, 81.5 ,F,1\nb.png,p1,h1,AFF,,m,\nc.png,p2,h2,NFF,70,f,0\n"
+    )
+    (folder.parent / "labels.csv").write_text(text)
+    entries = read_labels(folder.parent / "labels.csv", folder, ("age", "sex", "exposure"))
+    assert [entry.columns for entry in entries] == [
+        {"age": 81.5, "sex": 0.0, "exposure": 1.0},
+        {"age": None, "sex": 1.0, "exposure": None},
+        {"age": 70.0, "sex": 0.0, "exposure": 0.0},
+    ]
+    assert [entry.columns for entry in read_labels(folder.parent / "labels.csv", folder)] == [
+        {}
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        (("81", "ANNA", "70"), "line 3: .*holds no number"),
+        (("ANNA", "zzzz", "anna1930"), "line 2: .*not just two words"),
+        (("ANNA", "", "anna"), "line 2: .*not just two words"),
+        (("1", "ANNA", ""), "line 3: .*holds no number"),
+        (("nan", "1", "2"), "line 2: .*holds no number"),
+        (("19301231", "1", "2"), "line 2: .*more than six digits"),
+    ],
+)
+def test_columns_that_are_no_numbers_are_refused_without_a_word_of_them(folder, cells, named):
+    lines = [f"{name}.png,{name},h,AFF,{cell}" for name, cell in zip("abc", cells, strict=True)]
+    text = "\n".join(["path,patient_id,hospital,label,extra", *lines])
+    (folder.parent / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=named) as error:
+        read_labels(folder.parent / "labels.csv", folder, ("extra",))
+    assert not any(canary in repr(error.value) for canary in CANARIES)
+    with pytest.raises(UserError, match="no column 'sex'"):
+        read_labels(folder.parent / "labels.csv", folder, ("extra", "sex"))
+    with pytest.raises(UserError, match="'label' is no further column"):
+        read_labels(folder.parent / "labels.csv", folder, ("label",))
+
+
+@pytest.mark.parametrize("folds", [3, 5, 7])
+def test_folds_are_stratified_as_scikit_learns(folds):
+    labels = _patients(aff=23, nff=61)
+    found = deal_folds(labels, folds)
+    assert found.keys() == labels.keys()
+    assert found == deal_folds(dict(reversed(labels.items())), folds)
+    names, classes = list(labels), [labels[p] for p in labels]
+    peer = [held_out for _, held_out in StratifiedKFold(folds).split(names, classes)]
+    for label in LABELS:
+        counts = Counter(found[p] for p in labels if labels[p] == label)
+        expected = [sum(classes[n] == label for n in held_out) for held_out in peer]
+        assert sorted(counts.values()) == sorted(expected)
+    sizes = Counter(found.values()).values()
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_folds_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="9 patients with label AFF are too few for 5 folds"):
+        deal_folds(_patients(aff=9), 5)
+    for by in ("", "0/5", "6/5", "1/2", "1/5/2", "-1/5"):
+        with pytest.raises(UserError, match="such as 1/5"):
+            fold_splits(by)
+
+
+def test_each_fold_is_tested_once_and_validates_once():
+    splits = [fold_splits(f"{k}/4") for k in range(1, 5)]
+    assert splits[0] == ["test", "validation", "train", "train"]
+    assert splits[3] == ["validation", "train", "train", "test"]
+    for fold in range(4):
+        assert Counter(s[fold] for s in splits) == {"train": 2, "test": 1, "validation": 1}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from femur_jax.data.cohort import SPLITS
+from femur_jax.data.cohort import SPLITS, Pseudonyms
 from femur_jax.data.ingest import Limits, Summary, ingest
 from femur_jax.data.radiograph import Box
 from femur_jax.data.records import tile_of
@@ -284,8 +285,11 @@ def test_splits_hold_whole_patients(ingested):
         splits.setdefault(entry.patient, set()).add(entry.split)
     assert all(len(names) == 1 for names in splits.values())
     assert len(splits) == PATIENTS - 1  # patient 5 had only the picture under both labels
+    groups = {entry.patient: entry.group for entry in entries}
     for a, b in ((4, 6), (18, 20)):
         assert splits[_patient(a)] == splits[_patient(b)]
+        assert groups[_patient(a)] == groups[_patient(b)] == _patient(min(a, b, key=str))
+    assert sum(group != "" for group in groups.values()) == 5  # 8 shares one with 5
     # They count as one, and 8 for 5: 9 normal and 12 atypical ones, of which 30% are held out.
     counts = Counter()
     for n in range(PATIENTS):
@@ -494,6 +498,31 @@ def _make(folder, count):
         (f"{n}.png", f"p{n}", f"h{2 * n // count}", ("NFF", "AFF")[n % 2], "", "")
         for n in range(count)
     ]
+
+
+def test_named_columns_are_kept_as_numbers_without_their_words(tmp_path):
+    words = ("nejCANARY", "jaCANARY", "")  # in alphabetical order 1, 0, and unknown
+    rows = [(*row[:-1], words[n % 3]) for n, row in enumerate(_make(tmp_path / "in", 8))]
+    _write_labels(tmp_path / "labels.csv", rows)
+    for columns in ((), ("comment",)):
+        out = tmp_path / f"dataset{len(columns)}"
+        ingest(
+            tmp_path / "in",
+            tmp_path / "labels.csv",
+            out,
+            patch=16,
+            key_file=tmp_path / "key",
+            columns=columns,
+            fractions=(0.0, 0.0),
+            workers=1,
+        )
+        found = {e.name: e.columns for e in RadiographDataset(out).entries}
+        name = partial(Pseudonyms(tmp_path / "key"), "file")
+        for n in range(8):
+            value = (1.0, 0.0, None)[n % 3]
+            expected = {"comment": value} if columns else {}
+            assert found[name(f"{n}.png")] == expected
+        assert not [c for c in _contents(out) if b"CANARY" in c]
 
 
 def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path):

@@ -24,7 +24,7 @@ from femur_jax.phantom.dicom_writer import draw_identity
 from femur_jax.phantom.faults import annotate
 from femur_jax.phantom.fracture import draw_fracture
 from femur_jax.phantom.hospital import COMMON_SYNTAXES, draw_hospitals
-from femur_jax.phantom.patient import frame
+from femur_jax.phantom.patient import frame, was_exposed
 from femur_jax.phantom.plan import FAULTS, Patient
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,8 @@ def rows(cohort):
 
 
 def test_labels_describe_every_file(cohort, rows):
-    assert list(rows[0]) == ["path", "patient_id", "hospital", "label", "view", "laterality"]
+    columns = ["path", "patient_id", "hospital", "label", "view", "laterality"]
+    assert list(rows[0]) == [*columns, "age", "sex", "exposure"]
     written = {str(path) for path in files_of(cohort.parent)}
     assert {row["path"] for row in rows} == written
     assert len(written) == len(rows) == SETTINGS["images"]
@@ -71,11 +72,23 @@ def test_labels_describe_every_file(cohort, rows):
         assert ds.get("Laterality", ds.get("ImageLaterality")) == row["laterality"]
         assert (ds.ViewPosition == "AP") == (row["view"] == "AP")
         assert label_of.setdefault(row["patient_id"], row["label"]) == row["label"]
+        assert (ds.PatientAge, ds.PatientSex) == (f"{int(row['age']):03d}Y", row["sex"])
         assert max(ds.Rows, ds.Columns) in range(32, 65)
     assert len(label_of) == SETTINGS["patients"]
     assert list(label_of.values()).count("AFF") == round(12 * 0.4)
     truth = truth_of(cohort)
-    assert [{name: t[name] for name in rows[0]} for t in truth] == rows
+    assert [{name: str(t[name]) for name in rows[0]} for t in truth] == rows
+
+
+def test_exposure_has_the_published_odds():
+    """Odds ratio 33.3, 95% interval 14.3 to 77.8 (Schilcher et al. 2011, NEJM 364:1728)."""
+    share = {
+        label: np.mean([was_exposed(0, Patient(n, label, (), ())) for n in range(2000)])
+        for label in ("AFF", "NFF")
+    }
+    odds = {label: p / (1 - p) for label, p in share.items()}
+    assert 14.3 < odds["AFF"] / odds["NFF"] < 77.8
+    assert share["AFF"] == pytest.approx(0.78, abs=0.03)
 
 
 def test_files_differ_as_hospitals_do(cohort, rows):

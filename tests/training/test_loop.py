@@ -261,3 +261,52 @@ def test_the_gradient_of_parts_is_that_of_the_whole(parts):
     expected = x.T @ (2 * hidden * (1 - hidden**2)) / hidden.size
     np.testing.assert_allclose(value, np.mean(hidden**2), rtol=1e-5)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+class Validated(LeastSquares):
+    """Its validation losses are given, one for each checkpoint."""
+
+    def __init__(self, *losses):
+        super().__init__()
+        self._losses = iter(losses)
+
+    def validate(self, ema):
+        return {"loss": next(self._losses), "mean": float(ema["kernel"].mean())}
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "last", "best"),
+    [
+        ((5.0, 4.0, 4.5, 4.2, 3.0), 2, 8, 4),  # ended before the 3.0
+        ((5.0, 4.0, 4.5, 3.0, 3.5), 2, 9, 8),
+        ((5.0, 1.0, 4.5, 3.0, 3.5), 0, 9, 4),
+        ((5.0, 4.0, 4.0, 4.5, 4.5), 2, 9, 6),  # the last of equals
+    ],
+)
+def test_ends_without_a_better_validation_and_keeps_the_best(
+    config, tmp_path, losses, patience, last, best
+):
+    config.train.update(patience=patience)
+    state = loop.train(Validated(*losses), config, tmp_path / "run")
+    assert int(state.step) == last
+    assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == best
+    logged = [line for line in read_scalars(tmp_path / "run") if "validation/loss" in line]
+    count = len(logged)
+    assert [line["step"] for line in logged] == [2, 4, 6, 8, 9][:count]
+    # It has ended: nothing is done any more.
+    same(loop.train(Validated(), config, tmp_path / "run"), state)
+    # What a kill leaves ends in the same way.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(last))
+    same(loop.train(Validated(*losses[count - 1 :]), config, tmp_path / "run"), state)
+    assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == best
+
+
+def test_a_stop_between_validations_is_never_the_best(config, tmp_path):
+    config.train.update(log_every=1, checkpoint_every=4)
+    signalled = Signalled(1)
+    signalled.validate = lambda ema: {"loss": 0.0}
+    with pytest.raises(Preempted):
+        loop.train(signalled, config, tmp_path / "run")
+    assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) < 4
+    loop.train(Validated(99.0, 100.0, 101.0), config, tmp_path / "run")  # more than in training
+    assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == 4
