@@ -2,8 +2,8 @@
 
     python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
 
-The config's `stage` says what is done: train, sample, evaluate or study. Any field of it can be
-set on the command line: --config.train.steps=100.
+The config's `stage` says what is done: train, sample, evaluate, study, or plan, which prints the
+stages of a study. Any field of it can be set on the command line: --config.train.steps=100.
 """
 
 import sys
@@ -46,6 +46,7 @@ def run(config, workdir: Path) -> None:
         "sample": stages.sample,
         "evaluate": stages.evaluate,
         "study": study.run,
+        "plan": study.plan,
     }
     if config.stage not in runs:
         raise UserError(f"config.stage is {config.stage!r}; write one of {', '.join(runs)}.")
