@@ -105,7 +105,7 @@ def forest_chart(
     rows: Sequence[ClassifierRow], published: Mapping[str, Mapping[str, float]]
 ) -> Figure:
     """Forest plot of the AUC and sensitivity intervals in the table, with published marks."""
-    figure, [left, right] = _panels(2, 1.4 + 0.36 * len(rows) + 0.2 * len(published), sharey=True)
+    figure, [left, right] = _panels(2, 1.6 + 0.36 * len(rows) + 0.2 * len(published), sharey=True)
     parts = (
         (left, "auc", "AUC on real held-out patients", [row.auc.mean for row in rows]),
         (right, "sensitivity", "sensitivity at 95% specificity", [row.sensitivity for row in rows]),
@@ -118,10 +118,17 @@ def forest_chart(
                 color=_COLOURS[i % len(_COLOURS)],
                 linestyle=_DASHES[i % len(_DASHES)],
                 linewidth=1,
-                label=f"{name}: {values[mark]:.3f} (other data)",
+                label=f"{name}: {values[mark]:.3f}",
             )
         if published:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.04), fontsize="small")
+            axes.legend(
+                title="published, of other patients",
+                title_fontsize="small",
+                alignment="left",
+                loc="lower left",
+                bbox_to_anchor=(0, 1.04),
+                fontsize="small",
+            )
         axes.set_xlabel(f"{label}, 95% interval")
     for y, row in enumerate(rows):
         if len(row.auc.auc) > 1:
@@ -165,7 +172,7 @@ def reliability_chart(rows: Sequence[ClassifierRow]) -> Figure:
     columns = min(len(rows), 4)
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(2.5 * columns, 2.9 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, row in zip(grid.flat, rows, strict=False):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.6, linestyle=":")
         for found in row.reliability:

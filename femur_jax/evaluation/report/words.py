@@ -6,6 +6,8 @@ The sentences follow from the numbers alone: an interval that includes zero neve
 import math
 from collections.abc import Sequence
 
+from scipy.stats import binom
+
 from femur_jax.evaluation.comparison import BOTH
 from femur_jax.evaluation.report.contents import ContrastRow, StudyResults
 from femur_jax.evaluation.statistics import Interval
@@ -54,7 +56,7 @@ def size_of_run(results: StudyResults) -> str:
         + ", ".join(f"{count} with {label}" for label, count in patients.items())
         + f") and on {_count(seeds, 'training')} of each model. From so many patients the AUC of "
         f"the classifier of real radiographs, {auc.value:.2f}, is known to "
-        f"{max(auc.value - auc.low, auc.high - auc.value):.2f} or so up or down."
+        f"about ± {max(auc.value - auc.low, auc.high - auc.value):.2f}."
         + (" What training again would change is not known from one." if seeds == 1 else "")
     )
 
@@ -187,14 +189,17 @@ def are_they_safe(results: StudyResults) -> str:
         text = f"No sign of copies in any of {_count(len(sets), 'synthetic set')}."
     name, worst = max(sets, key=lambda item: item[1].membership_auc.value)
     attack = worst.membership_auc
+    told = sum(row.membership_auc.low > 0.5 for _, row in sets)
+    p_value = float(binom.sf(told - 1, len(sets), 0.025))
     text += (
         f" Whoever has a set tells whether a patient was trained on with an AUC of at most "
-        f"{interval_text(attack)} ({name}; 0.5 is a coin): "
+        f"{interval_text(attack)} ({name}; 0.5 is a coin). In {told} of {len(sets)} sets its "
+        "interval lies above 0.5, "
     )
     text += (
-        "the interval leaves out 0.5, so something of the patients is told. "
-        if attack.low > 0.5
-        else "no better than a coin, as far as these patients can show. "
+        "more than chance explains: something of the patients is told. "
+        if p_value < 0.05
+        else "as chance explains: these patients cannot show that anything is told. "
     )
     return text + (
         "Whole radiographs are compared, under shifts and mirroring: that no smaller part is "
