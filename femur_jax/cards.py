@@ -14,7 +14,7 @@ from femur_jax.config import Config
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import Entry
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation.comparison import Comparison
+from femur_jax.evaluation.measurement import Measurement
 from femur_jax.files import write_atomically
 
 MODEL_CARD = "MODEL_CARD.md"
@@ -36,7 +36,7 @@ _LIMITS = """\
 
 
 def write(
-    config: Config, workdir: Path, made: RadiographDataset, found: Comparison | None = None
+    config: Config, workdir: Path, made: RadiographDataset, found: Measurement | None = None
 ) -> None:
     """Writes MODEL_CARD.md into a generator's workdir, and README.md beside what it made.
 
@@ -116,7 +116,7 @@ def _table(fields: Mapping[str, Any]) -> list[str]:
     return ["| | |", "|---|---|", *rows]
 
 
-def _evaluation(found: Comparison | None) -> list[str]:
+def _evaluation(found: Measurement | None) -> list[str]:
     if found is None:
         return ["Not yet compared with real radiographs."]
     lines = ["Too few radiographs to tell distances to real ones."]

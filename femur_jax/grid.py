@@ -154,9 +154,9 @@ class Grid:
         """The workdir of a classifier's run."""
         return self.workdir / "classifiers" / str(mixture)
 
-    def comparison_file(self, name: str) -> Path:
+    def measurement_file(self, name: str) -> Path:
         """What was found of a cell, or of the real radiographs."""
-        return self.workdir / "comparisons" / f"{name}.json"
+        return self.workdir / "measurements" / f"{name}.json"
 
     def generator(self, run: Run) -> Config:
         """The config of a generator's run."""

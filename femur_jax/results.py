@@ -18,7 +18,7 @@ from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.comparison import Comparison, RadiographSet, of_split
+from femur_jax.evaluation.measurement import Measurement, RadiographSet, of_split
 from femur_jax.evaluation.report import contents
 from femur_jax.evaluation.statistics import (
     Contrast,
@@ -73,7 +73,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         if cell.seed == first
     }
     found = {
-        name: Comparison.from_json(json.loads(grid.comparison_file(name).read_text()))
+        name: Measurement.from_json(json.loads(grid.measurement_file(name).read_text()))
         for name in (REAL, *map(str, grid.cells))
     }
     tested = {
@@ -264,7 +264,7 @@ def _worst_pairs(
     label: str,
     real: RadiographDataset,
     cells: Mapping[Cell, Sequence[RadiographDataset]],
-    found: Mapping[str, Comparison],
+    found: Mapping[str, Measurement],
 ) -> contents.WorstPairs:
     pairs = []
     for cell, made in cells.items():

@@ -5,7 +5,7 @@ WORKDIR/
   real/                     the dataset made of them
   generators/RUN/           a run of a generator, its dataset in synthetic/; see grid.py for names
   classifiers/MIXTURE/      a run for each mixture of training data and seed
-  comparisons/CELL.json     how far a cell's radiographs are from real ones, and whether they are
+  measurements/CELL.json    how far a cell's radiographs are from real ones, and whether they are
                             copies; real.json: the same of other real ones
   report.html, report.txt, tables/, results.json
   finished/STAGE            a file for each stage that is done, with its wall time in seconds
@@ -28,7 +28,7 @@ from femur_jax.config import Config
 from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation import comparison
+from femur_jax.evaluation import measurement
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
 from femur_jax.evaluation.features import inception, inception_features
 from femur_jax.evaluation.report import page, tables
@@ -138,17 +138,17 @@ class Study:
             )
             for mixture in self.grid.mixtures
         ]
-        compare = [Stage(f"compare {REAL}", (f"classifier {self.grid.judge}",), self.compare_real)]
-        compare += [
+        measure = [Stage(f"measure {REAL}", (f"classifier {self.grid.judge}",), self.measure_real)]
+        measure += [
             Stage(
-                f"compare {cell}",
+                f"measure {cell}",
                 (f"classifier {self.grid.judge}", *(f"sample {run}" for run in cell.runs)),
-                partial(self.compare, cell),
+                partial(self.measure, cell),
             )
             for cell in self.grid.cells
         ]
-        report = Stage("report", tuple(s.name for s in (*classify, *compare)), self.report)
-        return [*phantoms, data, *train, *sample, *classify, *compare, report]
+        report = Stage("report", tuple(s.name for s in (*classify, *measure)), self.report)
+        return [*phantoms, data, *train, *sample, *classify, *measure, report]
 
     def chosen(self) -> list[Stage]:
         """All stages, or the one that `config.only` names.
@@ -224,35 +224,35 @@ class Study:
         stages.train(config, folder)
         stages.evaluate(config, folder)
 
-    def compare_real(self) -> None:
+    def measure_real(self) -> None:
         """The floor: validation patients against test patients."""
         validation, test = (
-            comparison.of_split([self.real_data], split) for split in ("validation", "test")
+            measurement.of_split([self.real_data], split) for split in ("validation", "test")
         )
-        self._write_comparison(REAL, comparison.compare(test, validation, self.view))
+        self._write_measurement(REAL, measurement.measure(test, validation, self.view))
 
-    def compare(self, cell: Cell) -> None:
+    def measure(self, cell: Cell) -> None:
         """A cell's radiographs against real ones; their cards tell what was found."""
         made = [RadiographDataset(self.grid.synthetic(run)) for run in cell.runs]
-        found = comparison.compare(
-            comparison.of_split([self.real_data], "test"),
-            comparison.of_split(made, "train"),
+        found = measurement.measure(
+            measurement.of_split([self.real_data], "test"),
+            measurement.of_split(made, "train"),
             self.view,
-            train=comparison.of_split([self.real_data], "train"),
-            held_out=comparison.of_split([self.real_data], "validation", "test"),
+            train=measurement.of_split([self.real_data], "train"),
+            held_out=measurement.of_split([self.real_data], "validation", "test"),
         )
         for run, dataset in zip(cell.runs, made, strict=True):
             config, folder = self.grid.generator(run), self.grid.folder(run)
             cards.write(config, folder, dataset, found.by_label(run.label))
-        self._write_comparison(str(cell), found)
+        self._write_measurement(str(cell), found)
 
-    def _write_comparison(self, name: str, found: comparison.Comparison) -> None:
-        file = self.grid.comparison_file(name)
+    def _write_measurement(self, name: str, found: measurement.Measurement) -> None:
+        file = self.grid.measurement_file(name)
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, json.dumps(found.to_json(), indent=1))
 
     @cached_property
-    def view(self) -> comparison.View:
+    def view(self) -> measurement.View:
         """Logits of the judge; and its features, or those of Inception where there are weights."""
         config = self.grid.classifier(self.grid.judge)
         task = stages.make_task(config)
@@ -273,7 +273,7 @@ class Study:
         if self.config.inception:
             features = partial(inception_features, inception(Path(self.config.inception)))
             name = "Inception-v3, trained on ImageNet"
-        return comparison.View(logits, features, name)
+        return measurement.View(logits, features, name)
 
     @cached_property
     def real_data(self) -> RadiographDataset:

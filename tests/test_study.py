@@ -14,7 +14,7 @@ from configs.study import get_config
 from femur_jax import results, study, workdir
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation.comparison import Comparison
+from femur_jax.evaluation.measurement import Measurement
 from femur_jax.grid import Arm, Cell, Grid, Mixture, every_arm
 from femur_jax.study import Stage
 
@@ -112,7 +112,7 @@ def test_the_plan_leaves_out_what_is_done(config, tmp_path, capsys):
     assert lines[1] == "train gan-letterbox-joint-0\tingest"
     assert (
         lines[-2]
-        == "compare gan-letterbox-joint-0\tclassifier real-0\tsample gan-letterbox-joint-0"
+        == "measure gan-letterbox-joint-0\tclassifier real-0\tsample gan-letterbox-joint-0"
     )
     config.only = "train gan-letterbox-joint-0"
     with pytest.raises(UserError, match=r'run with --config\.only="ingest" first'):
@@ -206,7 +206,7 @@ def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path)
     twice = config.copy_and_resolve_references()
     twice.seeds = (0, 1)
     shutil.copytree(folder, tmp_path / "run", symlinks=True)
-    for kind in ("generators", "classifiers", "comparisons"):
+    for kind in ("generators", "classifiers", "measurements"):
         for path in (folder / kind).glob("*-0*"):
             (tmp_path / "run" / kind / path.name.replace("-0", "-1")).symlink_to(path)
     two = results.gather(Grid(twice, tmp_path / "run"), {})
@@ -225,12 +225,12 @@ def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path)
 def test_a_stage_can_be_done_alone(finished, capsys):
     config, folder = finished
     config = config.copy_and_resolve_references()
-    config.only = "compare gan-letterbox-per_class-0"
-    file = folder / "comparisons" / "gan-letterbox-per_class-0.json"
+    config.only = "measure gan-letterbox-per_class-0"
+    file = folder / "measurements" / "gan-letterbox-per_class-0.json"
     (folder / "finished" / config.only).unlink()
-    before = Comparison.from_json(json.loads(file.read_text()))
+    before = Measurement.from_json(json.loads(file.read_text()))
     study.run(config, folder)
-    after = Comparison.from_json(json.loads(file.read_text()))
+    after = Measurement.from_json(json.loads(file.read_text()))
     assert [row.pairs for row in after.copies] == [row.pairs for row in before.copies]
     assert after.distances[0].kid == pytest.approx(before.distances[0].kid, rel=1e-3)
     assert capsys.readouterr().out == f"{config.only} ...\n"

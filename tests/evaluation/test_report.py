@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.comparison import Comparison, CopiesRow, DistanceRow
 from femur_jax.evaluation.manifold import Manifold
+from femur_jax.evaluation.measurement import CopiesRow, DistanceRow, Measurement
 from femur_jax.evaluation.report import words
 from femur_jax.evaluation.report.contents import (
     ClassifierRow,
@@ -87,7 +87,7 @@ def difference(value: float, low: float, high: float) -> Contrast:
     return Contrast(Interval(value, low, high), Interval(value, low, high + 0.01), 0.43)
 
 
-FLOOR = Comparison(
+FLOOR = Measurement(
     "penultimate layer of the classifier",
     None,
     [distance("both", kid=-0.0003, kid_error=0.0004), distance("AFF", n_compared=89, kid=-0.0003)],
@@ -101,7 +101,7 @@ def made_up_results() -> StudyResults:
     training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
     generators = {
         name: {
-            seed: Comparison(
+            seed: Measurement(
                 FLOOR.features,
                 Interval(0.7 + 0.01 * seed, 0.6, 0.8),
                 [distance("both"), distance("AFF")],
@@ -343,7 +343,7 @@ def test_sentences_follow_from_the_intervals():
         dataclasses.replace(row, against_real=difference(-0.3, -0.4, -0.1)) if i else row
         for i, row in enumerate(results.classifiers)
     ]
-    accused = Comparison(
+    accused = Measurement(
         "", Interval(0.5, 0.4, 0.6), [distance("both", kid=0.0)],
         [copies("NFF", is_accused=True, membership_auc=Interval(0.8, 0.7, 0.9))],
     )  # fmt: skip
@@ -443,7 +443,7 @@ def test_hostile_text_stays_text(tmp_path: Path):
     assert all((img["src"] or "").startswith("data:") for img in page.all("img"))
 
 
-def test_a_run_without_comparisons_says_so(tmp_path: Path):
+def test_a_run_without_distances_says_so(tmp_path: Path):
     r = made_up_results()
     nothing = dataclasses.replace(FLOOR, distances=[])
     small = {0: dataclasses.replace(r.generators["GAN"][0], distances=[])}
@@ -510,8 +510,8 @@ def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
     assert read["published"]["a paper"]["sensitivity"] == 0.796
 
 
-def test_a_comparison_survives_json():
+def test_a_measurement_survives_json():
     found = made_up_results().generators["GAN"][1]
-    assert Comparison.from_json(json.loads(json.dumps(found.to_json()))) == dataclasses.replace(
+    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == dataclasses.replace(
         found, copies=[dataclasses.replace(row, pairs=[]) for row in found.copies]
     )

@@ -236,7 +236,7 @@ def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, tmp_path):
     for name, needs in {
         "ingest": ["phantoms"],
         f"sample {cell}-AFF": [f"train {cell}-AFF"],
-        f"compare {cell}": ["classifier real-0", f"sample {cell}-AFF", f"sample {cell}-NFF"],
+        f"measure {cell}": ["classifier real-0", f"sample {cell}-AFF", f"sample {cell}-NFF"],
     }.items():
         [dependency] = re.findall(r"Dependency=(\S+)", shown[name])
         waits = re.findall(r"afterok:(\d+)", dependency)

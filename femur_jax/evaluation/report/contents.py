@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt16
 
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.comparison import Comparison, CopiesRow, DistanceRow
 from femur_jax.evaluation.manifold import Manifold
+from femur_jax.evaluation.measurement import CopiesRow, DistanceRow, Measurement
 from femur_jax.evaluation.statistics import Contrast, GroupRow, Interval, SeedSpread
 
 GreyImage = UInt16[np.ndarray, "_height _width"]  # of any size, each
@@ -151,8 +151,8 @@ class StudyResults:
     curves: Sequence[Curve]
     classifiers: Sequence[ClassifierRow]
     contrasts: Sequence[ContrastRow]
-    floor: Comparison
-    generators: Mapping[str, Mapping[int, Comparison]]
+    floor: Measurement
+    generators: Mapping[str, Mapping[int, Measurement]]
     pairs: Sequence[WorstPairs]
     sizes: Sequence[ImageSizes]
     published: Mapping[str, Mapping[str, float]]

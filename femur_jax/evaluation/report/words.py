@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from scipy.stats import binom
 
-from femur_jax.evaluation.comparison import BOTH
+from femur_jax.evaluation.measurement import BOTH
 from femur_jax.evaluation.report.contents import ContrastRow, StudyResults
 from femur_jax.evaluation.statistics import Interval
 

@@ -163,8 +163,8 @@ class CopiesRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What `compare` finds.
+class Measurement:
+    """What `measure` finds.
 
     Attributes:
         features: Of what the distances are, in words.
@@ -179,7 +179,7 @@ class Comparison:
     distances: Sequence[DistanceRow]
     copies: Sequence[CopiesRow]
 
-    def by_label(self, label: str) -> "Comparison":
+    def by_label(self, label: str) -> "Measurement":
         """The part on a model that makes this class alone, or ("") both."""
         return dataclasses.replace(
             self,
@@ -193,7 +193,7 @@ class Comparison:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Comparison":
+    def from_json(cls, fields: Mapping[str, Any]) -> "Measurement":
         """Inverts `to_json`."""
         return cls(
             features=fields["features"],
@@ -216,14 +216,14 @@ class Comparison:
         )
 
 
-def compare(
+def measure(
     real: RadiographSet,
     compared: RadiographSet,
     view: View,
     *,
     train: RadiographSet | None = None,
     held_out: RadiographSet | None = None,
-) -> Comparison:
+) -> Measurement:
     """Compares radiographs with real ones, and where `train` is given looks for copies of it.
 
     Args:
@@ -247,7 +247,7 @@ def compare(
             for label in LABELS
             if len(compared.of(label))
         ]
-    return Comparison(view.name, _judged(compared, view), distances, copies)
+    return Measurement(view.name, _judged(compared, view), distances, copies)
 
 
 def _is(label: str, radiographs: RadiographSet) -> np.ndarray:
