@@ -171,7 +171,11 @@ def finished(dataset, tmp_path_factory):
     command += [f"--config.{name}={value}" for name, value in SMALLEST.items()]
     # One device, and compiled functions that later runs take from a file.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = os.environ | {"XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
