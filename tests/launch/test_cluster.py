@@ -220,8 +220,9 @@ def test_slurm_takes_the_script_with_every_profile(cluster, monkeypatch, profile
     assert "to start at" in result.stderr
 
 
-def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, tmp_path):
+def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch, tmp_path):
     """The plan goes through SLURM, which is asked what it has understood; nothing is trained."""
+    monkeypatch.setitem(cluster.environment, "SBATCH_OUTPUT", str(tmp_path / "%j.log"))
     result = cluster.run(
         *("launch/study", "cpu", tmp_path / "run", "--config=configs/study.py:smoke"),
         "--config.grid=('gan-letterbox-per_class',)",
