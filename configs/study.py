@@ -3,7 +3,10 @@
     python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
 
 demo: simulated patients, minutes on two CPU cores. smoke: the same in miniature, for CI.
-base: a hospital's own radiographs on a GPU; set config.radiographs and config.labels.
+base: the whole grid on GPUs, of a hospital's own radiographs (config.radiographs, config.labels).
+
+config.stage=plan prints the stages that are not done; config.only="train gan-letterbox-joint-0"
+does one of them.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +20,23 @@ def get_config(variant: str = "base") -> ConfigDict:
         raise ValueError(f"configs/study.py has the variants demo, smoke and base, not {variant!r}")
     size = "base" if variant == "base" else "tiny"
     config = ConfigDict()
-    config.stage = "study"
-    config.seed = 0
+    config.stage = "study"  # or plan
+    config.only = ""  # the name of one stage, as plan prints it; all when empty
+    config.seed = 0  # of simulated patients and of the splits
     config.radiographs = ""  # folder of DICOM or image files; simulated when empty
     config.labels = ""  # its labels.csv
+    # Model, strategy for sizes, one model for both classes or one per class; see grid.py.
+    config.grid = (
+        "diffusion-pyramid-joint",
+        "diffusion-pyramid-per_class",
+        "diffusion-patch_diffusion-joint",
+        "diffusion-patch_diffusion-per_class",
+        "diffusion-letterbox-joint",
+        "diffusion-letterbox-per_class",
+        "gan-letterbox-joint",
+        "gan-letterbox-per_class",
+    )
+    config.seeds = (0, 1, 2)  # each of which trains all of the grid, and its classifiers
     config.inception = (
         ""  # weights file of pytorch-fid, for FID; the classifier's features if empty
     )
@@ -38,15 +54,23 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.diffusion = patch_diffusion.get_config(size)
     config.gan = gan.get_config(size)
     config.classifier = classifier.get_config(size)
-    if variant == "demo":
+    if variant != "base":
         config.ingest.update(patch=32, max_quarantined=0.0)
+        config.grid = ("diffusion-pyramid-joint", "gan-letterbox-joint")
+        config.seeds = (0,)
     if variant == "smoke":
-        config.ingest.update(patch=32, max_quarantined=0.0)
+        config.grid = (
+            "diffusion-pyramid-joint",
+            "diffusion-letterbox-joint",
+            "gan-letterbox-joint",
+            "gan-letterbox-per_class",
+        )
         config.phantom.update(patients=48, images=72)
-        for part, steps in ((config.diffusion, 30), (config.gan, 20), (config.classifier, 30)):
-            part.train.update(steps=steps, checkpoint_every=10, log_every=5)
+        for part in (config.diffusion, config.gan, config.classifier):
+            part.train.update(steps=12, checkpoint_every=6, log_every=3)
+            part.train.batch_size //= 2
         config.diffusion.train.update(warmup_steps=5)
         config.classifier.train.update(warmup_steps=5)
-        config.diffusion.sample.update(per_label=4)
-        config.gan.sample.update(per_label=4)
+        config.diffusion.sample.update(per_label=5, steps=(6, 2))
+        config.gan.sample.update(per_label=5)
     return config

@@ -45,7 +45,7 @@ def run(config: Config, workdir: Path) -> None:
             "cross_validate tests each patient of config.dataset once; leave config.test_dataset "
             "and config.data.draw.by as they are."
         )
-    workdirs.claim(workdir, config, free=loop.FREE_FIELDS)
+    workdirs.claim(workdir, config, stage="cross_validate", free=loop.FREE_FIELDS)
     folds = []
     for k in range(1, config.folds + 1):
         fold = config.copy_and_resolve_references()

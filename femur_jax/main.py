@@ -2,8 +2,9 @@
 
     python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
 
-The config's `stage` says what is done: train, sample, evaluate, cross_validate or study. Any field
-of it can be set on the command line: --config.train.steps=100.
+The config's `stage` says what is done: train, sample, evaluate, cross_validate, study, or plan,
+which prints the stages of a study. Any field of it can be set on the command line:
+--config.train.steps=100.
 """
 
 import sys
@@ -51,6 +52,7 @@ def run(config, workdir: Path) -> None:
         "evaluate": stages.evaluate,
         "cross_validate": cross_validation.run,
         "study": study.run,
+        "plan": study.plan,
     }
     if config.stage not in runs:
         raise UserError(f"config.stage is {config.stage!r}; write one of {', '.join(runs)}.")

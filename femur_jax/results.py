@@ -1,74 +1,87 @@
 """What the runs of a study found, gathered for its report."""
 
 import datetime
+import itertools
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from femur_jax import stages
 from femur_jax import workdir as workdirs
-from femur_jax.config import Config
 from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation import report
-from femur_jax.evaluation.classification import ClassifierTask, predict
-from femur_jax.evaluation.correlation import most_correlated
-from femur_jax.evaluation.descriptors import DESCRIPTORS, describe, descriptor_distance
-from femur_jax.evaluation.distances import (
-    frechet_distance,
-    frechet_distance_infinity,
-    kernel_distance,
+from femur_jax.evaluation.calibration import ReliabilityBin
+from femur_jax.evaluation.measurement import Measurement, RadiographSet, of_split
+from femur_jax.evaluation.report import contents
+from femur_jax.evaluation.statistics import (
+    Contrast,
+    GroupRow,
+    Interval,
+    PatientScores,
+    auc_contrast,
+    patient_scores,
+    seed_spread,
 )
-from femur_jax.evaluation.features import inception, inception_features, thumbnails
-from femur_jax.evaluation.manifold import Manifold, manifold
-from femur_jax.evaluation.memorization import audit, membership_inference, verdict
-from femur_jax.evaluation.statistics import Interval, auc_contrast, patient_scores
 from femur_jax.evaluation.summary import PUBLISHED
-from femur_jax.training import loop
+from femur_jax.grid import AXES, REAL, Arm, Cell, Grid, Mixture
 from femur_jax.training.monitor import read_scalars
 
-SHOWN = {"real": "real", "diffusion": "diffusion", "gan": "GAN"}
-"""How the report calls a source of radiographs."""
+SHOWN = {
+    "gan": "GAN",
+    "patch_diffusion": "random patches",
+    "joint": "one model",
+    "per_class": "model per class",
+}
+"""How the report calls what config files call otherwise."""
 
 _SHOWN_PER_CLASS = 6
 _PAIRS = 4
-_MANIFOLD_NEIGHBOURS = 5
-_DESCRIBED = 200
-_FEWEST = 10  # radiographs in a set of which distances are told: FID's extrapolation takes a fifth
-_LABEL_SETS = {"both": LABELS, **{label: (label,) for label in LABELS}}
-_LOSSES = {"diffusion": ("loss",), "gan": ("discriminator_loss", "generator_loss")}
+_LOSSES = ("loss", "discriminator_loss", "generator_loss")
 
 
-def gather(
-    *,
-    datasets: Mapping[str, RadiographDataset],
-    runs: Mapping[str, tuple[Config, Path]],
-    classifiers: Mapping[tuple[str, ...], tuple[Config, Path]],
-    finished: Mapping[str, float],
-    config: Config,
-) -> report.StudyResults:
+def in_words(*names: str) -> str:
+    """Values of the grid's axes as a reader is told them."""
+    return ", ".join(SHOWN.get(name, name) for name in names)
+
+
+def _title(arm: Arm) -> str:
+    return in_words(arm.model, arm.strategy, arm.classes)
+
+
+def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
     """Reads a finished study.
 
     Args:
-        datasets: By source: real, and each generator's.
-        runs: Config and workdir of each generator.
-        classifiers: Config and workdir by the sources that were trained on.
+        grid: Its runs.
         finished: Wall seconds by stage.
-        config: Of the study.
     """
-    real = datasets["real"]
-    synthetic = {name: dataset for name, dataset in datasets.items() if name != "real"}
-    all_runs = dict(runs) | {"classifier: " + " + ".join(m): run for m, run in classifiers.items()}
+    config, first = grid.config, grid.config.seeds[0]
+    real = RadiographDataset(grid.real)
+    cells = {
+        cell: [RadiographDataset(grid.synthetic(run)) for run in cell.runs] for cell in grid.cells
+    }
+    shown = {REAL: of_split([real], "train")} | {
+        _title(cell.arm): of_split(made, "train")
+        for cell, made in cells.items()
+        if cell.seed == first
+    }
+    found = {
+        name: Measurement.from_json(json.loads(grid.measurement_file(name).read_text()))
+        for name in (REAL, *map(str, grid.cells))
+    }
+    tested = {
+        m: json.loads((grid.classifier_folder(m) / stages.EVALUATION).read_text())
+        for m in grid.mixtures
+    }
     sides = [max(entry.height, entry.width) for entry in real.entries]
-    return report.StudyResults(
+    return contents.StudyResults(
         title="Synthetic radiographs of femur fractures",
         simulated=not config.radiographs,
         resolution=(
@@ -77,27 +90,33 @@ def gather(
             + ", ".join(f"{height} x {width}" for height, width in config.classifier.data.shapes)
         ),
         splits=_splits(real),
-        training_steps={name: run[0].train.steps for name, run in all_runs.items()},
-        wall_seconds=finished,
+        training_steps={
+            in_words(name): config[name].train.steps
+            for name in (*dict.fromkeys(arm.model for arm in grid.arms), "classifier")
+        },
+        seeds=tuple(config.seeds),
+        wall_seconds=_wall_seconds(finished),
         galleries=[
-            gallery for name, dataset in datasets.items() for gallery in _galleries(name, dataset)
+            contents.Gallery(source, label, _read(images.of(label), _SHOWN_PER_CLASS))
+            for source, images in shown.items()
+            for label in LABELS
         ],
-        curves=[curve for name, (_, folder) in all_runs.items() for curve in _curves(name, folder)],
-        classifiers=[
-            _classifier_row(mixture, datasets, folder, classifiers[("real",)][1])
-            for mixture, (_, folder) in classifiers.items()
+        curves=_curves(grid, first),
+        classifiers=_classifiers(grid, cells, len(shown[REAL]), tested),
+        contrasts=_contrasts(grid, tested),
+        floor=found[REAL],
+        generators={
+            _title(arm): {seed: found[str(Cell(arm, seed))] for seed in config.seeds}
+            for arm in grid.arms
+        },
+        pairs=[
+            _worst_pairs(arm, label, real, cells, found) for arm in grid.arms for label in LABELS
         ],
-        feature_extractor="Inception-v3, trained on ImageNet"
-        if config.inception
-        else "the last layer of the classifier trained on the real train split",
-        distances=_distances(real, synthetic, _extractor(config, *classifiers[("real",)])),
-        descriptors=_descriptors(real, synthetic),
-        published={name: marks["auc"] for name, marks in PUBLISHED.items()},
-        neighbours=[n for name, d in synthetic.items() for n in _neighbours(real, name, d)],
-        sizes=[size for name, dataset in datasets.items() for size in _sizes(name, dataset)],
+        sizes=[_sizes(name, label, r.of(label)) for name, r in shown.items() for label in LABELS],
+        published=PUBLISHED,
         provenance={
             "config": workdirs.config_hash(config),
-            "seed": str(config.seed),
+            "seeds": ", ".join(map(str, config.seeds)),
             "date": datetime.date.today().isoformat(),
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
             **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
@@ -105,194 +124,174 @@ def gather(
     )
 
 
-def _splits(real: RadiographDataset) -> list[report.SplitSize]:
+def _wall_seconds(finished: Mapping[str, float]) -> dict[str, float]:
+    """By the first word of the stages' names, with the number of stages where there are several."""
+    kinds: dict[str, list[float]] = {}
+    for name, seconds in finished.items():
+        kinds.setdefault(name.split()[0], []).append(seconds)
+    return {
+        kind + (f" ({len(seconds)} stages)" if len(seconds) > 1 else ""): sum(seconds)
+        for kind, seconds in kinds.items()
+    }
+
+
+def _splits(real: RadiographDataset) -> list[contents.SplitSize]:
     radiographs = Counter((e.split, e.label) for e in real.entries)
     people = Counter(
         (split, label) for split, label, _ in {(e.split, e.label, e.patient) for e in real.entries}
     )
     return [
-        report.SplitSize(split, label, people[split, label], radiographs[split, label])
+        contents.SplitSize(split, label, people[split, label], radiographs[split, label])
         for split in SPLITS
         for label in LABELS
     ]
 
 
-def _of_labels(dataset: RadiographDataset, split: str, labels: Sequence[str]) -> list[int]:
-    return [n for n in dataset.split(split) if dataset.entries[n].label in labels]
+def _read(radiographs: RadiographSet, most: int) -> list[contents.GreyImage]:
+    return [dataset.read(n) for dataset, n in radiographs.members[:most]]
 
 
-def _galleries(name: str, dataset: RadiographDataset) -> list[report.Gallery]:
-    return [
-        report.Gallery(
-            SHOWN[name],
-            label,
-            [dataset.read(n) for n in _of_labels(dataset, "train", [label])[:_SHOWN_PER_CLASS]],
+def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
+    """The losses of one seed's runs; those of classifiers of one set of radiographs alone."""
+    runs: list[tuple[str, str, Path]] = [
+        (
+            in_words(run.arm.model),
+            in_words(run.arm.strategy, run.label or "joint"),
+            grid.folder(run),
         )
-        for label in LABELS
+        for cell in grid.cells
+        if cell.seed == seed
+        for run in cell.runs
     ]
+    runs += [
+        ("classifier", _title(m.arm) if m.arm else REAL, grid.classifier_folder(m))
+        for m in grid.mixtures
+        if m.seed == seed and not (m.real and m.arm)
+    ]
+    curves = []
+    for panel, name, folder in runs:
+        lines = read_scalars(folder)
+        steps = np.array([line["step"] for line in lines])
+        for loss in _LOSSES:
+            if loss in lines[-1]:
+                of = "" if loss == "loss" else f", {loss.removesuffix('_loss')}"
+                values = np.array([line[loss] for line in lines], float)
+                curves.append(contents.Curve(name + of, panel, steps, values))
+    return curves
 
 
-def _curves(name: str, folder: Path) -> list[report.Curve]:
-    lines = read_scalars(folder)
-    return [
-        report.Curve(
-            f"{name}, {loss.replace('_', ' ')}" if loss != "loss" else name,
-            np.array([line["step"] for line in lines]),
-            np.array([line[loss] for line in lines], float),
-            "loss",
+def _scores(evaluation: Mapping[str, Any]) -> PatientScores:
+    logit, positive = np.array(evaluation["logit"]), np.array(evaluation["positive"])
+    return patient_scores(logit, positive, evaluation["patient"])
+
+
+def _classifiers(
+    grid: Grid,
+    cells: Mapping[Cell, Sequence[RadiographDataset]],
+    n_real: int,
+    tested: Mapping[Mixture, Mapping[str, Any]],
+) -> list[contents.ClassifierRow]:
+    def row(real: bool, arm: Arm | None) -> contents.ClassifierRow:
+        of_real, own = (
+            [tested[Mixture(*mixture, seed)] for seed in grid.config.seeds]
+            for mixture in ((True, None), (real, arm))
         )
-        for loss in _LOSSES.get(name, ("loss",))
-    ]
-
-
-def _classifier_row(
-    mixture: Sequence[str],
-    datasets: Mapping[str, RadiographDataset],
-    folder: Path,
-    real_folder: Path,
-) -> report.ClassifierRow:
-    found, real = (
-        json.loads((path / stages.EVALUATION).read_text()) for path in (folder, real_folder)
-    )
-    patients = [
-        patient_scores(np.array(e["logit"]), np.array(e["positive"]), e["patient"])
-        for e in (found, real)
-    ]
-    return report.ClassifierRow(
-        trained_on=" + ".join(SHOWN[name] for name in mixture),
-        n_train=sum(len(datasets[name].split("train")) for name in mixture),
-        auc=Interval(**found["auc"]),
-        sensitivity=Interval(**found["sensitivity_at_95_specificity"]),
-        n_test_patients=found["patients"],
-        against_real=auc_contrast(patients, [1.0, -1.0]) if folder != real_folder else None,
-        calibration_error=found["calibration"]["error"],
-        chance_error=found["calibration"]["chance_error"],
-    )
-
-
-Extractor = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
-"""Dataset and positions in it to features, (n, dim)."""
-
-
-def _extractor(study: Config, config: Config, folder: Path) -> Extractor:
-    """Inception where its weights are given, else the classifier that was trained on real ones."""
-    if study.inception:
-        return partial(inception_features, inception(Path(study.inception)))
-    task = stages.make_task(config)
-    assert isinstance(task, ClassifierTask)
-    params = loop.restore(task, config, folder).ema
-    return lambda dataset, radiographs: predict(task, params, dataset, radiographs).features
-
-
-def _distances(
-    real: RadiographDataset, synthetic: Mapping[str, RadiographDataset], extract: Extractor
-) -> list[report.DistanceRow]:
-    """Distances to the real test split, which neither generators nor features have seen.
-
-    The floor is the validation split's: real radiographs of other patients, unseen as well.
-    Sets of fewer than ten radiographs have no row: they must not cost a whole study its report.
-    """
-    compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
-    rows = []
-    for shown, labels in _LABEL_SETS.items():
-        reference = extract(real, _of_labels(real, "test", labels))
-        for name, (dataset, split) in compared.items():
-            features = extract(dataset, _of_labels(dataset, split, labels))
-            if min(len(reference), len(features)) < _FEWEST:
-                continue
-            kid = kernel_distance(reference, features)
-            rows.append(
-                report.DistanceRow(
-                    source=SHOWN[name],
-                    label=shown,
-                    n_real=len(reference),
-                    n_compared=len(features),
-                    kid=kid.value,
-                    kid_error=kid.standard_error,
-                    fid=frechet_distance(reference, features),
-                    fid_infinity=frechet_distance_infinity(reference, features),
-                    manifold=_manifold(reference, features),
-                    floor=name == "real",
+        first = own[0]
+        made = cells[Cell(arm, grid.config.seeds[0])] if arm else []
+        calibrations = [evaluation["calibration"] for evaluation in own]
+        return contents.ClassifierRow(
+            trained_on=" + ".join([REAL] * real + ([_title(arm)] if arm else [])),
+            is_synthetic=not real,
+            n_train=n_real * real + len(of_split(made, "train")),
+            auc=seed_spread([_scores(evaluation) for evaluation in own]),
+            sensitivity=Interval(
+                *(
+                    float(np.mean([e["sensitivity_at_95_specificity"][end] for e in own]))
+                    for end in ("value", "low", "high")
                 )
-            )
-    return rows
+            ),
+            against_real=_difference(own, of_real) if arm else None,
+            calibration_error=float(np.mean([c["error"] for c in calibrations])),
+            chance_error=float(np.mean([c["chance_error"] for c in calibrations])),
+            reliability=[ReliabilityBin(**fields) for fields in first["calibration"]["bins"]],
+            groups={
+                name: [
+                    GroupRow(**r | {"auc": Interval(**r["auc"]) if r["auc"] else None})
+                    for r in rows
+                ]
+                for name, rows in first["by"].items()
+            },
+        )
+
+    return [row(m.real, m.arm) for m in grid.mixtures if m.seed == grid.config.seeds[0]]
 
 
-def _manifold(
-    real: Float[np.ndarray, "real dim"], compared: Float[np.ndarray, "compared dim"]
-) -> Manifold | None:
-    enough = min(len(real), len(compared)) > _MANIFOLD_NEIGHBOURS
-    return manifold(real, compared, _MANIFOLD_NEIGHBOURS) if enough else None
+def _difference(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> Contrast:
+    """Mean AUC over the first classifiers less that over the second, on the same patients."""
+    weights = [1 / len(first)] * len(first) + [-1 / len(second)] * len(second)
+    return auc_contrast([_scores(evaluation) for evaluation in (*first, *second)], weights)
 
 
-def _descriptors(
-    real: RadiographDataset, synthetic: Mapping[str, RadiographDataset]
-) -> list[report.DescriptorRow]:
-    """Distances to the real test split by class, of at most 200 radiographs of each set."""
-
-    def some(dataset: RadiographDataset, split: str, label: str) -> list[int]:
-        found = _of_labels(dataset, split, [label])
-        return found[:: -(-len(found) // _DESCRIBED) or 1]
-
-    compared = {"real": (real, "validation")} | {n: (d, "train") for n, d in synthetic.items()}
+def _contrasts(
+    grid: Grid, tested: Mapping[Mixture, Mapping[str, Any]]
+) -> list[contents.ContrastRow]:
+    """All pairs of arms that differ in one axis alone."""
     rows = []
-    for label in LABELS:
-        test = some(real, "test", label)
-        if len(test) < 2:
+    for one, other in itertools.combinations(grid.arms, 2):
+        axes = [axis for axis in AXES if getattr(one, axis) != getattr(other, axis)]
+        if len(axes) != 1:
             continue
-        reference = {name: describe(f, real, test) for name, f in DESCRIPTORS.items()}
-        for source, (dataset, split) in compared.items():
-            chosen = some(dataset, split, label)
-            if chosen:
-                found = {
-                    name: descriptor_distance(reference[name], describe(f, dataset, chosen))
-                    for name, f in DESCRIPTORS.items()
-                }
-                rows.append(report.DescriptorRow(SHOWN[source], label, found, source == "real"))
-    return rows
-
-
-def _neighbours(
-    real: RadiographDataset, name: str, dataset: RadiographDataset
-) -> list[report.Neighbours]:
-    result = []
-    for label in LABELS:
-        train = _of_labels(real, "train", [label])
-        held_out = _of_labels(real, "validation", [label]) + _of_labels(real, "test", [label])
-        made = _of_labels(dataset, "train", [label])
-        pictures = thumbnails(dataset, made), thumbnails(real, train), thumbnails(real, held_out)
-        found = audit(*pictures, most_correlated)
-        patients = ([real.entries[n].patient for n in split] for split in (train, held_out))
-        attack = membership_inference(*pictures, *patients, search=most_correlated)
-        result.append(
-            report.Neighbours(
-                source=SHOWN[name],
-                label=label,
-                n=len(made),
-                pairs=[
-                    report.NeighbourPair(
-                        dataset.read(made[n]),
-                        real.read(train[found.index[n]]),
-                        float(found.ratio[n]),
-                    )
-                    for n in np.argsort(found.ratio)[:_PAIRS]
-                ],
-                threshold=found.threshold,
-                flagged_share=found.flagged_share,
-                chance_share=found.chance_share,
-                copies=int(found.copies.sum()),
-                authentic_share=float(found.authentic.mean()),
-                membership_auc=attack.auc,
-                verdict=verdict({"correlation": found}).sentence,
+        of_one, of_other = (
+            [tested[Mixture(False, arm, seed)] for seed in grid.config.seeds]
+            for arm in (one, other)
+        )
+        rows.append(
+            contents.ContrastRow(
+                axis=axes[0],
+                where=in_words(*(getattr(one, axis) for axis in AXES if axis != axes[0])),
+                first=in_words(getattr(one, axes[0])),
+                second=in_words(getattr(other, axes[0])),
+                auc=_difference(of_one, of_other),
             )
         )
-    return result
+    return rows
 
 
-def _sizes(name: str, dataset: RadiographDataset) -> list[report.ImageSizes]:
-    result = []
-    for label in LABELS:
-        entries = [dataset.entries[n] for n in _of_labels(dataset, "train", [label])]
-        sizes = np.array([(e.height, e.width) for e in entries], int)
-        result.append(report.ImageSizes(SHOWN[name], label, sizes[:, 0], sizes[:, 1]))
-    return result
+def _worst_pairs(
+    arm: Arm,
+    label: str,
+    real: RadiographDataset,
+    cells: Mapping[Cell, Sequence[RadiographDataset]],
+    found: Mapping[str, Measurement],
+) -> contents.WorstPairs:
+    pairs = []
+    for cell, made in cells.items():
+        if cell.arm != arm:
+            continue
+        by_label = dict(zip((run.label for run in cell.runs), made, strict=True))
+        for row in found[str(cell)].copies:
+            if row.label == label:
+                dataset = by_label.get(label) or by_label[""]
+                pairs += [(pair, row.threshold, dataset) for pair in row.pairs]
+    pairs.sort(key=lambda item: item[0].ratio)
+    return contents.WorstPairs(
+        source=_title(arm),
+        label=label,
+        pairs=[
+            contents.NeighbourPair(
+                dataset.read(pair.synthetic),
+                real.read(pair.nearest),
+                pair.ratio,
+                is_flagged=pair.ratio <= threshold,
+            )
+            for pair, threshold, dataset in pairs[:_PAIRS]
+        ],
+    )
+
+
+def _sizes(name: str, label: str, radiographs: RadiographSet) -> contents.ImageSizes:
+    entries = [dataset.entries[n] for dataset, n in radiographs.members]
+    sizes = np.array([(e.height, e.width) for e in entries], int).reshape(-1, 2)
+    return contents.ImageSizes(name, label, sizes[:, 0], sizes[:, 1])

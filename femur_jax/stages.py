@@ -3,7 +3,7 @@
 A stage reads what the one before it left in the workdir:
 
     WORKDIR/config.json, checkpoints/, scalars.jsonl, events.out.tfevents...   train
-    WORKDIR/synthetic/                                                         sample
+    WORKDIR/synthetic/, MODEL_CARD.md                                          sample
     WORKDIR/evaluation.json                                                    evaluate
 """
 
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from femur_jax import cards
 from femur_jax import workdir as workdirs
 from femur_jax.config import Config
 from femur_jax.data.requests import draw_requests, wanted_labels
@@ -114,7 +115,7 @@ def _tell(text: str) -> None:
 
 
 def sample(config: Config, workdir: Path) -> None:
-    """Writes a dataset of synthetic radiographs into `workdir/synthetic`.
+    """Writes a dataset of synthetic radiographs into `workdir/synthetic`, and their cards.
 
     A run that was killed goes on with the radiographs that it has finished. Several processes share
     the work.
@@ -170,6 +171,7 @@ def sample(config: Config, workdir: Path) -> None:
         multihost_utils.sync_global_devices("sampled")
     if jax.process_index() == 0:
         spool.write()
+        cards.write(config, workdir, RadiographDataset(workdir / SYNTHETIC))
 
 
 def _average(state: TrainState, config: Config, workdir: Path) -> Params:

@@ -152,6 +152,7 @@ SMALLEST = {
     "diffusion.model.attention": (True,),
     "diffusion.train.warmup_steps": 1,
     "diffusion.sample.steps": (2,),
+    "grid": ("diffusion-pyramid-joint", "gan-letterbox-joint"),
     "gan.model.size": 16,
     "gan.model.channels": (8, 8, 8),
     "gan.model.latent": 4,

@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,27 +13,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from femur_jax.evaluation.calibration import ReliabilityBin
 from femur_jax.evaluation.manifold import Manifold
-from femur_jax.evaluation.report import (
+from femur_jax.evaluation.measurement import CopiesRow, DistanceRow, Measurement
+from femur_jax.evaluation.report import words
+from femur_jax.evaluation.report.contents import (
     ClassifierRow,
+    ContrastRow,
     Curve,
-    DescriptorRow,
-    DistanceRow,
     Gallery,
     ImageSizes,
     NeighbourPair,
-    Neighbours,
     SplitSize,
     StudyResults,
-    auc_table,
-    write_report,
-    write_tables,
+    WorstPairs,
+    mean_row,
+    worst_row,
 )
-from femur_jax.evaluation.statistics import Contrast, Interval
+from femur_jax.evaluation.report.page import write_report
+from femur_jax.evaluation.report.tables import as_json, auc_table, write_tables
+from femur_jax.evaluation.statistics import Contrast, GroupRow, Interval, SeedSpread
 
 HOSTILE = '<script>alert("1")</script> & $\\frac{'
 SOURCES = ("real", "diffusion", "GAN")
-MANIFOLD = Manifold(precision=0.91, recall=0.82, density=1.04, coverage=0.73)
 SIZES = {"NFF": (128, 92), "AFF": (60, 41)}
 
 
@@ -41,56 +44,131 @@ def grey(height: int, width: int) -> np.ndarray:
     return np.linspace(0, 65535, height * width).astype(np.uint16).reshape(height, width)
 
 
+def distance(label: str, **changes) -> DistanceRow:
+    return dataclasses.replace(
+        DistanceRow(
+            label=label,
+            n_real=126,
+            n_compared=200,
+            kid=0.0312,
+            kid_error=0.0021,
+            mmd=0.0044,
+            fid=12.345,
+            fid_infinity=9.87,
+            manifold=Manifold(precision=0.91, recall=0.82, density=1.04, coverage=0.73),
+            ms_ssim=0.37,
+            descriptors={"size": 0.123, "grey values": 1.5},
+        ),
+        **changes,
+    )
+
+
+def copies(label: str, **changes) -> CopiesRow:
+    return dataclasses.replace(
+        CopiesRow(
+            label=label,
+            n=200,
+            pairs=(),
+            threshold=2.0,
+            flagged_share=Interval(0.015, 0.004, 0.04),
+            chance_share=0.011,
+            copies=2,
+            authentic_share=0.925,
+            membership_auc=Interval(0.52, 0.47, 0.57),
+            tpr_at_1_fpr=Interval(0.02, 0.0, 0.05),
+            is_accused=False,
+            verdict="No sign of copies: a sentence.",
+        ),
+        **changes,
+    )
+
+
+def difference(value: float, low: float, high: float) -> Contrast:
+    return Contrast(Interval(value, low, high), Interval(value, low, high + 0.01), 0.43)
+
+
+FLOOR = Measurement(
+    "penultimate layer of the classifier",
+    None,
+    [distance("both", kid=-0.0003, kid_error=0.0004), distance("AFF", n_compared=89, kid=-0.0003)],
+    [],
+)
+
+
 def made_up_results() -> StudyResults:
     steps = np.arange(0, 100, 10)
-    auc, sensitivity = Interval(0.914, 0.801, 0.986), Interval(0.55, 0.25, 0.8)
-    less = Contrast(Interval(-0.031, -0.12, 0.04), Interval(-0.031, -0.11, 0.05), 0.43)
+    auc = SeedSpread(Interval(0.914, 0.801, 0.986), [0.9, 0.928], 0.02)
     training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
+    generators = {
+        name: {
+            seed: Measurement(
+                FLOOR.features,
+                Interval(0.7 + 0.01 * seed, 0.6, 0.8),
+                [distance("both"), distance("AFF")],
+                [copies("AFF")],
+            )
+            for seed in (0, 1)
+        }
+        for name in SOURCES[1:]
+    }
     return StudyResults(
         title="A study",
         simulated=True,
         resolution="three levels of 32 px patches",
-        splits=[SplitSize("train", "NFF", 64, 201), SplitSize("held-out", "AFF", 6, 19)],
+        splits=[
+            SplitSize("train", "NFF", 64, 201),
+            SplitSize("test", "AFF", 6, 19),
+            SplitSize("test", "NFF", 24, 30),
+        ],
         training_steps={"diffusion": 1500, "GAN": 1200},
+        seeds=(0, 1),
         wall_seconds={"phantoms": 4.24, "training": 3725.0, "report": 95.0},
         galleries=[Gallery(s, c, [grey(*SIZES[c])] * 2) for s in SOURCES for c in SIZES],
         curves=[
-            Curve("diffusion", steps, 1 / (1 + steps), "denoising loss"),
-            Curve("generator", steps, np.sin(steps), "adversarial loss"),
-            Curve("discriminator", steps, np.cos(steps), "adversarial loss"),
+            Curve("pyramid, joint", "diffusion", steps, 1 / (1 + steps)),
+            Curve("letterbox, joint, generator", "GAN", steps, np.sin(steps)),
+            Curve("letterbox, joint, discriminator", "GAN", steps, np.cos(steps)),
         ],
         classifiers=[
-            ClassifierRow(name, 252 + i, auc, sensitivity, 30, less if i else None, 0.071, 0.054)
+            ClassifierRow(
+                trained_on=name,
+                is_synthetic=name in SOURCES[1:],
+                n_train=252 + i,
+                auc=auc,
+                sensitivity=Interval(0.55, 0.25, 0.8),
+                against_real=difference(-0.031, -0.12, 0.04) if i else None,
+                calibration_error=0.071,
+                chance_error=0.054,
+                reliability=[ReliabilityBin(0.2, 0.25, 0.1, 0.4, 10)],
+                groups={
+                    "hospital": [
+                        GroupRow("h1", 40, 6, 20, Interval(0.8 + 0.01 * i, 0.7, 0.9)),
+                        GroupRow("h2", 4, 1, 2, None),
+                    ]
+                },
+            )
             for i, name in enumerate(training_sets)
         ],
-        feature_extractor="penultimate layer of the classifier",
-        distances=[
-            DistanceRow("diffusion", "AFF", 126, 200, 0.0312, 0.0021, 12.345, 9.87, MANIFOLD),
-            DistanceRow(
-                "real, held out", "AFF", 126, 89, -0.0003, 0.0004, 4.5, 0.1, None, floor=True
+        contrasts=[
+            ContrastRow(
+                "classes", "diffusion, pyramid", "one model", "model per class",
+                difference(-0.02, -0.09, 0.05),
+            ),
+            ContrastRow(
+                "strategy", "diffusion, one model", "pyramid", "letterbox",
+                difference(0.12, 0.03, 0.2),
             ),
         ],
-        descriptors=[
-            DescriptorRow("GAN", "NFF", {"size": 0.123, "grey values": 1.5}),
-            DescriptorRow("real, held out", "NFF", {"size": 0.05, "grey values": 0.06}, floor=True),
-        ],
-        published={"a paper": 0.966},
-        neighbours=[
-            Neighbours(
-                source="GAN",
-                label="AFF",
-                n=200,
-                pairs=[
-                    NeighbourPair(grey(50, 40), grey(52, 33), 1.5),
-                    NeighbourPair(grey(50, 40), grey(52, 33), 2.5),
+        floor=FLOOR,
+        generators=generators,
+        pairs=[
+            WorstPairs(
+                "GAN",
+                "AFF",
+                [
+                    NeighbourPair(grey(50, 40), grey(52, 33), 1.5, True),
+                    NeighbourPair(grey(50, 40), grey(52, 33), 2.5, False),
                 ],
-                threshold=2.0,
-                flagged_share=Interval(0.015, 0.004, 0.04),
-                chance_share=0.011,
-                authentic_share=0.925,
-                copies=2,
-                membership_auc=Interval(0.52, 0.47, 0.57),
-                verdict="No sign of copies: a sentence.",
             )
         ],
         sizes=[
@@ -98,8 +176,9 @@ def made_up_results() -> StudyResults:
             for s in SOURCES
             for c in SIZES
         ],
+        published={"a paper": {"auc": 0.966, "sensitivity": 0.796}},
         provenance={"seed": "17", "config hash": "3f2a9c01"},
-    )
+    )  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -178,14 +257,18 @@ def test_the_sections_come_in_order(html: str):
     parts = (
         "<h1>A study",
         "simulated phantoms",
-        "Real and synthetic",
+        "1. Can a GAN",
         "Training curves:",
+        "2. How good",
         "Trained on",
         "Forest plot",
+        "Reliability diagrams",
         "penultimate layer of the classifier",
         "biased upwards",
-        "repeat a patient",
+        "3. One model",
+        "4. What to do",
         "Height against width of",
+        "5. Are they safe",
         "Provenance",
         "3f2a9c01",
     )
@@ -195,12 +278,13 @@ def test_the_sections_come_in_order(html: str):
 
 def test_the_summary_says_how_small_the_run_is(page: Page):
     assert page.row("train") == ["train", "64 / 201", "–"]
-    assert page.row("held-out") == ["held-out", "–", "6 / 19"]
+    assert page.row("test") == ["test", "24 / 30", "6 / 19"]
     assert page.row("diffusion", "1,500")
     assert page.row("phantoms") == ["phantoms", "4.2 s"]
     assert page.row("training") == ["training", "1 h 2 min"]
     assert page.row("report") == ["report", "1 min 35 s"]
-    assert "three levels of 32 px patches" in page.text
+    assert "Three levels of 32 px patches" in page.text
+    assert "30 test patients (6 with AFF, 24 with NFF) and on two trainings" in page.text
 
 
 def test_a_report_on_patients_does_not_call_them_phantoms(tmp_path: Path):
@@ -213,24 +297,86 @@ def test_a_report_on_patients_does_not_call_them_phantoms(tmp_path: Path):
 
 def test_every_number_of_the_tables_is_there(page: Page):
     interval, sensitivity = "0.91 [0.80, 0.99]", "0.55 [0.25, 0.80]"
-    rest = [sensitivity, "0.07 (0.05)", "30"]
-    assert page.row("real", "252") == ["real", "252", interval, "–", *rest]
+    rest = [sensitivity, "0.07 (0.05)"]
+    assert page.row("real", "252") == ["real", "252", interval, "± 0.02", "–", *rest]
     less = "-0.03 [-0.12, +0.04], p = 0.43"
-    assert page.row("real + GAN") == ["real + GAN", "256", interval, less, *rest]
-    four = ["0.91", "0.82", "1.04", "0.73"]
-    assert page.row("diffusion", "AFF", "126")[3:] == ["200", "31.2 ± 2.1", "12.3", "9.87", *four]
-    assert page.row("real, held out", "AFF")[3:7] == ["89", "-0.3 ± 0.4", "4.5", "0.1"]
-    assert page.row("GAN", "NFF") == ["GAN", "NFF", "0.12", "1.50"]
-    audited = ["GAN", "AFF", "200", "2", "1.5% [0.4%, 4.0%]", "1.1%", "92.5%", "0.52 [0.47, 0.57]"]
-    assert page.row("GAN", "AFF", "200") == audited
+    assert page.row("real + GAN") == ["real + GAN", "256", interval, "± 0.02", less, *rest]
+    assert page.row("diffusion", "0.70 [0.60, 0.80]")[2] == "0.71 [0.60, 0.80]"
+    by_hospital = ["0.80 [0.70, 0.90]", "0.81 [0.70, 0.90]", "0.82 [0.70, 0.90]"]
+    assert page.row("h1") == ["h1", "6 / 20", *by_hospital]
+    assert "h2" not in page.text
+    kept = ["12.3", "9.87", "0.91", "0.82", "1.04", "0.73", "0.37"]
+    assert page.row("diffusion", "AFF", "126, 200")[3:] == ["31.2 ± 2.1", "4.4", *kept]
+    assert page.row("real, held out", "AFF", "126, 89")[3] == "-0.3 ± 2.1"
+    assert page.row("GAN", "both", "0.12") == ["GAN", "both", "0.12", "1.50"]
+    assert page.row("diffusion, pyramid")[2:] == [
+        "-0.02 [-0.09, +0.05]",
+        "-0.02 [-0.09, +0.06]",
+        "0.43",
+    ]
+    audited = ["GAN", "AFF", "400", "4", "1.5% [0.4%, 4.0%]", "1.1%", "92.5%", "0.52 [0.47, 0.57]"]
+    assert page.row("GAN", "AFF", "400") == [*audited, "2.0% [0.0%, 5.0%]"]
 
 
 def test_tables_are_accessible(page: Page):
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 7
+    assert len(page.all("caption")) == len(page.all("table")) == 11
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
-    assert len(page.all("svg")) == 3
+    assert len(page.all("svg")) == 6
+
+
+def test_sentences_follow_from_the_intervals():
+    results = made_up_results()
+    assert "cannot tell the two apart" in words.how_good(results)
+    assert "2 of two generators are farther from real" in words.how_good(results)
+    undecided, decided = (words.contrasts(results, axis) for axis in ("classes", "strategy"))
+    assert "includes zero: these 30 test patients cannot tell" in undecided
+    assert "pyramid is better" in decided and "includes zero" not in decided
+    assert "does not answer" in words.contrasts(results, "model")
+    assert "in any of 4 synthetic sets" in words.are_they_safe(results)
+    assert "In 0 of 4 sets" in words.are_they_safe(results)
+    assert "as chance explains" in words.are_they_safe(results)
+    assert "In 4 of 4 synthetic sets" in words.can_they_learn(results)
+
+    worse = [
+        dataclasses.replace(row, against_real=difference(-0.3, -0.4, -0.1)) if i else row
+        for i, row in enumerate(results.classifiers)
+    ]
+    accused = Measurement(
+        "", Interval(0.5, 0.4, 0.6), [distance("both", kid=0.0)],
+        [copies("NFF", is_accused=True, membership_auc=Interval(0.8, 0.7, 0.9))],
+    )  # fmt: skip
+    bad = dataclasses.replace(
+        results, classifiers=worse, seeds=(0,), generators={"GAN": {0: accused}}
+    )
+    assert "do not replace the real ones" in words.how_good(bad)
+    assert "no of" not in words.how_good(bad) and "0 of one generator" in words.how_good(bad)
+    assert "Do not share 1 of 1" in words.are_they_safe(bad)
+    assert "GAN, NFF, seed 0" in words.are_they_safe(bad)
+    assert "something of the patients is told" in words.are_they_safe(bad)
+    assert words.can_they_learn(bad).startswith("In none of the synthetic sets")
+    assert "another training might turn it round" in words.contrasts(bad, "strategy")
+
+
+def test_many_comparisons_are_told_in_short():
+    results = made_up_results()
+    rows = [dataclasses.replace(results.contrasts[0], where=f"w{n}") for n in range(4)]
+    rows += [dataclasses.replace(results.contrasts[1], axis="classes", where="found")]
+    told = words.contrasts(dataclasses.replace(results, contrasts=rows), "classes")
+    assert told.startswith("In 1 of 5 comparisons") and "Found: the AUC" in told
+    assert "w0" not in told and "corrected" in told
+
+
+def test_seeds_are_averaged_and_the_worst_of_them_is_told():
+    mean = mean_row(
+        [distance("AFF", kid=0.2, kid_error=0.1), distance("AFF", kid=0.4, kid_error=0.3)]
+    )
+    assert (mean.kid, mean.kid_error, mean.manifold.recall) == pytest.approx((0.3, 0.2, 0.82))
+    accused = copies("AFF", is_accused=True, verdict="Do not share.", authentic_share=0.1)
+    worst = worst_row([copies("AFF"), accused, copies("AFF", copies=7)])
+    assert (worst.n, worst.copies, worst.verdict) == (600, 11, "Do not share.")
+    assert worst.authentic_share == 0.1
 
 
 def decode(img: dict[str, str | None]) -> np.ndarray:
@@ -265,7 +411,7 @@ def test_neighbour_pairs_name_their_distance_and_flag_only_the_near_one(html: st
 def test_large_radiographs_are_reduced_by_one_factor_and_keep_their_caption(tmp_path: Path):
     large, small = grey(3000, 1500), grey(900, 600)
     results = dataclasses.replace(
-        made_up_results(), galleries=[Gallery("real", "AFF", [large, small])], neighbours=[]
+        made_up_results(), galleries=[Gallery("real", "AFF", [large, small])], pairs=[]
     )
     write_report(results, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -282,10 +428,11 @@ def test_hostile_text_stays_text(tmp_path: Path):
         r,
         title=HOSTILE,
         galleries=[Gallery('"><img src=x>', HOSTILE, r.galleries[0].images)],
-        curves=[dataclasses.replace(c, name=HOSTILE, ylabel=HOSTILE) for c in r.curves],
+        curves=[dataclasses.replace(c, name=HOSTILE, panel=HOSTILE) for c in r.curves],
         classifiers=[dataclasses.replace(c, trained_on=HOSTILE) for c in r.classifiers],
-        distances=[dataclasses.replace(d, source=HOSTILE) for d in r.distances],
-        neighbours=[dataclasses.replace(n, source=HOSTILE) for n in r.neighbours],
+        contrasts=[dataclasses.replace(c, where=HOSTILE, first=HOSTILE) for c in r.contrasts],
+        generators={HOSTILE: r.generators["GAN"]},
+        pairs=[dataclasses.replace(n, source=HOSTILE) for n in r.pairs],
         sizes=[dataclasses.replace(s, source=HOSTILE, label=HOSTILE) for s in r.sizes],
         provenance={HOSTILE: HOSTILE},
     )
@@ -296,14 +443,15 @@ def test_hostile_text_stays_text(tmp_path: Path):
     assert all((img["src"] or "").startswith("data:") for img in page.all("img"))
 
 
-def test_a_run_without_a_part_says_so(tmp_path: Path):
-    empty = dataclasses.replace(
-        made_up_results(),
-        galleries=[], curves=[], classifiers=[], distances=[], neighbours=[], sizes=[],
-    )  # fmt: skip
-    write_report(empty, tmp_path / "report.html")
+def test_a_run_without_distances_says_so(tmp_path: Path):
+    r = made_up_results()
+    nothing = dataclasses.replace(FLOOR, distances=[])
+    small = {0: dataclasses.replace(r.generators["GAN"][0], distances=[])}
+    poor = dataclasses.replace(r, contrasts=[], floor=nothing, generators={"GAN": small})
+    write_report(poor, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert page.text.count("Not part of this run.") == 6
+    assert page.text.count("it does not answer the question") == 2
+    assert "No set of this run holds ten radiographs" in page.text
 
 
 def test_the_same_results_give_the_same_bytes(html: str, tmp_path: Path):
@@ -330,28 +478,40 @@ def test_a_failure_leaves_the_former_report_and_no_half_file(
 
 
 def test_auc_table_lines_up():
-    rest = (30, None, 0.1, 0.1)
-    rows = [
-        ClassifierRow("real", 252, Interval(0.914, 0.8, 1.0), Interval(0.5, 0.25, 0.75), *rest),
-        ClassifierRow(
-            "real + diffusion", 12652, Interval(0.9, 0.8, 0.95), Interval(0.0, 0.0, 0.0), *rest
-        ),
-    ]
-    lines = auc_table(rows).split("\n")
+    first = made_up_results().classifiers[0]
+    more = dataclasses.replace(first, trained_on="real + diffusion", n_train=12652)
+    lines = auc_table([first, more]).split("\n")
     assert len({len(line) for line in lines}) == 1
-    assert " ".join(lines[2].split()) == "real 252 0.91 [0.80, 1.00] 0.50 [0.25, 0.75] 30"
-    assert lines[3].startswith("real + diffusion    12652   0.90 [0.80, 0.95]")
+    assert " ".join(lines[2].split()) == "real 252 0.91 [0.80, 0.99] 0.55 [0.25, 0.80]"
+    assert lines[3].startswith("real + diffusion    12652   0.91 [0.80, 0.99]")
 
 
 def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
-    write_tables(made_up_results(), tmp_path)
+    results = made_up_results()
+    write_tables(results, tmp_path)
     tables = {
         path.stem: list(csv.DictReader(path.read_text().splitlines()))
         for path in tmp_path.glob("*.csv")
     }
-    assert tables.keys() == {"classifiers", "distances", "descriptors", "copies"}
-    assert [row["auc.low"] for row in tables["classifiers"]] == ["0.801"] * 5
-    assert [row["against_real.p_value"] for row in tables["classifiers"]] == ["", *["0.43"] * 4]
-    assert tables["distances"][0]["manifold.coverage"] == "0.73"
-    assert tables["descriptors"][0]["distances.size"] == "0.123"
+    assert tables.keys() == {"classifiers", "contrasts", "distances", "copies", "groups"}
+    assert [row["auc.mean.low"] for row in tables["classifiers"]] == ["0.801"] * 5
+    assert tables["classifiers"][0]["auc.auc"] == "0.9 0.928"
+    p_values = [row["against_real.p_value"] for row in tables["classifiers"]]
+    assert p_values == ["", *["0.43"] * 4]
+    assert tables["contrasts"][1]["auc.bootstrap.low"] == "0.03"
+    assert [row["seed"] for row in tables["distances"]] == ["", "", *["0", "0", "1", "1"] * 2]
+    assert tables["distances"][2]["manifold.coverage"] == "0.73"
+    assert tables["distances"][2]["descriptors.size"] == "0.123"
     assert tables["copies"][0]["flagged_share.high"] == "0.04"
+    assert tables["groups"][1]["group"] == "h2"
+
+    read = json.loads(as_json(results))
+    assert read["generators"]["GAN"]["1"]["judged"]["value"] == 0.71
+    assert read["published"]["a paper"]["sensitivity"] == 0.796
+
+
+def test_a_measurement_survives_json():
+    found = made_up_results().generators["GAN"][1]
+    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == dataclasses.replace(
+        found, copies=[dataclasses.replace(row, pairs=[]) for row in found.copies]
+    )

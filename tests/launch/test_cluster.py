@@ -212,12 +212,38 @@ def test_a_mistake_costs_one_sentence_and_ends_all(cluster, tmp_path, changes, w
 
 
 @pytest.mark.parametrize("profile", [p.name for p in (ROOT / "launch" / "profiles").iterdir()])
-@pytest.mark.parametrize("script", ["train", "study", "ingest"])
-def test_slurm_takes_every_script_with_every_profile(cluster, monkeypatch, profile, script):
+def test_slurm_takes_the_script_with_every_profile(cluster, monkeypatch, profile):
     monkeypatch.setitem(cluster.environment, "FEMUR_TEST_ONLY", "1")
-    result = cluster.run("launch/submit", profile, f"launch/{script}.sbatch", "runs/x", "y", "z")
+    result = cluster.run("launch/submit", profile, "launch/train.sbatch", "runs/x", "y")
     assert result.returncode == 0, result.stderr
     assert "to start at" in result.stderr
+
+
+def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch, tmp_path):
+    """The plan goes through SLURM, which is asked what it has understood; nothing is trained."""
+    monkeypatch.setitem(cluster.environment, "SBATCH_OUTPUT", str(tmp_path / "%j.log"))
+    result = cluster.run(
+        *("launch/study", "cpu", tmp_path / "run", "--config=configs/study.py:smoke"),
+        "--config.grid=('gan-letterbox-per_class',)",
+    )
+    assert result.returncode == 0, result.stderr
+    jobs = {name: job for job, name in (li.split(" ", 1) for li in result.stdout.splitlines())}
+    shown = {name: cluster.run("scontrol", "show", "job", job).stdout for name, job in jobs.items()}
+    cluster.run("scancel", *jobs.values())
+
+    assert len(jobs) == 12 and list(jobs)[-1] == "report"
+    cell = "gan-letterbox-per_class-0"
+    for name, needs in {
+        "ingest": ["phantoms"],
+        f"sample {cell}-AFF": [f"train {cell}-AFF"],
+        f"measure {cell}": ["classifier real-0", f"sample {cell}-AFF", f"sample {cell}-NFF"],
+    }.items():
+        [dependency] = re.findall(r"Dependency=(\S+)", shown[name])
+        waits = re.findall(r"afterok:(\d+)", dependency)
+        assert sorted(waits) == sorted(jobs[need] for need in needs)
+        assert f"JobName={name}" in shown[name]
+    assert "NumNodes=2" in shown[f"train {cell}-AFF"]
+    assert "NumNodes=1" in shown[f"sample {cell}-AFF"]
 
 
 def test_scripts_pass_shellcheck():

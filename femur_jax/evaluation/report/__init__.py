@@ -1,0 +1,1 @@
+"""The study's report: contents.py holds what it shows, page.py writes it."""
