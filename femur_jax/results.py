@@ -27,7 +27,7 @@ from femur_jax.evaluation.distances import (
     frechet_distance_infinity,
     kernel_distance,
 )
-from femur_jax.evaluation.features import inception, inception_features, thumbnails
+from femur_jax.evaluation.features import network, radiograph_features, thumbnails
 from femur_jax.evaluation.manifold import Manifold, manifold
 from femur_jax.evaluation.memorization import audit, membership_inference, verdict
 from femur_jax.evaluation.statistics import Interval, auc_contrast, patient_scores
@@ -177,7 +177,7 @@ Extractor = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
 def _extractor(study: Config, config: Config, folder: Path) -> Extractor:
     """Inception where its weights are given, else the classifier that was trained on real ones."""
     if study.inception:
-        return partial(inception_features, inception(Path(study.inception)))
+        return partial(radiograph_features, network(Path(study.inception)))
     task = stages.make_task(config)
     assert isinstance(task, ClassifierTask)
     params = loop.restore(task, config, folder).ema
