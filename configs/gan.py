@@ -54,6 +54,8 @@ def get_config(variant: str = "base") -> ConfigDict:
         }
     )
     config.sample = ConfigDict({"per_label": 500, "seed": 0, "batch_size": 64})
+    # A file of weights of Inception-v3 or DINOv2 for the stage evaluate; pixels when empty.
+    config.evaluate = ConfigDict({"weights": ""})
     if variant == "tiny":
         config.model.update(
             size=64,

@@ -89,6 +89,8 @@ def get_config(variant: str = "base") -> ConfigDict:
             "megapixels": 16.0,  # solved together; takes 40 bytes a pixel on the host
         }
     )
+    # A file of weights of Inception-v3 or DINOv2 for the stage evaluate; pixels when empty.
+    config.evaluate = ConfigDict({"weights": ""})
     if variant == "tiny":
         config.data.level_weights = (2.0, 1.0)
         config.model.update(

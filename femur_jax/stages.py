@@ -7,14 +7,12 @@ A stage reads what the one before it left in the workdir:
     WORKDIR/evaluation.json                                                    evaluate
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from femur_jax import workdir as workdirs
@@ -26,16 +24,14 @@ from femur_jax.data.synthetic import SyntheticSpool
 from femur_jax.diffusion.generation import Model
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
+from femur_jax.evaluation import generator
 from femur_jax.evaluation.classification import (
     ClassifierTask,
     Predictions,
     predict,
     radiographs_to_test,
 )
-from femur_jax.evaluation.correlation import most_correlated
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance
-from femur_jax.evaluation.features import pixel_features, thumbnails
-from femur_jax.evaluation.memorization import audit, verdict
+from femur_jax.evaluation.features import network, pixels
 from femur_jax.evaluation.summary import summarise
 from femur_jax.files import write_atomically
 from femur_jax.gan.task import GanTask
@@ -185,29 +181,13 @@ def evaluate(config: Config, workdir: Path) -> None:
         )
         print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
     else:
-        synthetic = RadiographDataset(workdir / SYNTHETIC)
-        samples = synthetic.split("train")
-        held_out = pixel_features(real, real.split("test"), _FEATURE_SIDE)
-        made = pixel_features(synthetic, samples, _FEATURE_SIDE)
-        kid = kernel_distance(held_out, made)
-        pictures = {split: thumbnails(real, real.split(split)) for split in ("train", "test")}
-        found = audit(
-            thumbnails(synthetic, samples), pictures["train"], pictures["test"], most_correlated
-        )
-        told = verdict({"correlation": found})
-        result = {
-            "features": f"pixels {_FEATURE_SIDE} x {_FEATURE_SIDE}",
-            "fid": frechet_distance(held_out, made),
-            "kid": dataclasses.asdict(kid),
-            "copies": int(found.copies.sum()),
-            "flagged_share": dataclasses.asdict(found.flagged_share),
-            "authentic_share": float(np.mean(found.authentic)),
-            "verdict": told.sentence,
-        }
-        print(
-            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}\n"
-            f"{told.sentence}"
-        )
+        synthetic = generator.open_synthetic(workdir / SYNTHETIC)
+        weights, by = config.evaluate.weights, config.data.draw.by
+        extractor = network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
+        compared = generator.distances(real, synthetic, extractor, by=by)
+        found = generator.copies(real, synthetic, extractor, by=by)
+        result = {"features": extractor.name, **generator.as_json(compared, found)}
+        print(generator.as_text(compared, found, extractor.name))
     write_atomically(workdir / EVALUATION, json.dumps(result))
 
 

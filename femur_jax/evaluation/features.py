@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, UInt16
+from jaxtyping import Array, Float, Float32, Int, UInt16
 from PIL import Image
 from tqdm import tqdm
 
 from femur_jax.data.letterbox import letterbox, place
+from femur_jax.data.pyramid import shrink
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.models import dinov2, inception
@@ -22,6 +23,10 @@ from femur_jax.models.torch_file import read_weights
 
 THUMBNAIL_SIDE = 48
 """Pixels; enough for a radiograph to be told from all others, see `correlation`."""
+
+_PARTS = 3
+_PART_SIDE = 40  # three of them reach from top to bottom of 64 to 128 pixels
+_LONGEST = 128  # pixels of the level that parts are cut from
 
 
 @dataclass(frozen=True)
@@ -198,3 +203,50 @@ def thumbnails(
         image = Image.fromarray(dataset.read(n, level).astype(np.float32))
         result[number] = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
     return result
+
+
+def part_scale(dataset: RadiographDataset, radiographs: Sequence[int]) -> int:
+    """The `longest` of `parts` in which the largest of some radiographs are not shrunk."""
+    return max(max(_for_parts(dataset, n)[1]) for n in radiographs)
+
+
+def parts(
+    dataset: RadiographDataset, radiographs: Sequence[int], longest: int = _LONGEST
+) -> Float32[np.ndarray, "n part side side"]:
+    """Squares in the middle of the radiograph's upper, middle and lower third, values 0..65535.
+
+    They are cut from the finest level of at most 128 pixels. The scale does not depend on where
+    the radiograph ends, as a thumbnail's does, so what was cropped still lies upon its original but
+    for a shift. Beyond the border the nearest pixel is repeated.
+
+    Args:
+        dataset: To be read.
+        radiographs: Positions in it.
+        longest: Levels are shrunk to so many pixels; for a training set the `part_scale` of the
+            synthetic one, whose generator may know it letterboxed alone.
+    """
+    result = np.empty((len(radiographs), _PARTS, _PART_SIDE, _PART_SIDE), np.float32)
+    for number, n in enumerate(radiographs):
+        level, _ = _for_parts(dataset, n)
+        image = shrink(dataset.read(n, level), (longest, longest))
+        for part in range(_PARTS):
+            middles = (part + 0.5) / _PARTS, 0.5
+            rows, columns = (
+                np.clip(_around(middle * length, length), 0, length - 1)
+                for middle, length in zip(middles, image.shape, strict=True)
+            )
+            result[number, part] = image[np.ix_(rows, columns)]
+    return result
+
+
+def _for_parts(dataset: RadiographDataset, radiograph: int) -> tuple[int, tuple[int, int]]:
+    """The level that parts are cut from, and its size."""
+    sizes = dataset.level_sizes(radiograph)
+    level = max((i for i, size in enumerate(sizes) if max(size) <= _LONGEST), default=0)
+    return level, sizes[level]
+
+
+def _around(middle: float, length: int) -> Int[np.ndarray, " side"]:
+    """Positions of a part's pixels along an axis, within the image where it is long enough."""
+    first = round(middle - _PART_SIDE / 2)
+    return np.arange(_PART_SIDE) + min(max(first, 0), max(length - _PART_SIDE, first))

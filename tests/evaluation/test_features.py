@@ -6,12 +6,19 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
+from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.features import (
     Extractor,
     extract_features,
     network,
+    part_scale,
+    parts,
     patch_features,
     pixels,
     radiograph_features,
@@ -56,6 +63,39 @@ def test_a_radiograph_smaller_than_a_patch_lies_in_zeros(dataset):
     whole = dataset.read(0) / 65535
     assert np.count_nonzero(got) == whole.size
     np.testing.assert_allclose(got[got > 0], whole.ravel(), rtol=1e-6)
+
+
+def test_a_crop_moves_parts_and_does_not_scale_them(tmp_path):
+    """Each part of a radiograph is found in its cropped copy, and in no other radiograph."""
+    rng = np.random.default_rng(3)
+    images = [gaussian_filter(rng.normal(size=(116, 60)), 2) for _ in range(4)]
+    images = [np.round(30000 + 1e5 * image).clip(0, 65535).astype(np.uint16) for image in images]
+    images.append(images[2][5:, 3:])
+    folder = tmp_path / "dataset"
+    with DatasetWriter(folder, patch=32, provenance={}) as writer:
+        for number, pixels_ in enumerate(images):
+            radiograph = Radiograph(
+                pixels=np.ascontiguousarray(pixels_),
+                name=str(number),
+                label="NFF",
+                patient=str(number),
+                hospital="",
+                spacing_mm=0.0,
+                spacing_source="unknown",
+            )
+            writer.add(encode(radiograph, 32), "train")
+    dataset = RadiographDataset(folder)
+    got = parts(dataset, [0, 1, 2, 3, 4])
+    assert got.shape == (5, 3, 40, 40)
+    for part in range(3):
+        found = most_correlated(got[4:, part], got[:4, part], 2, shift=6)
+        assert found.index[0, 0] == 2
+        assert found.distance[0, 0] < 0.2 < 0.8 < found.distance[0, 1]
+    assert part_scale(dataset, [0]) == 116
+    # Shrunk to half; of the 30 columns, those beyond the border are repeated, five on each side.
+    whole = Image.fromarray(images[0].astype(np.float32)).resize((30, 58), Image.Resampling.BOX)
+    middle = parts(dataset, [0], longest=58)[0, 1]
+    assert np.corrcoef(middle[:, 20], np.asarray(whole)[9:49, 15])[0, 1] > 0.99
 
 
 def test_features_are_in_order_and_do_not_depend_on_the_batch():
