@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base, large."""
     config = ConfigDict()
-    config.stage = "train"  # or sample
+    config.stage = "train"  # or sample, evaluate, audit
     config.task = "diffusion"
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
@@ -76,6 +76,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "sizes": (),  # ((height, width), ...) to take turns; as in training when empty
             "seed": 0,
             "ema": 0.05,  # one of train.ema_widths
+            "snapshot": 0,  # step of the snapshot to sample from; 0: the newest checkpoint
             "guidance": 1.0,
             "autoguidance": "",  # workdir of a worse model to guide with, instead of no class
             "solver": "dpm_solver_2m",  # or heun; see diffusion/solvers.py
@@ -89,8 +90,12 @@ def get_config(variant: str = "base") -> ConfigDict:
             "megapixels": 16.0,  # solved together; takes 40 bytes a pixel on the host
         }
     )
-    # A file of weights of Inception-v3 or DINOv2 for the stage evaluate; pixels when empty.
-    config.evaluate = ConfigDict({"weights": ""})
+    config.evaluate = ConfigDict(
+        {
+            "weights": "",  # file of Inception-v3 or DINOv2, for features; pixels when empty
+            "per_label": 16,  # radiographs of each class that audit makes with each snapshot
+        }
+    )
     if variant == "tiny":
         config.data.level_weights = (2.0, 1.0)
         config.model.update(

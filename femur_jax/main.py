@@ -2,8 +2,8 @@
 
     python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
 
-The config's `stage` says what is done: train, sample, evaluate or study. Any field of it can be
-set on the command line: --config.train.steps=100.
+The config's `stage` says what is done: train, sample, evaluate, audit or study. Any field of it can
+be set on the command line: --config.train.steps=100.
 """
 
 import sys
@@ -45,6 +45,7 @@ def run(config, workdir: Path) -> None:
         "train": stages.train,
         "sample": stages.sample,
         "evaluate": stages.evaluate,
+        "audit": stages.audit,
         "study": study.run,
     }
     if config.stage not in runs:
