@@ -24,7 +24,7 @@ from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
-from femur_jax.evaluation.features import Extractor, pixels, radiograph_features
+from femur_jax.evaluation.features import Extractor, patch_features, pixels, radiograph_features
 
 _ROOT = Path(__file__).parents[1]
 _STEPS = 400
@@ -34,13 +34,13 @@ Image = UInt16[np.ndarray, "_height _width"]
 
 
 def random_network() -> Extractor:
-    """Means over the image of three layers of random convolutions, which see fine detail."""
+    """Means over a patch of three layers of random convolutions, which see fine detail."""
     rng = np.random.default_rng(0)
     kernels = [rng.normal(size=(3, 3, c, 16)) * np.sqrt(2 / (9 * c)) for c in (1, 16, 16)]
-    kernels[0] -= kernels[0].mean(axis=(0, 1))  # blind to the grey level
 
     def extract(images: Float[Array, "n side side"]) -> Float[Array, "n dim"]:
-        x, means = 10 * images[..., None], []
+        spread = images.std(axis=(1, 2), keepdims=True) + 1e-3
+        x, means = ((images - images.mean(axis=(1, 2), keepdims=True)) / spread)[..., None], []
         for kernel in kernels:
             x = jax.lax.conv_general_dilated(
                 x, jnp.asarray(kernel, x.dtype), (1, 1), "SAME", dimension_numbers=_LAYOUT
@@ -50,7 +50,7 @@ def random_network() -> Extractor:
             x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean(axis=(2, 4))
         return jnp.concatenate(means, axis=-1)
 
-    return Extractor("random network", 128, extract)
+    return Extractor("random network", 48, extract)
 
 
 def blurred(sigma: float) -> Callable[[Image, int], Image]:
@@ -69,7 +69,7 @@ def noisy(amount: float) -> Callable[[Image, int], Image]:
 
 
 PIXELS: dict[str, tuple[Callable[[Image, int], Image], ...]] = {
-    "blur": (blurred(1.5), blurred(5.0)),
+    "blur": (blurred(2.5), blurred(6.0)),
     "noise": (noisy(0.05), noisy(0.2)),
 }
 """A little and much of each."""
@@ -127,9 +127,12 @@ def ordered(folder: Path) -> Found:
     for name, (chosen, change) in sets.items():
         degraded = _written(folder / name.replace(" ", "_"), real, chosen, change)
         found[name] = {"TSTR AUC": _tstr(folder, real, degraded)}
-        for extractor in (pixels(12), random_network()):
+        for extractor, features_of in (
+            (pixels(12), radiograph_features),
+            (random_network(), patch_features),
+        ):
             reference, features = (
-                radiograph_features(extractor, dataset, dataset.split(split))
+                features_of(extractor, dataset, dataset.split(split))
                 for dataset, split in ((real, "test"), (degraded, "train"))
             )
             found[name] |= {

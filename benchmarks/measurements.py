@@ -351,7 +351,7 @@ def diffusion_breaks_over_real() -> Found:
 def degraded_sets() -> Found:
     """Pairs of sets that FID, KID or a classifier trained on them order wrongly; minutes.
 
-    600 radiographs of simulated patients as they are, and with a little and much blur, with a
+    Some 500 radiographs of simulated patients as they are, and with a little and much blur, with a
     little and much noise, of one hospital in four alone, with one AFF in twenty, and with twelve of
     them repeated. Each must come behind the unchanged one, and much behind a little, in FID and KID
     of pixels against held-out patients and in the AUC of a tiny classifier on them.
