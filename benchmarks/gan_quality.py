@@ -21,7 +21,7 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.requests import draw_requests
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.distances import kernel_distance
-from femur_jax.evaluation.features import pixel_features
+from femur_jax.evaluation.features import pixels, radiograph_features
 from femur_jax.gan.task import GanTask
 from femur_jax.models.functional import Params
 from femur_jax.phantom.cohort import write_cohort
@@ -186,7 +186,7 @@ def _features(
     dataset: RadiographDataset, split: str, label: str | None = None
 ) -> Float[np.ndarray, "n pixels"]:
     wanted = [n for n in dataset.split(split) if label in (None, dataset.entries[n].label)]
-    return pixel_features(dataset, wanted, _SIDE)
+    return radiograph_features(pixels(_SIDE), dataset, wanted)
 
 
 def _samples(task: GanTask, params: Params, config: Config) -> Float[np.ndarray, "n pixels"]:

@@ -396,3 +396,30 @@ def diffusion_breaks_over_real() -> Found:
     from benchmarks.diffusion_quality import quality
 
     return quality()
+
+
+@measurement("pairs", Goal("<=", 0.0))
+def degraded_sets() -> Found:
+    """Pairs of sets that FID, KID or a classifier trained on them order wrongly; minutes.
+
+    Some 500 radiographs of simulated patients as they are, and with a little and much blur, with a
+    little and much noise, of one hospital in four alone, with one AFF in twenty, and with twelve of
+    them repeated. Each must come behind the unchanged one, and much behind a little, in FID and KID
+    of pixels against held-out patients and in the AUC of a tiny classifier on them.
+    """
+    from benchmarks.degraded_sets import order_of_degraded_sets
+
+    return order_of_degraded_sets()
+
+
+@measurement("", Goal(">=", 0.5))
+def overfit_flagged() -> Found:
+    """Share of the radiographs of a model that has memorised that the audit flags; minutes.
+
+    The tiny denoiser, letterboxed, on the radiographs of ten simulated patients, without mirroring.
+    A few radiographs are made with the averages of every 200 steps and audited; the details have
+    the curve and the step before the onset, at which there must be no accusation yet.
+    """
+    from benchmarks.memorization import overfit_flagged
+
+    return overfit_flagged()

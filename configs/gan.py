@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base, large."""
     config = ConfigDict()
-    config.stage = "train"  # or sample, evaluate
+    config.stage = "train"  # or sample, evaluate, audit
     config.task = "gan"
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
@@ -49,6 +49,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             # Adaptive augmentation: p rises where D prefers the real one in more than 80% of pairs.
             "ada_target": 0.6,  # their share less that of the others
             "ada_images": 500_000,  # in which p can go from 0 to 1
+            "snapshot_every": 0,  # steps between stored averages, for the audit; 0: none
             "log_every": 100,
             "checkpoint_every": 5000,
             "images_every": 5000,
@@ -62,7 +63,14 @@ def get_config(variant: str = "base") -> ConfigDict:
             # when empty
             "sizes": (),
             "seed": 0,
+            "snapshot": 0,  # step of the snapshot to sample from; 0: the newest checkpoint
             "batch_size": 64,
+        }
+    )
+    config.evaluate = ConfigDict(
+        {
+            "weights": "",  # file of Inception-v3 or DINOv2, for features; pixels when empty
+            "per_label": 16,  # radiographs of each class that audit makes with each snapshot
         }
     )
     if variant == "tiny":

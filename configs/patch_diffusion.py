@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base, large."""
     config = ConfigDict()
-    config.stage = "train"  # or sample
+    config.stage = "train"  # or sample, evaluate, audit
     config.task = "diffusion"
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0
@@ -76,6 +76,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "sizes": (),  # ((height, width), ...) to take turns; as in training when empty
             "seed": 0,
             "ema": 0.05,  # one of train.ema_widths
+            "snapshot": 0,  # step of the snapshot to sample from; 0: the newest checkpoint
             "guidance": 1.0,
             "autoguidance": "",  # workdir of a worse model to guide with, instead of no class
             "solver": "dpm_solver_2m",  # or heun; see diffusion/solvers.py
@@ -87,6 +88,12 @@ def get_config(variant: str = "base") -> ConfigDict:
             "shift": False,  # moves the grid of tiles at random at each evaluation
             "tile_batch": 64,  # on each device
             "megapixels": 16.0,  # solved together; takes 40 bytes a pixel on the host
+        }
+    )
+    config.evaluate = ConfigDict(
+        {
+            "weights": "",  # file of Inception-v3 or DINOv2, for features; pixels when empty
+            "per_label": 16,  # radiographs of each class that audit makes with each snapshot
         }
     )
     if variant == "tiny":

@@ -37,9 +37,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         "gan-letterbox-per_class",
     )
     config.seeds = (0, 1, 2)  # each of which trains all of the grid, and its classifiers
-    config.inception = (
-        ""  # weights file of pytorch-fid, for FID; the classifier's features if empty
-    )
+    config.weights = ""  # file of Inception-v3 or DINOv2, for features; the judge's when empty
     config.phantom = ConfigDict(
         {
             "patients": 320,

@@ -2,8 +2,8 @@
 
     python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
 
-The config's `stage` says what is done: train, sample, evaluate, cross_validate, study, or plan,
-which prints the stages of a study. Any field of it can be set on the command line:
+The config's `stage` says what is done: train, sample, evaluate, audit, cross_validate, study, or
+plan, which prints the stages of a study. Any field of it can be set on the command line:
 --config.train.steps=100.
 """
 
@@ -51,6 +51,7 @@ def run(config, workdir: Path) -> None:
         "sample": stages.sample,
         "evaluate": stages.evaluate,
         "cross_validate": cross_validation.run,
+        "audit": stages.audit,
         "study": study.run,
         "plan": study.plan,
     }

@@ -1,10 +1,11 @@
-"""The stages of a single model's run: train, sample, evaluate.
+"""The stages of a single model's run: train, sample, evaluate, audit.
 
 A stage reads what the one before it left in the workdir:
 
     WORKDIR/config.json, checkpoints/, scalars.jsonl, events.out.tfevents...   train
     WORKDIR/synthetic/, MODEL_CARD.md                                          sample
     WORKDIR/evaluation.json                                                    evaluate
+    WORKDIR/audit/, audit.json                                                 audit
 """
 
 import dataclasses
@@ -14,38 +15,40 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from femur_jax import cards
 from femur_jax import workdir as workdirs
 from femur_jax.config import Config
-from femur_jax.data.requests import draw_requests, wanted_labels
+from femur_jax.data.requests import Request, draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import SyntheticSpool
 from femur_jax.diffusion.generation import Model
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
+from femur_jax.evaluation import generator
 from femur_jax.evaluation.classification import (
     ClassifierTask,
     Predictions,
     label_counts,
     predict,
 )
-from femur_jax.evaluation.correlation import most_correlated
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance
-from femur_jax.evaluation.features import pixel_features, thumbnails
-from femur_jax.evaluation.memorization import audit, verdict
+from femur_jax.evaluation.features import network, pixels
+from femur_jax.evaluation.onset import Point, before_onset, table
 from femur_jax.evaluation.protocol import Part, Protocol, origin, protocol
 from femur_jax.evaluation.summary import summarise
 from femur_jax.files import write_atomically
 from femur_jax.gan.task import GanTask
 from femur_jax.models.functional import Params
 from femur_jax.training import ema, loop
+from femur_jax.training.checkpoint import Snapshots
+from femur_jax.training.monitor import event_writer
 from femur_jax.training.state import TrainState
 
 SYNTHETIC = "synthetic"
 EVALUATION = "evaluation.json"
+AUDIT = "audit"
 _FEATURE_SIDE = 32
 
 
@@ -127,24 +130,17 @@ def sample(config: Config, workdir: Path) -> None:
     if isinstance(task, ClassifierTask):
         raise UserError("A classifier makes no radiographs; sample from diffusion or gan.")
     workdirs.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
-    requests = draw_requests(
-        task.dataset,
-        per_label=config.sample.per_label,
-        seed=config.sample.seed,
-        labels=wanted_labels(config.sample.labels, config.data.draw.label_shares),
-        sizes=config.sample.sizes,
-        by=config.data.draw.by,
-        square=config.model.size if isinstance(task, GanTask) else None,
-    )
+    requests = _requests(task, config, config.sample.per_label)
     state = loop.restore(task, config, workdir)
     provenance = {
         "kind": "synthetic",
         "model": task.name,
         "config": workdirs.config_hash(config),
-        "checkpoint": int(state.step),
+        "checkpoint": config.sample.snapshot or int(state.step),
         **origin(task.dataset, config.data.draw.by),
         **config.sample.to_dict(),
     }
+    params = _average(state, config, workdir, config.sample.snapshot)
     weak = None
     if isinstance(task, DiffusionTask) and config.sample.autoguidance:
         weak, provenance["autoguidance"] = _weak_model(task, config)
@@ -153,11 +149,11 @@ def sample(config: Config, workdir: Path) -> None:
     )
     own = range(jax.process_index(), len(requests), jax.process_count())
     if isinstance(task, GanTask):
-        pixels = task.generate(state.ema, requests, seed=config.sample.seed, progress=True)
+        pixels = task.generate(params, requests, seed=config.sample.seed, progress=True)
         made = enumerate(pixels)  # all of them each time, which takes seconds
     else:
         made = task.generate(
-            _average(state, config, workdir),
+            params,
             {number: requests[number] for number in own},
             config=config.sample,
             weak=weak,
@@ -174,17 +170,48 @@ def sample(config: Config, workdir: Path) -> None:
         cards.write(config, workdir, RadiographDataset(workdir / SYNTHETIC))
 
 
-def _average(state: TrainState, config: Config, workdir: Path) -> Params:
-    """The moving average of a width, put together from snapshots where it was not kept.
+def _requests(task: DiffusionTask | GanTask, config: Config, per_label: int) -> list[Request]:
+    """What a generator is asked for: so many radiographs of each class."""
+    return draw_requests(
+        task.dataset,
+        per_label=per_label,
+        seed=config.sample.seed,
+        labels=wanted_labels(config.sample.labels, config.data.draw.label_shares),
+        sizes=config.sample.sizes,
+        by=config.data.draw.by,
+        square=config.model.size if isinstance(task, GanTask) else None,
+    )
+
+
+def _average(state: TrainState, config: Config, workdir: Path, snapshot: int = 0) -> Params:
+    """The moving average that samples are made with.
+
+    Args:
+        state: The newest of the run.
+        config: Its `sample` has the width, where the run keeps averages by their width; one that
+            was not kept is put together from snapshots.
+        workdir: Of the run.
+        snapshot: The step of a snapshot; 0 for the state's own.
 
     Raises:
         UserError: That is not possible.
     """
+    step, stored = snapshot or int(state.step), state.ema
+    if snapshot:
+        snapshots = Snapshots(workdir / loop.SNAPSHOTS)
+        if snapshot not in snapshots.steps:
+            raise UserError(
+                f"{workdir} has no snapshot of step {snapshot} (config.sample.snapshot); it has "
+                f"{', '.join(map(str, snapshots.steps)) or 'none (config.train.snapshot_every)'}."
+            )
+        stored = snapshots.restore(snapshot, state.ema)
+        snapshots.close()
+    if "ema" not in config.sample:
+        return stored
     width = config.sample.ema
-    if str(width) in state.ema:
-        return state.ema[str(width)]
-    target = ema.Profile(int(state.step), width)
-    return ema.reconstruct(workdir / loop.SNAPSHOTS, state.ema, target)
+    if str(width) in stored:
+        return stored[str(width)]
+    return ema.reconstruct(workdir / loop.SNAPSHOTS, state.ema, ema.Profile(step, width))
 
 
 def _weak_model(task: DiffusionTask, config: Config) -> tuple[Model, dict[str, Any]]:
@@ -227,30 +254,85 @@ def evaluate(config: Config, workdir: Path) -> None:
         )
         print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
     else:
-        synthetic = RadiographDataset(workdir / SYNTHETIC)
-        samples = synthetic.split("train")
-        held_out = pixel_features(real, real.split("test"), _FEATURE_SIDE)
-        made = pixel_features(synthetic, samples, _FEATURE_SIDE)
-        kid = kernel_distance(held_out, made)
-        pictures = {split: thumbnails(real, real.split(split)) for split in ("train", "test")}
-        found = audit(
-            thumbnails(synthetic, samples), pictures["train"], pictures["test"], most_correlated
-        )
-        told = verdict({"correlation": found})
-        result = {
-            "features": f"pixels {_FEATURE_SIDE} x {_FEATURE_SIDE}",
-            "fid": frechet_distance(held_out, made),
-            "kid": dataclasses.asdict(kid),
-            "copies": int(found.copies.sum()),
-            "flagged_share": dataclasses.asdict(found.flagged_share),
-            "authentic_share": float(np.mean(found.authentic)),
-            "verdict": told.sentence,
-        }
-        print(
-            f"pixel FID {result['fid']:.3f}, KID {kid.value:.4f} +- {kid.standard_error:.4f}\n"
-            f"{told.sentence}"
-        )
+        synthetic = generator.open_synthetic(workdir / SYNTHETIC)
+        weights, by = config.evaluate.weights, config.data.draw.by
+        extractor = network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
+        compared = generator.distances(real, synthetic, extractor, by=by)
+        found = generator.copies(real, synthetic, extractor, by=by)
+        result = {"features": extractor.name, **generator.as_json(compared, found)}
+        print(generator.as_text(compared, found, extractor.name))
     write_atomically(workdir / EVALUATION, json.dumps(result))
+
+
+def audit(config: Config, workdir: Path) -> None:
+    """Samples from each snapshot of a generator's run, and tells from which step on it copies.
+
+    The curve goes to `workdir/audit.json`, to TensorBoard, and as a table to the terminal. A few
+    radiographs of each snapshot stay in `workdir/audit/`; a run that was killed goes on with them.
+
+    Raises:
+        UserError: The run is a classifier's, or has no snapshots.
+    """
+    task = make_task(config)
+    if isinstance(task, ClassifierTask):
+        raise UserError("A classifier makes no radiographs; audit diffusion or gan.")
+    workdirs.claim(workdir, config, stage="audit", free=loop.FREE_FIELDS)
+    state = loop.restore(task, config, workdir)
+    steps = Snapshots(workdir / loop.SNAPSHOTS).steps if (workdir / loop.SNAPSHOTS).is_dir() else []
+    if not steps:
+        raise UserError(
+            f"{workdir} has no snapshots to audit; train with --config.train.snapshot_every=STEPS."
+        )
+    weights = config.evaluate.weights
+    extractor = network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
+    events = event_writer(workdir / AUDIT)
+    points = []
+    for step in tqdm(steps, "audit", disable=None):
+        folder = workdir / AUDIT / f"step_{step}"
+        if not folder.exists():
+            _sample_snapshot(task, config, workdir, state, step, folder)
+        synthetic = generator.open_synthetic(folder)
+        found = generator.copies(task.dataset, synthetic, extractor, by=config.data.draw.by)
+        points.append(Point.of(step, found))
+        if events:
+            events.write_scalars(
+                step, {f"audit/{name}": float(v) for name, v in vars(points[-1]).items()}
+            )
+    if events:
+        events.close()
+    result = {
+        "before_onset": before_onset(points),
+        "points": [dataclasses.asdict(point) for point in points],
+    }
+    write_atomically(workdir / f"{AUDIT}.json", json.dumps(result, indent=1))
+    print(table(points))
+
+
+def _sample_snapshot(
+    task: DiffusionTask | GanTask,
+    config: Config,
+    workdir: Path,
+    state: TrainState,
+    step: int,
+    folder: Path,
+) -> None:
+    """Writes a dataset of a few radiographs made with a snapshot."""
+    requests = _requests(task, config, config.evaluate.per_label)
+    params = _average(state, config, workdir, step)
+    provenance = {
+        "kind": "synthetic",
+        "model": task.name,
+        "config": workdirs.config_hash(config),
+        "checkpoint": step,
+    }
+    spool = SyntheticSpool(folder, requests, patch=task.dataset.patch, provenance=provenance)
+    if isinstance(task, GanTask):
+        made = enumerate(task.generate(params, requests, seed=config.sample.seed))
+    else:
+        made = task.generate(params, dict(enumerate(requests)), config=config.sample)
+    for number, picture in made:
+        spool.add(number, picture)
+    spool.write()
 
 
 def held_out_predictions(config: Config, workdir: Path) -> Predictions:

@@ -30,7 +30,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation import measurement
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
-from femur_jax.evaluation.features import inception, inception_features
+from femur_jax.evaluation.features import network, radiograph_features
 from femur_jax.evaluation.report import page, tables
 from femur_jax.files import write_atomically
 from femur_jax.grid import REAL, Cell, Grid, Mixture, Run
@@ -259,7 +259,7 @@ class Study:
 
     @cached_property
     def view(self) -> measurement.View:
-        """Logits of the judge; and its features, or those of Inception where there are weights."""
+        """Logits of the judge; and its features, or those of a network whose weights are given."""
         config = self.grid.classifier(self.grid.judge)
         task = stages.make_task(config)
         assert isinstance(task, ClassifierTask)
@@ -276,9 +276,9 @@ class Study:
             return seen(dataset, tuple(radiographs)).features
 
         name = "the last layer of the classifier trained on the real train split"
-        if self.config.inception:
-            features = partial(inception_features, inception(Path(self.config.inception)))
-            name = "Inception-v3, trained on ImageNet"
+        if self.config.weights:
+            extractor = network(Path(self.config.weights))
+            features, name = partial(radiograph_features, extractor), extractor.name
         return measurement.View(logits, features, name)
 
     @cached_property

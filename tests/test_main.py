@@ -84,6 +84,7 @@ def test_gan_from_training_to_evaluation(dataset, tmp_path):
     assert synthetic.provenance["checkpoint"] == 3
     assert {"dataset", "trained_on"} <= synthetic.provenance.keys()
     assert "KID" in result.stdout
-    assert json.loads((workdir / "evaluation.json").read_text())["fid"] >= 0
+    found = json.loads((workdir / "evaluation.json").read_text())["distances"]["patches"]
+    assert found["synthetic"]["fid"] > found["floor"]["fid"] > 0
     refused = run(*common, "--config.train.learning_rate=(1.0,1.0)")
     assert_refused(refused, "another config", "learning_rate", "--workdir")

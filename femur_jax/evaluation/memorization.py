@@ -1,6 +1,7 @@
 """Does a generator repeat its training set? Nearest neighbours, calibrated on held-out patients.
 
-A sample is a vector (features) or a picture, as the search that is handed in takes it.
+A sample is a vector (features) or a picture, as the search that is handed in takes it, or several
+of them, its parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ class Audit:
 
     Attributes:
         index: The nearest training sample.
+        part: The part that is nearest to it.
         distance: From it.
         ratio: `distance_ratio`; a copy's is far below 1.
         threshold: Ratio up to which a sample is flagged.
@@ -68,6 +70,7 @@ class Audit:
     """
 
     index: Int[np.ndarray, " sample"]
+    part: Int[np.ndarray, " sample"]
     distance: Float[np.ndarray, " sample"]
     ratio: Float[np.ndarray, " sample"]
     threshold: float
@@ -98,16 +101,53 @@ def audit(
     Raises:
         UserError: The training set has fewer than two samples or the held-out set none.
     """
-    k = min(NEIGHBOURS, len(train))
-    found = search(synthetic, train, k)
-    ratio = distance_ratio(found)
-    index, distance = found.index[:, 0], found.distance[:, 0]
-    if len(held_out) == 0:
-        raise UserError(
-            "The memorisation audit needs held-out real radiographs and there are none: "
-            "use a larger held-out split."
-        )
-    held_out_ratio = distance_ratio(search(held_out, train, k))
+    return audit_parts(synthetic[:, None], train[:, None], held_out[:, None], search)
+
+
+def audit_parts(
+    synthetic: Float[np.ndarray, "sample part ..."],
+    train: Float[np.ndarray, "train part ..."],
+    held_out: Float[np.ndarray, "held_out part ..."],
+    search: Search = k_nearest,
+) -> Audit:
+    """Looks for samples of which a part was copied, such as `features.parts` of radiographs.
+
+    A part is compared with the same part of training samples. Its distance ratio says how near is
+    near for that part, so the part with the smallest ratio stands for the sample, in the synthetic
+    and in the held-out set alike.
+
+    Args:
+        synthetic: Samples of the generator.
+        train: The generator's training samples.
+        held_out: Real samples of other patients: they say how near is near by chance.
+        search: Finds neighbours, and says by which distance.
+
+    Raises:
+        UserError: The training set has fewer than two samples, or another set none.
+    """
+    k, parts = min(NEIGHBOURS, len(train)), range(train.shape[1])
+    found = [search(synthetic[:, part], train[:, part], k) for part in parts]
+    for name, samples in (("synthetic", synthetic), ("held-out real", held_out)):
+        if len(samples) == 0:
+            raise UserError(
+                f"The memorisation audit needs {name} radiographs and there are none: "
+                "sample some, or use a larger held-out split."
+            )
+    ratios = np.stack([distance_ratio(f) for f in found])
+    part = ratios.argmin(axis=0)
+    chosen = part, np.arange(len(synthetic))
+    ratio = ratios[chosen]
+    index, distance = (
+        np.stack([nearest[:, 0] for nearest in values])[chosen]
+        for values in ([f.index for f in found], [f.distance for f in found])
+    )
+    authentic = np.empty(len(synthetic), bool)
+    for p in np.unique(part):
+        own = part == p
+        authentic[own] = is_authentic(index[own], distance[own], train[:, p], search)
+    held_out_ratio = np.min(
+        [distance_ratio(search(held_out[:, p], train[:, p], k)) for p in parts], axis=0
+    )
     threshold = calibrated_threshold(held_out_ratio)
     flagged = ratio <= threshold
     count, n, m = int(flagged.sum()), len(synthetic), len(held_out)
@@ -117,6 +157,7 @@ def audit(
     copy_ratio = _copy_ratio(held_out_ratio, n)
     return Audit(
         index=index,
+        part=part,
         distance=distance,
         ratio=ratio,
         threshold=threshold,
@@ -126,7 +167,7 @@ def audit(
         p_value=float(betabinom.sf(count - 1, n, rank, m + 1 - rank)),
         copy_ratio=copy_ratio,
         copies=ratio <= copy_ratio,
-        authentic=is_authentic(index, distance, train, search),
+        authentic=authentic,
         held_out=m,
     )
 
@@ -218,7 +259,7 @@ def verdict(audits: Mapping[str, Audit]) -> Verdict:
     opening = (
         "Do not share: training radiographs are repeated"
         if accused
-        else "No sign of copies; smaller parts of a patient's radiograph may still be repeated"
+        else "No sign of copies; details smaller than what was compared may still be repeated"
     )
     return Verdict(accused, f"{opening}: {'; '.join(parts)}.")
 

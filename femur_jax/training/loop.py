@@ -24,7 +24,7 @@ from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
 from femur_jax.workdir import claim
 
-FREE_FIELDS = ("stage", "mesh", "sample", "profile")
+FREE_FIELDS = ("stage", "mesh", "sample", "evaluate", "profile")
 """Fields of a config that may change within a run."""
 
 CHECKPOINTS = "checkpoints"

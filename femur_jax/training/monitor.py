@@ -61,7 +61,7 @@ class Monitor:
             for file in (SCALARS, SPEED):
                 kept = [line for line in _read(folder / file) if line["step"] <= start]
                 (folder / file).write_text("".join(json.dumps(line) + "\n" for line in kept))
-            self._events = _event_writer(folder)
+            self._events = event_writer(folder)
         self._bar = tqdm(desc=name, total=steps, initial=start, disable=not self._writes)
 
     def describe(self, config: Config, params: PyTree) -> None:
@@ -182,7 +182,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
 
 
-def _event_writer(folder: Path):
+def event_writer(folder: Path):
     """CLU's TensorBoard writer, which needs TensorFlow (several seconds to import)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself otherwise

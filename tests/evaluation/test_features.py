@@ -1,11 +1,27 @@
 """What stands for radiographs, against their own pixels."""
 
-import numpy as np
-from PIL import Image
+import json
+import struct
 
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from femur_jax.data.radiograph import Radiograph
+from femur_jax.data.records import encode
+from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.errors import UserError
+from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.features import (
-    network_features,
-    pixel_features,
+    Extractor,
+    extract_features,
+    network,
+    part_scale,
+    parts,
+    patch_features,
+    pixels,
+    radiograph_features,
     thumbnails,
 )
 
@@ -21,17 +37,137 @@ def test_thumbnails_show_the_whole_radiograph(dataset):
 
 
 def test_pixel_features_are_grey_values(dataset):
-    got = pixel_features(dataset, [0, 3], 16)
+    got = radiograph_features(pixels(16), dataset, [0, 3])
     assert got.shape == (2, 256) and got.min() >= 0 and got.max() <= 1
 
 
-def test_network_features_are_in_order_and_do_not_depend_on_the_batch():
-    images = np.random.default_rng(0).integers(0, 65536, size=(21, 6, 5)).astype(np.uint16)
+def test_patches_are_cut_from_the_radiograph_as_it_was_recorded(dataset):
+    """Each of them is found in the pixels, at different places."""
+    large = [n for n, e in enumerate(dataset.entries) if min(e.height, e.width) >= 24][:3]
+    got = patch_features(pixels(16), dataset, large, each=5)
+    assert got.shape == (15, 256)
+    places = set()
+    for number, patch in enumerate(got.reshape(-1, 16, 16)):
+        n = large[number // 5]
+        windows = np.lib.stride_tricks.sliding_window_view(dataset.read(n) / 65535, (16, 16))
+        found = np.argwhere(abs(windows - patch).max(axis=(2, 3)) < 1e-6)
+        assert len(found) == 1
+        places.add((n, *found[0]))
+    assert len(places) > 10
+    again = patch_features(pixels(16), dataset, large, each=5)
+    np.testing.assert_array_equal(got, again)
 
-    def extract(x):
-        return x.reshape(len(x), -1)[:, :7] ** 2
 
+def test_a_radiograph_smaller_than_a_patch_lies_in_zeros(dataset):
+    (got,) = patch_features(pixels(64), dataset, [0], each=1).reshape(-1, 64, 64)
+    whole = dataset.read(0) / 65535
+    assert np.count_nonzero(got) == whole.size
+    np.testing.assert_allclose(got[got > 0], whole.ravel(), rtol=1e-6)
+
+
+def test_a_crop_moves_parts_and_does_not_scale_them(tmp_path):
+    """Each part of a radiograph is found in its cropped copy, and in no other radiograph."""
+    rng = np.random.default_rng(3)
+    images = [gaussian_filter(rng.normal(size=(116, 60)), 2) for _ in range(4)]
+    images = [np.round(30000 + 1e5 * image).clip(0, 65535).astype(np.uint16) for image in images]
+    images.append(images[2][5:, 3:])
+    folder = tmp_path / "dataset"
+    with DatasetWriter(folder, patch=32, provenance={}) as writer:
+        for number, pixels_ in enumerate(images):
+            radiograph = Radiograph(
+                pixels=np.ascontiguousarray(pixels_),
+                name=str(number),
+                label="NFF",
+                patient=str(number),
+                hospital="",
+                spacing_mm=0.0,
+                spacing_source="unknown",
+            )
+            writer.add(encode(radiograph, 32), "train")
+    dataset = RadiographDataset(folder)
+    got = parts(dataset, [0, 1, 2, 3, 4])
+    assert got.shape == (5, 3, 40, 40)
+    for part in range(3):
+        found = most_correlated(got[4:, part], got[:4, part], 2, shift=6)
+        assert found.index[0, 0] == 2
+        assert found.distance[0, 0] < 0.2 < 0.8 < found.distance[0, 1]
+    assert part_scale(dataset, [0]) == 116
+    # Shrunk to half; of the 30 columns, those beyond the border are repeated, five on each side.
+    whole = Image.fromarray(images[0].astype(np.float32)).resize((30, 58), Image.Resampling.BOX)
+    middle = parts(dataset, [0], longest=58)[0, 1]
+    assert np.corrcoef(middle[:, 20], np.asarray(whole)[9:49, 15])[0, 1] > 0.99
+
+
+def test_features_are_in_order_and_do_not_depend_on_the_batch():
+    images = np.random.default_rng(0).integers(0, 65536, size=(21, 6, 6)).astype(np.uint16)
+    squares = Extractor("squares", 6, lambda x: x.reshape(len(x), -1)[:, :7] ** 2)
     expected = (images.reshape(21, -1)[:, :7] / 65535) ** 2
     for batch_size in (3, 16):  # eight devices: 8 and 16
-        got = network_features(extract, iter(images), batch_size=batch_size)
+        got = extract_features(squares, iter(images), batch_size=batch_size)
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_no_radiographs_have_no_features(dataset):
+    with pytest.raises(UserError, match="no radiographs"):
+        radiograph_features(pixels(16), dataset, [])
+
+
+def save(path, tensors):
+    """A safetensors file."""
+    header, data = {}, b""
+    for name, tensor in tensors.items():
+        value = np.asarray(tensor, np.float32)
+        ends = [len(data), len(data) + value.nbytes]
+        header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": ends}
+        data += value.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def test_a_file_tells_which_network_it_is_of(tmp_path):
+    first = {"Conv2d_1a_3x3.conv.weight": np.zeros((32, 3, 3, 3))}
+    with pytest.raises(UserError, match=r"no tensor Conv2d_1a_3x3\.bn\.weight"):
+        network(save(tmp_path / "inception.safetensors", first))
+    first = {"patch_embed.proj.weight": np.zeros((64, 3, 14, 14))}
+    with pytest.raises(UserError, match="no DINOv2 of size"):
+        network(save(tmp_path / "dinov2.safetensors", first))
+
+
+def test_radiographs_pass_through_dinov2(dataset, tmp_path):
+    """Without blocks of weight, and with zeros in place of pixels, the class token comes out."""
+    token = np.random.default_rng(0).normal(size=64)
+    block = {
+        **{f"norm{n}.{part}": (64,) for n in (1, 2) for part in ("weight", "bias")},
+        "attn.qkv.weight": (192, 64),
+        "attn.qkv.bias": (192,),
+        "attn.proj.weight": (64, 64),
+        "attn.proj.bias": (64,),
+        "mlp.fc1.weight": (256, 64),
+        "mlp.fc1.bias": (256,),
+        "mlp.fc2.weight": (64, 256),
+        "mlp.fc2.bias": (64,),
+        "ls1.gamma": (64,),
+        "ls2.gamma": (64,),
+    }
+    weights = {f"blocks.0.{name}": np.zeros(shape) for name, shape in block.items()} | {
+        "patch_embed.proj.weight": np.zeros((64, 3, 14, 14)),
+        "patch_embed.proj.bias": np.zeros(64),
+        "cls_token": token.reshape(1, 1, 64),
+        "pos_embed": np.zeros((1, 1370, 64)),
+        "norm.weight": np.ones(64),
+        "norm.bias": np.zeros(64),
+    }
+    extractor = network(save(tmp_path / "dinov2.safetensors", weights))
+    assert (extractor.side, extractor.name) == (224, "DINOv2 of width 64")
+    got = radiograph_features(extractor, dataset, [0, 1])
+    expected = (token - token.mean()) / token.std()
+    np.testing.assert_allclose(got, np.stack([expected] * 2), atol=1e-5)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    path = save(tmp_path / "resnet.safetensors", {"conv1.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(UserError, match=r"neither Inception-v3 .* nor DINOv2"):
+        network(path)
+    with pytest.raises(UserError, match="no file of weights"):
+        network(tmp_path / "missing.pth")

@@ -9,6 +9,7 @@ from femur_jax.errors import UserError
 from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.memorization import (
     audit,
+    audit_parts,
     calibrated_threshold,
     distance_ratio,
     is_authentic,
@@ -61,6 +62,32 @@ def test_honest_sets_are_flagged_and_accused_at_the_stated_rates():
         assert np.mean(p <= level) <= level + 3 * np.sqrt(level * (1 - level) / 300)
     assert np.mean(p <= 0.5) > 0.1
     assert copies <= 300 * 0.01 + 3 * np.sqrt(300 * 0.01)
+
+
+def test_a_copied_part_among_new_ones_is_found():
+    """One part in three is copied; whole samples are not near to anything."""
+    rng = np.random.default_rng(10)
+    train, held_out, made = (rng.normal(size=(n, 3, 12)) for n in (300, 200, 220))
+    made[:20, 1] = train[50:70, 1] + 0.01 * rng.normal(size=(20, 12))
+    got = audit_parts(made, train, held_out)
+    np.testing.assert_array_equal(got.index[:20], np.arange(50, 70))
+    assert (got.part[:20] == 1).all() and set(got.part[20:]) == {0, 1, 2}
+    assert got.copies[:20].all() and not got.copies[20:].any()
+    assert not got.authentic[:20].any() and got.authentic[20:].mean() > 0.2
+    assert got.flagged[20:].mean() < 0.05  # 1% expected
+    whole = audit(*(x.reshape(len(x), -1) for x in (made, train, held_out)))
+    assert not whole.copies.any()
+
+
+def test_honest_parts_are_not_accused_more_often_than_stated():
+    rng = np.random.default_rng(11)
+    train = rng.normal(size=(60, 3, 6))
+    found = [
+        audit_parts(rng.normal(size=(100, 3, 6)), train, rng.normal(size=(150, 3, 6)))
+        for _ in range(100)
+    ]
+    assert np.mean([f.p_value <= 0.05 for f in found]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
+    assert sum(f.copies.sum() for f in found) <= 100 * 0.01 + 3
 
 
 def test_distance_ratio_is_carlinis():
@@ -175,3 +202,5 @@ def test_empty_sets_are_refused():
         audit(x, x[:1], x)
     with pytest.raises(UserError, match="held-out"):
         audit(x, x, x[:0])
+    with pytest.raises(UserError, match="needs synthetic"):
+        audit(x[:0], x, x)
