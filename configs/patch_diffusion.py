@@ -109,7 +109,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             remat=False,
         )
         config.train.update(
-            steps=600,
+            steps=900,
             batch_size=32,
             learning_rate=1e-3,
             warmup_steps=50,

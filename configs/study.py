@@ -43,9 +43,9 @@ def get_config(variant: str = "base") -> ConfigDict:
             "patients": 320,
             "hospitals": 4,
             "aff_fraction": 0.4,
-            "long_side": (64, 128),  # shortest and longest, in pixels
+            "long_side": (96, 128),  # shortest and longest, in pixels
             "images": 480,
-            "coarsest_mm": 1.2,  # of a pixel: the smallest images show 8 cm of the femur
+            "coarsest_mm": 0.7,  # of a pixel: images show 7 to 9 cm of the femur
         }
     )
     config.ingest = ConfigDict({"patch": 256, "fractions": (0.12, 0.22), "max_quarantined": 0.05})

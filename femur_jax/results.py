@@ -170,11 +170,11 @@ def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
     ]
     curves = []
     for panel, name, folder in runs:
-        lines = read_scalars(folder)
-        steps = np.array([line["step"] for line in lines])
         for loss in _LOSSES:
-            if loss in lines[-1]:
+            # A validation is a line of its own.
+            if lines := [line for line in read_scalars(folder) if loss in line]:
                 of = "" if loss == "loss" else f", {loss.removesuffix('_loss')}"
+                steps = np.array([line["step"] for line in lines])
                 values = np.array([line[loss] for line in lines], float)
                 curves.append(contents.Curve(name + of, panel, steps, values))
     return curves
