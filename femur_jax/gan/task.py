@@ -123,7 +123,7 @@ class GanTask:
         """Updates the discriminator, then the generator against the new discriminator."""
         train, side = self.config.train, self.config.model.size
         keys = jax.random.split(key, 4)
-        latents = (train.batch_size, self.config.model.latent)
+        latents = (len(batch["label"]), self.config.model.latent)
         batch = {
             "real": batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1,
             "mask": letterbox_mask(batch["box"], (side, side)),
