@@ -245,7 +245,7 @@ def main() -> None:
         "way": trainer.way,
         "ms of each way": {t.way: round(1000 * s / CALIBRATION_STEPS) for s, t in trainers.items()},
         "threads": torch.get_num_threads(),
-        "parameters": sum(p.numel() for p in trainer.params),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "megaflops": megaflops(network, folder),
     }
     print(json.dumps(about), flush=True)
