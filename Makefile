@@ -5,8 +5,8 @@ PYTHON ?= python3
 STUDY ?= demo
 WORKDIR ?= runs/$(STUDY)
 export TF_CPP_MIN_LOG_LEVEL = 3
-# Without a GPU, training shares each batch between two devices made of the CPU's cores: XLA computes
-# a part of the gradients on one core of a device.
+# Without a GPU, training shares each batch between two devices made of the CPU's cores, which keeps
+# both busy (docs/decisions.md).
 demo bench: export JAX_NUM_CPU_DEVICES ?= 2
 
 .PHONY: demo test bench

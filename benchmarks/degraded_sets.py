@@ -115,7 +115,7 @@ def order_of_degraded_sets() -> Found:
 
 def ordered(folder: Path) -> Found:
     """The same, leaving its data and its classifiers in a folder."""
-    real = RadiographDataset(simulated(folder))
+    real = simulated(folder)
     train = real.split("train")
     sets: dict[str, tuple[list[int], Callable[[Image, int], Image] | None]] = {
         "as they are": (train, None)

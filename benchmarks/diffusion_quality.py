@@ -2,30 +2,29 @@
 on its images: traced edges, and a classifier of real (simulated) patients."""
 
 import runpy
-import shutil
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.phantom_classifier import classifier_config
 from femur_jax import stages
 from femur_jax.config import Config
-from femur_jax.data.ingest import ingest
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
 from femur_jax.evaluation.shaft import trace_shaft
 from femur_jax.evaluation.statistics import patient_scores, roc_auc
-from femur_jax.phantom.cohort import write_cohort
 from femur_jax.training import loop
 
 _ROOT = Path(__file__).parents[1]
 _FOLDER = _ROOT / "runs" / "diffusion_quality"
-_PATCH = 32
 _COHORT = {
+    "patch": 32,
+    "fractions": (0.0, 0.25),
     "patients": 900,
     "images": 2400,
     "hospitals": 24,
@@ -74,18 +73,7 @@ def quality() -> Found:
 
 def cohort() -> RadiographDataset:
     """The simulated patients."""
-    if not (_FOLDER / "data" / "dataset").is_dir():
-        shutil.rmtree(_FOLDER / "data", ignore_errors=True)
-        labels = write_cohort(_FOLDER / "data" / "cohort", **_COHORT)
-        ingest(
-            labels.parent,
-            labels,
-            _FOLDER / "data" / "dataset",
-            patch=_PATCH,
-            key_file=_FOLDER / "data" / "key",
-            fractions=(0.0, 0.25),
-        )
-    return RadiographDataset(_FOLDER / "data" / "dataset")
+    return simulated_dataset(_FOLDER / "data", **_COHORT)
 
 
 def classifier(dataset: RadiographDataset):
@@ -98,8 +86,9 @@ def classifier(dataset: RadiographDataset):
 def _diffusion(dataset: RadiographDataset) -> Config:
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     config.dataset = str(dataset.folder)
-    config.train.update(steps=6000, warmup_steps=200, checkpoint_every=500, log_every=50)
-    config.train.update(images_every=2000)
+    config.train.update(
+        steps=6000, warmup_steps=200, checkpoint_every=500, log_every=50, images_every=2000
+    )
     config.sample.update(per_label=150)
     return config
 

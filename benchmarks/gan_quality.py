@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.spatial.distance import cdist
 
+from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from femur_jax.config import Config
-from femur_jax.data.ingest import ingest
 from femur_jax.data.letterbox import place
 from femur_jax.data.loader import batches
 from femur_jax.data.pyramid import shrink
@@ -24,7 +24,6 @@ from femur_jax.evaluation.distances import kernel_distance
 from femur_jax.evaluation.features import pixels, radiograph_features
 from femur_jax.gan.task import GanTask
 from femur_jax.models.functional import Params
-from femur_jax.phantom.cohort import write_cohort
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
 from femur_jax.training.state import TrainState
@@ -45,9 +44,9 @@ def kid_from_start() -> Found:
 def trained_on_phantoms(folder: Path) -> Found:
     """The same, leaving its data and its run in a folder."""
     config = runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")
-    config.dataset = str(simulated(folder))
+    dataset = simulated(folder)
+    config.dataset = str(dataset.folder)
     config.train.update(steps=600, burn_in_images=6000, checkpoint_every=200)
-    dataset = RadiographDataset(config.dataset)
     task = GanTask(config, dataset)
     begin = perf_counter()
     state = loop.train(task, config, folder / "run")
@@ -88,7 +87,7 @@ def trained_on_phantoms(folder: Path) -> Found:
 def lazy_over_full() -> Found:
     """See `measurements.gan_lazy_penalties`."""
     with tempfile.TemporaryDirectory() as name:
-        dataset = RadiographDataset(simulated(Path(name)))
+        dataset = simulated(Path(name))
         real = _features(dataset, "test")
         full, lazy = (_Run(dataset, penalty_interval) for penalty_interval in (1, 8))
         seconds = full.train(_LAZY_STEPS), lazy.train(_LAZY_STEPS)
@@ -145,29 +144,20 @@ class _Run:
         return kernel_distance(real, _samples(self.task, self._state.ema, self.config)).value
 
 
-def simulated(folder: Path) -> Path:
+def simulated(folder: Path) -> RadiographDataset:
     """A dataset of 900 radiographs of 600 patients, 64 to 128 pixels long."""
-    dataset = folder / "dataset"
-    if not dataset.exists():
-        labels = write_cohort(
-            folder / "cohort",
-            patients=600,
-            images=900,
-            hospitals=8,
-            aff_fraction=0.4,
-            long_side=(64, 128),
-            coarsest_mm=1.2,
-            seed=7,
-        )
-        ingest(
-            labels.parent,
-            labels,
-            dataset,
-            patch=64,
-            key_file=folder / "key",
-            fractions=(0.15, 0.25),
-        )
-    return dataset
+    return simulated_dataset(
+        folder,
+        patch=64,
+        fractions=(0.15, 0.25),
+        patients=600,
+        images=900,
+        hospitals=8,
+        aff_fraction=0.4,
+        long_side=(64, 128),
+        coarsest_mm=1.2,
+        seed=7,
+    )
 
 
 def recalled(

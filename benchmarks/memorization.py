@@ -6,14 +6,13 @@ import runpy
 import tempfile
 from pathlib import Path
 
+from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from femur_jax import stages
 from femur_jax.config import Config
-from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.onset import Point
-from femur_jax.phantom.cohort import write_cohort
 
 _ROOT = Path(__file__).parents[1]
 
@@ -26,12 +25,12 @@ def overfit_flagged() -> Found:
 
 def trained_until_it_memorises(folder: Path) -> Found:
     """The same, leaving its data and its run in a folder."""
-    config = _config(_few_patients(folder))
+    dataset = _few_patients(folder)
+    config = _config(dataset.folder)
     stages.train(config, folder / "run")
     stages.audit(config, folder / "run")
     found = json.loads((folder / "run" / "audit.json").read_text())
     points = [Point(**point) for point in found["points"]]
-    dataset = RadiographDataset(config.dataset)
     return Found(
         value=points[-1].flagged_share,
         device=cpu(),
@@ -45,24 +44,20 @@ def trained_until_it_memorises(folder: Path) -> Found:
     )
 
 
-def _few_patients(folder: Path) -> Path:
+def _few_patients(folder: Path) -> RadiographDataset:
     """A dataset of a handful of patients to train on, and many held out."""
-    dataset = folder / "dataset"
-    if not dataset.exists():
-        labels = write_cohort(
-            folder / "cohort",
-            patients=80,
-            images=80,
-            hospitals=4,
-            aff_fraction=0.5,
-            long_side=(64, 96),
-            coarsest_mm=1.2,
-            seed=3,
-        )
-        ingest(
-            labels.parent, labels, dataset, patch=32, key_file=folder / "key", fractions=(0.4, 0.48)
-        )
-    return dataset
+    return simulated_dataset(
+        folder,
+        patch=32,
+        fractions=(0.4, 0.48),
+        patients=80,
+        images=80,
+        hospitals=4,
+        aff_fraction=0.5,
+        long_side=(64, 96),
+        coarsest_mm=1.2,
+        seed=3,
+    )
 
 
 def _config(dataset: Path) -> Config:

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from femur_jax.data.cohort import Pseudonyms
-from femur_jax.data.ingest import ingest
 from femur_jax.data.letterbox import best_shape, letterbox
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.classification import (
@@ -28,12 +28,10 @@ from femur_jax.evaluation.classification import (
 )
 from femur_jax.evaluation.statistics import patient_scores, roc_auc
 from femur_jax.models.functional import Params
-from femur_jax.phantom.cohort import write_cohort
 from femur_jax.training import loop
 
 _ROOT = Path(__file__).parents[1]
 _PATIENTS, _IMAGES, _HOSPITALS = 1200, 4300, 72
-_LONG_SIDE = (256, 512)
 SHAPES = ((224, 112), (184, 152))
 STEPS, _BATCH = 4000, 24
 _LOOKED_AT = 60  # radiographs for the occlusion maps
@@ -44,7 +42,7 @@ def classifier_auc() -> Found:
     """AUC on held-out patients of the hospitals that the classifier knows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset, truth = simulated(folder, long_side=_LONG_SIDE, patch=256)
+        dataset, truth = simulated(folder)
         config = classifier_config(dataset, shapes=SHAPES, steps=STEPS, by="hospital")
         task = ClassifierTask(config, [dataset])
         state = loop.train(task, config, folder / "classifier")
@@ -77,32 +75,23 @@ def classifier_auc() -> Found:
     )
 
 
-def simulated(
-    folder: Path, *, long_side: tuple[int, int], patch: int
-) -> tuple[RadiographDataset, dict[str, Any]]:
+def simulated(folder: Path) -> tuple[RadiographDataset, dict[str, Any]]:
     """A cohort like the real one at reduced size, and its truth by radiograph's name.
 
     The split by hospital is narrowed: train holds patients that both splits train on, validation
     held-out patients of the hospitals trained on, test the patients of held-out hospitals.
     """
-    labels = write_cohort(
-        folder / "cohort",
+    dataset = simulated_dataset(
+        folder,
+        patch=256,
+        fractions=(0.0, 0.2),  # training needs all it can get
         patients=_PATIENTS,
         images=_IMAGES,
         hospitals=_HOSPITALS,
         aff_fraction=0.2,
-        long_side=long_side,
+        long_side=(256, 512),
         seed=5,
     )
-    ingest(
-        labels.parent,
-        labels,
-        folder / "dataset",
-        patch=patch,
-        key_file=folder / "key",
-        fractions=(0.0, 0.2),  # training needs all it can get
-    )
-    dataset = RadiographDataset(folder / "dataset")
     for n, entry in enumerate(dataset.entries):
         known = entry.hospital_split == "train"
         away = entry.hospital_split in ("validation", "test")

@@ -34,7 +34,7 @@ from femur_jax.evaluation.classification import (
     label_counts,
     predict,
 )
-from femur_jax.evaluation.features import network, pixels
+from femur_jax.evaluation.features import Extractor, network, pixels
 from femur_jax.evaluation.onset import Point, before_onset, table
 from femur_jax.evaluation.protocol import Part, Protocol, origin, protocol
 from femur_jax.evaluation.summary import summarise
@@ -132,14 +132,8 @@ def sample(config: Config, workdir: Path) -> None:
     workdirs.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
     requests = _requests(task, config, config.sample.per_label)
     state = loop.restore(task, config, workdir)
-    provenance = {
-        "kind": "synthetic",
-        "model": task.name,
-        "config": workdirs.config_hash(config),
-        "checkpoint": config.sample.snapshot or int(state.step),
-        **origin(task.dataset, config.data.draw.by),
-        **config.sample.to_dict(),
-    }
+    provenance = _provenance(task, config, config.sample.snapshot or int(state.step))
+    provenance |= config.sample.to_dict()
     params = _average(state, config, workdir, config.sample.snapshot)
     weak = None
     if isinstance(task, DiffusionTask) and config.sample.autoguidance:
@@ -149,8 +143,8 @@ def sample(config: Config, workdir: Path) -> None:
     )
     own = range(jax.process_index(), len(requests), jax.process_count())
     if isinstance(task, GanTask):
-        pixels = task.generate(params, requests, seed=config.sample.seed, progress=True)
-        made = enumerate(pixels)  # all of them each time, which takes seconds
+        pictures = task.generate(params, requests, seed=config.sample.seed, progress=True)
+        made = enumerate(pictures)  # all of them each time, which takes seconds
     else:
         made = task.generate(
             params,
@@ -160,9 +154,9 @@ def sample(config: Config, workdir: Path) -> None:
             finished=spool.finished,
             progress=jax.process_index() == 0,
         )
-    for number, pixels in made:
+    for number, picture in made:
         if number in own and number not in spool.finished:
-            spool.add(number, pixels)
+            spool.add(number, picture)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("sampled")
     if jax.process_index() == 0:
@@ -181,6 +175,17 @@ def _requests(task: DiffusionTask | GanTask, config: Config, per_label: int) -> 
         by=config.data.draw.by,
         square=config.model.size if isinstance(task, GanTask) else None,
     )
+
+
+def _provenance(task: DiffusionTask | GanTask, config: Config, checkpoint: int) -> dict[str, Any]:
+    """What a synthetic dataset tells of the model that made it."""
+    return {
+        "kind": "synthetic",
+        "model": task.name,
+        "config": workdirs.config_hash(config),
+        "checkpoint": checkpoint,
+        **origin(task.dataset, config.data.draw.by),
+    }
 
 
 def _average(state: TrainState, config: Config, workdir: Path, snapshot: int = 0) -> Params:
@@ -255,13 +260,18 @@ def evaluate(config: Config, workdir: Path) -> None:
         print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
     else:
         synthetic = generator.open_synthetic(workdir / SYNTHETIC)
-        weights, by = config.evaluate.weights, config.data.draw.by
-        extractor = network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
+        extractor, by = _extractor(config), config.data.draw.by
         compared = generator.distances(real, synthetic, extractor, by=by)
         found = generator.copies(real, synthetic, extractor, by=by)
         result = {"features": extractor.name, **generator.as_json(compared, found)}
         print(generator.as_text(compared, found, extractor.name))
     write_atomically(workdir / EVALUATION, json.dumps(result))
+
+
+def _extractor(config: Config) -> Extractor:
+    """Of the features that a generator's radiographs are compared by."""
+    weights = config.evaluate.weights
+    return network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
 
 
 def audit(config: Config, workdir: Path) -> None:
@@ -283,8 +293,7 @@ def audit(config: Config, workdir: Path) -> None:
         raise UserError(
             f"{workdir} has no snapshots to audit; train with --config.train.snapshot_every=STEPS."
         )
-    weights = config.evaluate.weights
-    extractor = network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
+    extractor = _extractor(config)
     events = event_writer(workdir / AUDIT)
     points = []
     for step in tqdm(steps, "audit", disable=None):
@@ -319,12 +328,7 @@ def _sample_snapshot(
     """Writes a dataset of a few radiographs made with a snapshot."""
     requests = _requests(task, config, config.evaluate.per_label)
     params = _average(state, config, workdir, step)
-    provenance = {
-        "kind": "synthetic",
-        "model": task.name,
-        "config": workdirs.config_hash(config),
-        "checkpoint": step,
-    }
+    provenance = _provenance(task, config, step)
     spool = SyntheticSpool(folder, requests, patch=task.dataset.patch, provenance=provenance)
     if isinstance(task, GanTask):
         made = enumerate(task.generate(params, requests, seed=config.sample.seed))

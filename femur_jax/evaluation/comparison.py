@@ -21,8 +21,6 @@ from femur_jax.evaluation.manifold import Manifold, manifold
 FEWEST = 10
 """Samples of a set that can be compared: FID's extrapolation takes a fifth of them."""
 
-_NEIGHBOURS = 5
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -80,10 +78,11 @@ def compare(
         n_compared=len(other),
         dim=real.shape[1],
         kid=kernel_distance(real, other),
-        mmd=kernel_distance(real, other, gaussian_kernel(median_distance(real))),
+        # Where most real samples are the same, any width will do.
+        mmd=kernel_distance(real, other, gaussian_kernel(median_distance(real) or 1.0)),
         fid=frechet_distance(real, other),
         fid_infinity=frechet_distance_infinity(real, other),
-        manifold=manifold(real, other, _NEIGHBOURS),
+        manifold=manifold(real, other),
     )
 
 

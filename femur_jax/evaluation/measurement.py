@@ -10,25 +10,18 @@ from jaxtyping import Float
 
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.evaluation.comparison import FEWEST, compare
 from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.descriptors import DESCRIPTORS, describe, descriptor_distance
-from femur_jax.evaluation.distances import (
-    frechet_distance,
-    frechet_distance_infinity,
-    gaussian_kernel,
-    kernel_distance,
-    median_distance,
-)
 from femur_jax.evaluation.diversity import mean_similarity
 from femur_jax.evaluation.features import thumbnails
-from femur_jax.evaluation.manifold import Manifold, manifold
+from femur_jax.evaluation.manifold import Manifold
 from femur_jax.evaluation.memorization import audit, membership_inference, verdict
 from femur_jax.evaluation.statistics import Interval, patient_scores, roc_auc
 
 BOTH = "both"
 """How both classes together are called beside each."""
 
-_FEWEST = 10  # radiographs in a set of which distances are told: FID's extrapolation takes a fifth
 _DESCRIBED = 200
 _PAIRS = 4
 
@@ -238,7 +231,7 @@ def measure(
     distances = [
         _distances(label, pair, (features[0][_is(label, real)], features[1][_is(label, compared)]))
         for label, pair in sets.items()
-        if min(map(len, pair)) >= _FEWEST
+        if min(map(len, pair)) >= FEWEST
     ]
     copies = []
     if train is not None and held_out is not None:
@@ -266,20 +259,18 @@ def _distances(
     sets: tuple[RadiographSet, RadiographSet],
     features: tuple[Float[np.ndarray, "real dim"], Float[np.ndarray, "compared dim"]],
 ) -> DistanceRow:
-    of_real, of_compared = features
-    kid = kernel_distance(of_real, of_compared)
-    gaussian = gaussian_kernel(median_distance(of_real) or 1.0)
+    found = compare(*features)
     real, compared = (s.thinned(_DESCRIBED) for s in sets)
     return DistanceRow(
         label=label,
-        n_real=len(sets[0]),
-        n_compared=len(sets[1]),
-        kid=kid.value,
-        kid_error=kid.standard_error,
-        mmd=kernel_distance(of_real, of_compared, gaussian).value,
-        fid=frechet_distance(of_real, of_compared),
-        fid_infinity=frechet_distance_infinity(of_real, of_compared),
-        manifold=manifold(of_real, of_compared),
+        n_real=found.n_real,
+        n_compared=found.n_compared,
+        kid=found.kid.value,
+        kid_error=found.kid.standard_error,
+        mmd=found.mmd.value,
+        fid=found.fid,
+        fid_infinity=found.fid_infinity,
+        manifold=found.manifold,
         ms_ssim=mean_similarity(compared.map(thumbnails) / 65535),
         descriptors={
             name: descriptor_distance(_described(function, real), _described(function, compared))
