@@ -12,14 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.machine import cpu
+from benchmarks.machine import cpu, gpu
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
-from benchmarks.trainers import PeerProcess, StepTrainer, noise_dataset
+from benchmarks.trainers import (
+    PeerProcess,
+    StepTrainer,
+    matrix_flops,
+    noise_dataset,
+    platform_devices,
+)
 from femur_jax.config import Config
 from femur_jax.gan.losses import discriminator_loss, generator_loss
 from femur_jax.gan.task import CONDITIONS, GanTask
-from femur_jax.models.functional import functional
+from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 
 _ROOT = Path(__file__).parents[1]
@@ -29,30 +35,49 @@ TOLERANCE = 1e-6  # of the largest value, in float64
 
 
 def tiny() -> Config:
-    """The config that is measured."""
-    return runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")
+    """The config that is measured on CPU."""
+    return _variant("tiny")
 
 
-def over_torch() -> Found:
-    """Speed of GanTask.step over that of benchmarks/peers/r3gan_torch.py, on CPU.
+def base() -> Config:
+    """The one that is measured on a GPU."""
+    config = _variant("base")
+    config.train.batch_size = 16
+    return config
+
+
+def _variant(name: str) -> Config:
+    return runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"](name)
+
+
+def over_torch(platform: str, config: Config) -> Found:
+    """Speed of GanTask.step over that of benchmarks/peers/r3gan_torch.py.
+
+    Args:
+        platform: "cpu", where both are compared in float64 before, or "gpu".
+        config: Of gan.py.
 
     Raises:
         RuntimeError: The two do not compute the same.
     """
-    config = tiny()
-    with tempfile.TemporaryDirectory() as name, jax.default_device(jax.devices("cpu")[0]):
+    with tempfile.TemporaryDirectory() as name, jax.default_device(platform_devices(platform)[0]):
         folder = Path(name)
         task = GanTask(config, noise_dataset(folder / "dataset", config.model.size))
         lazy = config.copy_and_resolve_references()
         lazy.train.penalty_interval = 8
-        size = config.train.batch_size
-        own = StepTrainer(task, size)
-        lazy = StepTrainer(GanTask(lazy, task.dataset), size)
-        expected = write_exchange(folder, config)
-        with PeerProcess("r3gan_torch.py", folder) as peer:
-            difference = largest_difference(expected, folder)
-            if difference > TOLERANCE:
-                raise RuntimeError(f"losses or gradients differ by {difference:.1e}")
+        batch = config.train.batch_size
+        own = StepTrainer(task, batch, platform)
+        lazy = StepTrainer(GanTask(lazy, task.dataset), batch, platform)
+        exchanged = write_exchange(folder, config)
+        with PeerProcess("r3gan_torch.py", folder, platform) as peer:
+            about = {}
+            if platform == "cpu":
+                difference = largest_difference(answers(config, *exchanged), folder)
+                if difference > TOLERANCE:
+                    raise RuntimeError(f"losses or gradients differ by {difference:.1e}")
+                about["largest difference of losses and gradients, relative, float64"] = difference
+            else:
+                about |= _on_gpu(own, folder)
             rounds = []
             for _ in range(_ROUNDS):
                 row = []
@@ -67,43 +92,64 @@ def over_torch() -> Found:
                 rounds.append(row)
     own_seconds, lazy_seconds, peer_seconds = zip(*rounds, strict=True)
     ratio, spread = ratio_of_rounds(peer_seconds, own_seconds)
-    batch = config.train.batch_size
+    if platform == "gpu":
+        about["share of the matrix product's rate"] = (
+            own.flops / median(own_seconds) / 1e12 / about["TFLOP/s of a matrix product"]
+        )
     return Found(
         value=ratio,
         spread=spread,
-        device=cpu(),
+        device=gpu() if platform == "gpu" else cpu(),
         versions={"torch": peer.about["torch"]},
         details={
             "images/s": batch / median(own_seconds),
             "images/s in PyTorch": batch / median(peer_seconds),
             "images/s with penalties at every 8th step": batch / median(lazy_seconds),
-            "rounds": f"{_ROUNDS} of {_STEPS} steps",
+            "rounds": f"{_ROUNDS} of {_STEPS} steps of {batch} images",
             "parameters": peer.about["parameters"],
-            "largest difference of losses and gradients, relative, float64": difference,
             "PyTorch's threads": peer.about["threads"],
+            **about,
         },
     )
 
 
-def write_exchange(folder: Path, config: Config) -> dict[str, np.ndarray]:
+def _on_gpu(own: StepTrainer, folder: Path) -> dict[str, float]:
+    """The matrix product's rate, and the memory of a step of the two larger presets."""
+    large = _variant("large")
+    large.train.batch_size = len(own.batch["label"])
+    task = GanTask(large, noise_dataset(folder / "large", large.model.size))
+    return {
+        "TFLOP/s of a matrix product": matrix_flops() / 1e12,
+        "GiB of a step at 256 pixels": own.gib,
+        "GiB of a step at 512 pixels": StepTrainer(task, large.train.batch_size, "gpu").gib,
+    }
+
+
+def _networks(config: Config) -> dict[str, Functions]:
+    model = config.model
+    shape = {"blocks": model.blocks, "group_width": model.group_width}
+    return {
+        "generator": functional(
+            lambda rngs: Generator(
+                model.size, model.channels, model.latent, CONDITIONS, **shape, rngs=rngs
+            )
+        ),
+        "discriminator": functional(
+            lambda rngs: Discriminator(
+                model.size, model.channels, 2, CONDITIONS, **shape, rngs=rngs
+            )
+        ),
+    }
+
+
+def write_exchange(folder: Path, config: Config) -> tuple[dict[str, Params], dict[str, np.ndarray]]:
     """Writes what the peer reads; see there.
 
     Returns:
-        Losses, penalties and gradients in float64 that it should find.
+        Both networks' weights and their inputs, in float64.
     """
     with jax.enable_x64(True):
         model, size, batch = config.model, config.model.size, config.train.batch_size
-        shape = {"blocks": model.blocks, "group_width": model.group_width}
-        networks = {
-            "generator": functional(
-                lambda rngs: Generator(
-                    size, model.channels, model.latent, CONDITIONS, **shape, rngs=rngs
-                )
-            ),
-            "discriminator": functional(
-                lambda rngs: Discriminator(size, model.channels, 2, CONDITIONS, **shape, rngs=rngs)
-            ),
-        }
         rng = np.random.default_rng(0)
         # Away from the first parameters: zeros in last layers hide what is before them.
         params = {
@@ -111,7 +157,7 @@ def write_exchange(folder: Path, config: Config) -> dict[str, np.ndarray]:
                 lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape),
                 jax.jit(network.init)(jax.random.key(0)),
             )
-            for name, network in networks.items()
+            for name, network in _networks(config).items()
         }
         mask = np.zeros((batch, size, size, 1))
         for n in range(batch):
@@ -129,8 +175,16 @@ def write_exchange(folder: Path, config: Config) -> dict[str, np.ndarray]:
             folder / "inputs.npz",
             {n: np.moveaxis(a, -1, 1) if a.ndim == 4 else a for n, a in inputs.items()},
         )
+        return params, inputs
+
+
+def answers(
+    config: Config, params: dict[str, Params], inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Losses, penalties and gradients in float64 that the peer should find."""
+    with jax.enable_x64(True):
         given = {name: jnp.asarray(array) for name, array in inputs.items()}
-        return jax.tree.map(np.asarray, _answers(config, networks, params, given))
+        return jax.tree.map(np.asarray, _answers(config, _networks(config), params, given))
 
 
 def _answers(config: Config, networks: dict, params: dict, given: dict) -> dict[str, Any]:

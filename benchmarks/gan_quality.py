@@ -91,25 +91,21 @@ def lazy_over_full() -> Found:
         real = _features(dataset, "test")
         full, lazy = (_Run(dataset, penalty_interval) for penalty_interval in (1, 8))
         seconds = full.train(_LAZY_STEPS), lazy.train(_LAZY_STEPS)
-        kid, equal_images = full.kid(real), lazy.kid(real)
-        more = round(_LAZY_STEPS * (seconds[0] / seconds[1] - 1))
-        lazy.train(more)
-        equal_time = lazy.kid(real)
+        kid, of_lazy = full.kid(real), lazy.kid(real)
     return Found(
-        value=equal_time / kid,
+        value=of_lazy / kid,
         device=cpu(),
         details={
             "KID with penalties at every step": kid,
-            "KID with penalties at every 8th step, as many images": equal_images,
-            "KID with penalties at every 8th step, as much time": equal_time,
-            "steps": [_LAZY_STEPS, _LAZY_STEPS, _LAZY_STEPS + more],
-            "seconds of the same number of steps": seconds,
+            "KID with penalties at every 8th step": of_lazy,
+            "steps": _LAZY_STEPS,
+            "seconds of both": seconds,
         },
     )
 
 
 class _Run:
-    """A training of the tiny GAN that can be timed and goes on."""
+    """A training of the tiny GAN that can be timed."""
 
     def __init__(self, dataset: RadiographDataset, penalty_interval: int):
         self.config = runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")

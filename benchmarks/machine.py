@@ -17,6 +17,23 @@ def cpu() -> str:
     return f"{names[0] if names else 'processor'}, {os.cpu_count()} cores"
 
 
+def has_gpu() -> bool:
+    """Whether JAX finds one."""
+    import jax  # takes a second, which is no part of --help
+
+    try:
+        return bool(jax.devices("gpu"))
+    except RuntimeError:  # unknown backend
+        return False
+
+
+def gpu() -> str:
+    """The first one's name."""
+    import jax
+
+    return jax.devices("gpu")[0].device_kind
+
+
 def require_idle() -> None:
     """Watches for a moment, in which nothing should run.
 

@@ -33,15 +33,18 @@ class Measurement:
     about: str
     unit: str
     goal: Goal
+    gpu: bool
     run: Callable[[], Found]
 
 
-def measurement(unit: str, goal: Goal) -> Callable[[Callable[[], Found]], Callable[[], Found]]:
-    """Enters a function into MEASUREMENTS under its own name."""
+def measurement(
+    unit: str, goal: Goal, *, gpu: bool = False
+) -> Callable[[Callable[[], Found]], Callable[[], Found]]:
+    """Enters a function into MEASUREMENTS under its own name, and whether it needs a GPU."""
 
     def enter(run: Callable[[], Found]) -> Callable[[], Found]:
         name = run.__name__
-        MEASUREMENTS[name] = Measurement(name, inspect.getdoc(run) or "", unit, goal, run)
+        MEASUREMENTS[name] = Measurement(name, inspect.getdoc(run) or "", unit, goal, gpu, run)
         return run
 
     return enter
@@ -60,9 +63,9 @@ def train_over_torch_cpu() -> Found:
     Rounds take turns; the value is the ratio of the median times. Before, both networks are given
     the same weights and must agree in the output and in its gradient.
     """
-    from benchmarks.training import over_torch
+    from benchmarks.training import over_torch, tiny
 
-    return over_torch("same")
+    return over_torch("cpu", "same", *tiny())
 
 
 @measurement("x", Goal(">=", 1.0))
@@ -71,9 +74,34 @@ def train_over_diffusers_cpu() -> Found:
 
     Its widths are those that come nearest in parameters and floating-point operations.
     """
-    from benchmarks.training import over_torch
+    from benchmarks.training import over_torch, tiny
 
-    return over_torch("diffusers")
+    return over_torch("cpu", "diffusers", *tiny())
+
+
+@measurement("x", Goal(">=", 1.3), gpu=True)
+def train_over_torch_gpu() -> Found:
+    """Training steps per second of the base denoiser, over those of UNet2DModel, on one GPU.
+
+    As train_over_diffusers_cpu, with 8 patches of 256 x 256 pixels in bfloat16 and without remat;
+    diffusers' network in PyTorch's autocast.
+    """
+    from benchmarks.training import base, over_torch
+
+    return over_torch("gpu", "diffusers", *base())
+
+
+@measurement("", Goal(">=", 0.5), gpu=True)
+def train_mfu_gpu() -> Found:
+    """Arithmetic of the base denoiser's training step, over that of a matrix product, on one GPU.
+
+    FLOPs of the compiled step, 8 patches of 256 x 256 pixels without remat, as XLA's cost analysis
+    counts them, divided by its time; over the rate of a product of two 8192 x 8192 matrices of
+    bfloat16. Rounds take turns; the value is of the median times.
+    """
+    from benchmarks.training import base, share_of_matrix_rate
+
+    return share_of_matrix_rate(*base())
 
 
 @measurement("s", Goal("<=", 900.0))
@@ -291,9 +319,22 @@ def gan_over_torch_cpu() -> Found:
     format that is faster here, on all cores. Rounds take turns; the value is the ratio of the
     median times. Before, losses, penalties and gradients of both must agree in float64.
     """
-    from benchmarks.gan import over_torch
+    from benchmarks.gan import over_torch, tiny
 
-    return over_torch()
+    return over_torch("cpu", tiny())
+
+
+@measurement("x", Goal(">=", 1.2), gpu=True)
+def gan_over_torch_gpu() -> Found:
+    """The same as gan_over_torch_cpu for the base GAN on one GPU, on 16 images of 256 x 256 pixels.
+
+    What the presets compute in bfloat16 PyTorch computes in autocast, and float32 products in both
+    as TF32. Nothing is compared in float64. The details have the share of a matrix product's rate,
+    as in train_mfu_gpu, and the memory of a step at 256 and at 512 pixels.
+    """
+    from benchmarks.gan import base, over_torch
+
+    return over_torch("gpu", base())
 
 
 @measurement("of 25", Goal(">=", 25.0))
@@ -322,11 +363,10 @@ def gan_stacked_digits() -> Found:
 
 @measurement("x", Goal("<=", 1.0))
 def gan_lazy_penalties() -> Found:
-    """KID of the tiny GAN with penalties at every 8th step, over that with all, after equal time.
+    """KID of the tiny GAN with penalties at every 8th step, over that with all, on CPU.
 
-    300 steps with all penalties, as in the demo, and as many with lazy ones as take that time; the
-    details have the KID after equal numbers of images too. Pixels of 32 x 32, 150 samples of each
-    class against the test split; one seed.
+    After 300 steps each, as in the demo. Pixels of 32 x 32, 150 samples of each class against the
+    test split; one seed. The seconds in the details are what XLA makes of a branch on CPU.
     """
     from benchmarks.gan_quality import lazy_over_full
 

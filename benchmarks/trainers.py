@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -18,6 +19,7 @@ from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.training.loop import Task
 
 _PEERS = Path(__file__).parent / "peers"
+_PRODUCT, _PRODUCTS = 8192, 5  # rows and columns, and how many products are timed
 
 
 class PeerProcess:
@@ -59,10 +61,24 @@ class PeerProcess:
 
 
 class StepTrainer:
-    """The training step as the loop compiles it, on one batch, on all devices of the CPU."""
+    """The training step as the loop compiles it, on one batch.
 
-    def __init__(self, task: Task, batch_size: int):
-        mesh = Mesh(np.array(jax.devices("cpu")), ("data",))
+    Attributes:
+        state: After the steps so far.
+        batch: The batch.
+        flops: Floating-point operations of a step, as XLA counts them.
+        gib: Memory that a step needs on each device.
+    """
+
+    def __init__(self, task: Task, batch_size: int, platform: str):
+        """Compiles the step for all devices of the CPU, or for one GPU.
+
+        Args:
+            task: What is trained.
+            batch_size: Of all devices.
+            platform: "cpu" or "gpu".
+        """
+        mesh = Mesh(np.array(platform_devices(platform)), ("data",))
         divided = NamedSharding(mesh, PartitionSpec("data"))
         self.batch = next(batches(task.streams(), batch_size=batch_size, start=0, sharding=divided))
         self._key = jax.random.key(0)
@@ -73,7 +89,17 @@ class StepTrainer:
         def update(state, batch, key):
             return task.step(state, batch, jax.random.fold_in(key, state.step))
 
-        self._update = jax.jit(update, donate_argnums=0, out_shardings=(everywhere, None))
+        compiled = (
+            jax.jit(update, donate_argnums=0, out_shardings=(everywhere, None))
+            .lower(self.state, self.batch, self._key)
+            .compile()
+        )
+        self._update = compiled
+        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        assert cost and memory  # CPUs and GPUs tell both
+        self.flops = cost["flops"] * mesh.size
+        # The new state takes the place of the old one.
+        self.gib = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
 
     def seconds(self, steps: int) -> float:
         begin = time.perf_counter()
@@ -81,6 +107,22 @@ class StepTrainer:
             self.state, _ = self._update(self.state, self.batch, self._key)
         jax.block_until_ready(self.state)
         return time.perf_counter() - begin
+
+
+def platform_devices(platform: str) -> list[Any]:
+    """All of the CPU, or the first GPU."""
+    return jax.devices(platform)[: 1 if platform == "gpu" else None]
+
+
+def matrix_flops() -> float:
+    """Operations a second of a large product of bfloat16 matrices on the default device."""
+    product = jax.jit(lambda a, b: a @ b)
+    keys = jax.random.split(jax.random.key(0))
+    factors = [jax.random.normal(key, (_PRODUCT, _PRODUCT), jnp.bfloat16) for key in keys]
+    product(*factors).block_until_ready()
+    begin = time.perf_counter()
+    jax.block_until_ready([product(*factors) for _ in range(_PRODUCTS)])
+    return _PRODUCTS * 2 * _PRODUCT**3 / (time.perf_counter() - begin)
 
 
 def noise_dataset(folder: Path, patch: int) -> RadiographDataset:

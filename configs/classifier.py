@@ -57,7 +57,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "steps": 10_000,
             "batch_size": 32,
-            "accumulate": 1,  # parts of a batch, one after the other: less memory, as much work
+            "accumulate": 1,  # parts of a batch in turn, for less memory; not on CPU
             "learning_rate": 3e-4,
             "warmup_steps": 500,
             "weight_decay": 0.05,

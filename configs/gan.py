@@ -37,7 +37,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "steps": 100_000,
             "batch_size": 64,
-            "accumulate": 1,  # parts of a batch, one after the other: less memory, as much work
+            "accumulate": 1,  # parts of a batch in turn, for less memory; not on CPU
             # First and last value of the burn-in, as published for 256 x 256 pixels.
             "learning_rate": (2e-4, 5e-5),
             "beta2": (0.9, 0.99),
@@ -45,7 +45,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "ema_images": (0.0, 500_000.0),  # the moving average's half-life
             # Published for 70,000 images: 20 million, of 25 to train on.
             "burn_in_images": 5_000_000,
-            "penalty_interval": 1,  # 8: lazily, at every 8th step
+            "penalty_interval": 1,  # 8: lazily, at every 8th step; not on CPU (docs/decisions.md)
             # Adaptive augmentation: p rises where D prefers the real one in more than 80% of pairs.
             "ada_target": 0.6,  # their share less that of the others
             "ada_images": 500_000,  # in which p can go from 0 to 1

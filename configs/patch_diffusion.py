@@ -59,7 +59,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "steps": 200_000,
             "batch_size": 64,
-            "accumulate": 1,  # parts of a batch, one after the other: less memory, as much work
+            "accumulate": 1,  # parts of a batch in turn, for less memory; not on CPU
             "learning_rate": 2e-4,
             "warmup_steps": 1000,
             "ema_widths": (0.05, 0.1),  # relative to the steps so far; see training/ema.py

@@ -6,6 +6,7 @@ benchmarks/RESULTS.md is made; records of what is not measured now stay as they 
 
 import argparse
 import datetime
+import os
 import platform
 import sys
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is not installed
 
 from benchmarks import records
-from benchmarks.machine import require_idle
+from benchmarks.machine import has_gpu, require_idle
 from benchmarks.measurements import MEASUREMENTS, Measurement
 from femur_jax.errors import UserError
 
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> int:
         "--results", type=Path, default=_RESULTS, help="the file of records (%(default)s)"
     )
     args = parser.parse_args(argv)
+    # Peers, in processes of their own, need memory of the GPU too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         for measurement in selected(args.only):
             print(f"{measurement.name} ...", flush=True)
@@ -48,16 +51,24 @@ def main(argv: list[str]) -> int:
 
 
 def selected(only: str | None) -> list[Measurement]:
-    """The measurements to run: all, or the one that is named.
+    """The measurements to run: all that this machine can do, or the one that is named.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: There is none of this name, or it needs a GPU.
     """
     if only is None:
-        return list(MEASUREMENTS.values())
+        left_out = [m.name for m in MEASUREMENTS.values() if m.gpu and not has_gpu()]
+        if left_out:
+            print(f"Left out, since JAX finds no GPU: {', '.join(left_out)}")
+        return [m for m in MEASUREMENTS.values() if m.name not in left_out]
     if only not in MEASUREMENTS:
         raise UserError(
             f"There is no measurement {only!r}; the names are {', '.join(MEASUREMENTS)}."
+        )
+    if MEASUREMENTS[only].gpu and not has_gpu():
+        raise UserError(
+            f"{only} needs a GPU, and JAX finds none; on a machine with one install jax's CUDA "
+            "wheels (see the README)."
         )
     return [MEASUREMENTS[only]]
 

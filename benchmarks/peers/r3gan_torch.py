@@ -1,12 +1,14 @@
-"""The GAN's training step in eager PyTorch on CPU: the peer of GanTask.step.
+"""The GAN's training step in eager PyTorch: the peer of GanTask.step.
 
-    .bench-venv/bin/python benchmarks/peers/r3gan_torch.py FOLDER
+    .bench-venv/bin/python benchmarks/peers/r3gan_torch.py FOLDER cpu
+    .bench-venv/bin/python benchmarks/peers/r3gan_torch.py FOLDER gpu
 
 FOLDER holds what femur_jax works with as well: config.json (a config of gan.py), weights.npz (by
-path, of both networks) and inputs.npz (real, mask, condition and two latents of each image). First
-answers losses and their gradients at these weights, in float64, in outputs.npz; then, for each
-number n read from standard input, takes n training steps in float32. Each answer is a line of JSON
-on standard output.
+path, of both networks) and inputs.npz (real, mask, condition and two latents of each image). On CPU
+first answers losses and their gradients at these weights, in float64, in outputs.npz; then, for
+each number n read from standard input, takes n training steps: in float32, on a GPU in TF32, and
+with bfloat16 by autocast for what is not differentiated twice. Each answer is a line of JSON on
+standard output.
 
 torch.compile does not trace through a gradient of a gradient, which the penalties need, so the
 step runs eagerly. It leaves out the augmentation, which the peer has.
@@ -167,17 +169,18 @@ class Trainer:
         inputs: dict[str, np.ndarray],
         dtype: torch.dtype,
         memory_format: torch.memory_format,
+        device: torch.device,
     ):
-        self.train, self.memory_format = config["train"], memory_format
+        self.train, self.memory_format, self.device = config["train"], memory_format, device
         self.inputs = {
-            name: self._formatted(torch.from_numpy(value).to(dtype))
+            name: self._formatted(torch.from_numpy(value).to(device, dtype))
             for name, value in inputs.items()
         }
         conditions = self.inputs["condition"].shape[1]
         self.generator = Generator(config["model"], conditions)
         self.discriminator = Discriminator(config["model"], conditions)
         for name in ("generator", "discriminator"):
-            network = getattr(self, name).to(dtype)
+            network = getattr(self, name).to(device, dtype)
             load(network, {k: v for k, v in weights.items() if k.startswith(name + "/")})
             network.to(memory_format=memory_format)
         settings = {"lr": self.train["learning_rate"][0], "betas": (0.0, self.train["beta2"][0])}
@@ -190,6 +193,9 @@ class Trainer:
     def _formatted(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=self.memory_format) if x.ndim == 4 else x
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
+
     def _discriminate(self, images: Tensor) -> Tensor:
         """Logits; the mask is applied to the images, and shown beside them."""
         each = len(images) // len(self.inputs["mask"])
@@ -200,9 +206,9 @@ class Trainer:
     def discriminator_loss(self) -> dict[str, Tensor]:
         """Its terms, penalties included (arXiv 2501.05441)."""
         real, condition = self.inputs["real"], self.inputs["condition"]
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             fake = self.generator(self.inputs["z"], condition)
-        images = torch.cat([real, fake]).requires_grad_()
+        images = torch.cat([real, fake.to(real.dtype)]).requires_grad_()
         logits = self._discriminate(images)
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         r1, r2 = gradient.square().sum((1, 2, 3)).view(2, -1).mean(1)
@@ -212,9 +218,11 @@ class Trainer:
         return {"discriminator_loss": loss, "r1": r1, "r2": r2}
 
     def generator_loss(self) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             d_real = self._discriminate(self.inputs["real"])
-        d_fake = self._discriminate(self.generator(self.inputs["z2"], self.inputs["condition"]))
+        with self._autocast():
+            fake = self.generator(self.inputs["z2"], self.inputs["condition"])
+            d_fake = self._discriminate(fake)
         return functional.softplus(d_real - d_fake).mean()
 
     def step(self) -> None:
@@ -277,29 +285,32 @@ def seconds(trainer: Trainer, steps: int) -> float:
     begin = time.perf_counter()
     for _ in range(steps):
         trainer.step()
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, device = Path(sys.argv[1]), torch.device("cuda" if sys.argv[2] == "gpu" else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(os.cpu_count() or 1)
     config = json.loads((folder / "config.json").read_text())
     with np.load(folder / "weights.npz") as weights, np.load(folder / "inputs.npz") as inputs:
         given = config, dict(weights), dict(inputs)
-    exact = Trainer(*given, torch.float64, torch.contiguous_format)
-    np.savez(folder / "outputs.npz", **exact.answer())
+    if device.type == "cpu":
+        exact = Trainer(*given, torch.float64, torch.contiguous_format, device)
+        np.savez(folder / "outputs.npz", **exact.answer())
     about: dict[str, Any] = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "parameters": sum(len(p.flatten()) for p in exact.generator.parameters())
-        + sum(len(p.flatten()) for p in exact.discriminator.parameters()),
+        "parameters": sum(value.size for value in given[1].values()),
     }
     print(json.dumps(about), flush=True)
     trainers: dict[float, Trainer] = {}
     for line in sys.stdin:
         if not trainers:
             for memory_format in (torch.contiguous_format, torch.channels_last):
-                trainer = Trainer(*given, torch.float32, memory_format)
+                trainer = Trainer(*given, torch.float32, memory_format, device)
                 seconds(trainer, 1)
                 trainers[seconds(trainer, CALIBRATION_STEPS)] = trainer
         print(json.dumps(seconds(trainers[min(trainers)], int(line))), flush=True)

@@ -1,10 +1,10 @@
-"""The denoiser's training step in PyTorch on CPU: the peer of DiffusionTask.step.
+"""The denoiser's training step in PyTorch: the peer of DiffusionTask.step.
 
-    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER same
-    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER diffusers
+    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER same cpu
+    .bench-venv/bin/python benchmarks/peers/train_torch.py FOLDER diffusers gpu
 
 same: the same network. diffusers: the U-Net of diffusers that comes nearest to it in parameters and
-floating-point operations.
+floating-point operations. On a GPU the network computes in bfloat16, by autocast, else in float32.
 FOLDER holds what femur_jax works with as well: config.json (a config of patch_diffusion.py),
 batch.npz (one batch of `loader.Patch`), weights.npz (by path) and inputs.npz (of the network).
 The same network first answers its output for these weights and inputs, and the gradient with
@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,8 +44,11 @@ class Trainer:
         config: dict[str, Any],
         memory_format: torch.memory_format,
         compiled: bool,
+        device: torch.device,
     ):
-        network = network.to(memory_format=memory_format)
+        network = network.to(device=device, memory_format=memory_format)
+        # The batch and all random numbers, too, are made there.
+        self.device = device
         self.network = torch.compile(network) if compiled else network
         self.memory_format = memory_format
         self.way = f"{'compiled' if compiled else 'eager'}, {str(memory_format)[6:]}"
@@ -78,22 +81,23 @@ class Trainer:
         mask, coordinates = mask_and_coordinates(batch)
         y = to_unit(batch["pixels"]) * mask
         low, high = np.log(c["context_sigma"])
-        context_sigma = torch.empty(len(y)).uniform_(low, high).exp()
+        context_sigma = torch.empty(len(y), device=y.device).uniform_(low, high).exp()
         context = to_unit(batch["context"][..., 0])
         context = context + context_sigma[:, None, None, None] * torch.randn_like(context)
         finer = batch["level"] > 0
         context = torch.where(finer[:, None, None, None], context, 0) * mask
-        kept = torch.rand(len(y)) >= c["label_dropout"]
+        kept = torch.rand(len(y), device=y.device) >= c["label_dropout"]
         vector = conditions(batch, kept, torch.where(finer, context_sigma, 0))
 
         sigma_data = c["sigma_data"]
-        sigma = (c["P_mean"] + c["P_std"] * torch.randn(len(y))).exp()
+        sigma = (c["P_mean"] + c["P_std"] * torch.randn(len(y), device=y.device)).exp()
         s = sigma[:, None, None, None]
         x = y + s * torch.randn_like(y) * mask
         total = s**2 + sigma_data**2
         channels = torch.cat([x * total.rsqrt(), context, mask, coordinates], dim=1)
         channels = channels.contiguous(memory_format=self.memory_format)
-        F = self.network(channels, sigma.log() / 4, vector)
+        with torch.autocast("cuda", torch.bfloat16, enabled=y.is_cuda):
+            F = self.network(channels, sigma.log() / 4, vector).float()
         D = sigma_data**2 / total * x + s * sigma_data * total.rsqrt() * F
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return weight * (mask * (D - y) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
@@ -114,7 +118,9 @@ def mask_and_coordinates(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Of shapes (batch, 1, patch, patch) and (batch, 2, patch, patch)."""
     patch = batch["pixels"].shape[1]
     size = batch["level_size"][:, :, None]
-    index = batch["origin"][:, :, None] + torch.arange(patch)  # batch (y, x) patch
+    index = batch["origin"][:, :, None] + torch.arange(
+        patch, device=size.device
+    )  # batch (y, x) patch
     inside = (index < size).float()
     position = (index + 0.5 - size / 2) / (size / 2).amax(dim=1, keepdim=True)
     mask = inside[:, 0, :, None] * inside[:, 1, None, :]
@@ -167,15 +173,34 @@ def seconds(trainer: Trainer, batch: dict[str, Tensor], steps: int) -> float:
     begin = time.perf_counter()
     for _ in range(steps):
         trainer.step(batch)
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 
 class DiffusersUNet(nn.Module):
     """UNet2DModel, with the conditions where it takes the class."""
 
-    CHANNELS = (24, 40, 56)  # 677,201 parameters, and 2% more operations than the same network
+    # By the denoiser's channels. Beside tiny: 677,201 parameters, and 2% more operations; beside
+    # base: 2% fewer parameters, and 3% more operations.
+    SETTINGS: ClassVar = {
+        32: {
+            "block_out_channels": (24, 40, 56),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": None,
+            "attention": 1,
+        },
+        128: {
+            "block_out_channels": (96, 224, 224, 192, 448),
+            "layers_per_block": 2,
+            "norm_num_groups": 32,
+            "attention_head_dim": 64,
+            "attention": 2,
+        },
+    }
 
-    def __init__(self, patch: int):
+    def __init__(self, channels: int, patch: int):
         from diffusers.utils import import_utils
 
         # Its build on PyPI does not load beside PyTorch's CPU build.
@@ -183,18 +208,18 @@ class DiffusersUNet(nn.Module):
         from diffusers import UNet2DModel
 
         super().__init__()
-        self.embed = nn.Linear(CONDITIONS, 4 * self.CHANNELS[0])
+        settings = dict(self.SETTINGS[channels])
+        widths, attention = settings["block_out_channels"], settings.pop("attention")
+        plain = len(widths) - attention
+        self.embed = nn.Linear(CONDITIONS, 4 * widths[0])
         self.network = UNet2DModel(
             sample_size=patch,
             in_channels=CHANNELS,
             out_channels=1,
-            layers_per_block=1,
-            block_out_channels=self.CHANNELS,
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-            norm_num_groups=4,
-            attention_head_dim=None,
+            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attention,
+            up_block_types=("AttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
             class_embed_type="identity",
+            **settings,
         )
 
     def forward(self, x: Tensor, c_noise: Tensor, conditions: Tensor) -> Tensor:
@@ -212,9 +237,9 @@ def same_network(folder: Path, config: dict[str, Any]) -> UNet:
     return network
 
 
-def megaflops(network: nn.Module, folder: Path) -> float:
+def megaflops(network: nn.Module, folder: Path, device: torch.device) -> float:
     """Floating-point operations of the forward pass of one patch, in millions."""
-    inputs = read(folder / "inputs.npz")
+    inputs = {name: array.to(device) for name, array in read(folder / "inputs.npz").items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(inputs["x"], inputs["c_noise"], inputs["conditions"])
     return counter.get_total_flops() / len(inputs["x"]) / 1e6
@@ -222,11 +247,12 @@ def megaflops(network: nn.Module, folder: Path) -> float:
 
 def main() -> None:
     folder, kind = Path(sys.argv[1]), sys.argv[2]
+    device = torch.device("cuda" if sys.argv[3] == "gpu" else "cpu")
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     config = json.loads((folder / "config.json").read_text())
-    batch = read(folder / "batch.npz")
-    # torch.compile writes C++.
+    batch = {name: array.to(device) for name, array in read(folder / "batch.npz").items()}
+    # torch.compile writes C++ for CPUs, and what launches its kernels on GPUs in C.
     ways = (False, True) if shutil.which("g++") else (False,)
     trainers = {}
     for compiled, memory_format in itertools.product(
@@ -235,8 +261,8 @@ def main() -> None:
         if kind == "same":
             network = same_network(folder, config)
         else:
-            network = DiffusersUNet(batch["pixels"].shape[1])
-        trainer = Trainer(network, config, memory_format, compiled)
+            network = DiffusersUNet(config["model"]["channels"], batch["pixels"].shape[1])
+        trainer = Trainer(network, config, memory_format, compiled, device)
         seconds(trainer, batch, 1)
         trainers[seconds(trainer, batch, CALIBRATION_STEPS)] = trainer
     trainer = trainers[min(trainers)]
@@ -246,7 +272,7 @@ def main() -> None:
         "ms of each way": {t.way: round(1000 * s / CALIBRATION_STEPS) for s, t in trainers.items()},
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "megaflops": megaflops(network, folder),
+        "megaflops": megaflops(network, folder, device),
     }
     print(json.dumps(about), flush=True)
     for line in sys.stdin:

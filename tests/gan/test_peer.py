@@ -13,6 +13,7 @@ def test_losses_penalties_and_gradients_equal_pytorch(tmp_path: Path):
     config = gan.tiny()
     config.model.update(size=16, channels=(16, 8, 8), latent=4, group_width=8)
     config.train.batch_size = 4
-    expected = gan.write_exchange(tmp_path, config)
-    with PeerProcess("r3gan_torch.py", tmp_path):
+    exchanged = gan.write_exchange(tmp_path, config)
+    with PeerProcess("r3gan_torch.py", tmp_path, "cpu"):
+        expected = gan.answers(config, *exchanged)
         assert gan.largest_difference(expected, tmp_path) < gan.TOLERANCE

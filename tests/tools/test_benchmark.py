@@ -116,6 +116,23 @@ def test_a_run_is_recorded_and_others_stay(tmp_path: Path, table: list[float], i
         assert f"| made_up | {value:g} x | one round | >= 1 | {met} |" in text
 
 
+def test_what_needs_a_gpu_is_left_out_without_one(
+    table: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    @measurement("x", Goal(">=", 1.0), gpu=True)
+    def on_a_gpu() -> Found:
+        """Never runs."""
+        raise AssertionError
+
+    monkeypatch.setattr(benchmark, "has_gpu", lambda: False)
+    assert [m.name for m in benchmark.selected(None)] == ["made_up"]
+    assert "Left out, since JAX finds no GPU: on_a_gpu" in capsys.readouterr().out
+    assert benchmark.main(["--only", "on_a_gpu"]) == 2
+    assert "on_a_gpu needs a GPU, and JAX finds none" in capsys.readouterr().err
+    monkeypatch.setattr(benchmark, "has_gpu", lambda: True)
+    assert [m.name for m in benchmark.selected(None)] == ["made_up", "on_a_gpu"]
+
+
 def test_an_unknown_name_ends_with_one_sentence_and_2(capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["--only", "speeed"]) == 2
     message = capsys.readouterr().err
