@@ -31,8 +31,8 @@ _LIMITS = """\
 - What is rare in the training data (unusual views, implants, hospitals) is rarer still, or missing.
 - Details that look like anatomy may be impossible; no doctor has checked single images.
 - The share of each class was chosen, and is not that of patients.
-- No sign of copies is not proof that there are none: only whole radiographs were compared, and only
-  as far as held-out patients allow."""
+- No sign of copies is not proof that there are none: details smaller than the parts that were
+  compared may be repeated, and held-out patients set the limits."""
 
 
 def write(

@@ -18,7 +18,8 @@ from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.measurement import Measurement, RadiographSet, of_split
+from femur_jax.evaluation.measurement import Measurement
+from femur_jax.evaluation.radiograph_set import RadiographSet, of_split
 from femur_jax.evaluation.report import contents
 from femur_jax.evaluation.statistics import (
     Contrast,
@@ -274,7 +275,7 @@ def _worst_pairs(
         for row in found[str(cell)].copies:
             if row.label == label:
                 dataset = by_label.get(label) or by_label[""]
-                pairs += [(pair, row.threshold, dataset) for pair in row.pairs]
+                pairs += [(pair, dataset) for pair in row.pairs]
     pairs.sort(key=lambda item: item[0].ratio)
     return contents.WorstPairs(
         source=_title(arm),
@@ -284,9 +285,9 @@ def _worst_pairs(
                 dataset.read(pair.synthetic),
                 real.read(pair.nearest),
                 pair.ratio,
-                is_flagged=pair.ratio <= threshold,
+                is_flagged=pair.is_flagged,
             )
-            for pair, threshold, dataset in pairs[:_PAIRS]
+            for pair, dataset in pairs[:_PAIRS]
         ],
     )
 

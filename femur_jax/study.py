@@ -28,7 +28,7 @@ from femur_jax.config import Config
 from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation import measurement
+from femur_jax.evaluation import measurement, radiograph_set
 from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
 from femur_jax.evaluation.features import network, radiograph_features
 from femur_jax.evaluation.report import page, tables
@@ -233,7 +233,7 @@ class Study:
     def measure_real(self) -> None:
         """The floor: validation patients against test patients."""
         validation, test = (
-            measurement.of_split([self.real_data], split) for split in ("validation", "test")
+            radiograph_set.of_split([self.real_data], split) for split in ("validation", "test")
         )
         self._write_measurement(REAL, measurement.measure(test, validation, self.view))
 
@@ -241,11 +241,11 @@ class Study:
         """A cell's radiographs against real ones; their cards tell what was found."""
         made = [RadiographDataset(self.grid.synthetic(run)) for run in cell.runs]
         found = measurement.measure(
-            measurement.of_split([self.real_data], "test"),
-            measurement.of_split(made, "train"),
+            radiograph_set.of_split([self.real_data], "test"),
+            radiograph_set.of_split(made, "train"),
             self.view,
-            train=measurement.of_split([self.real_data], "train"),
-            held_out=measurement.of_split([self.real_data], "validation", "test"),
+            train=radiograph_set.of_split([self.real_data], "train"),
+            held_out=radiograph_set.of_split([self.real_data], "validation", "test"),
         )
         for run, dataset in zip(cell.runs, made, strict=True):
             config, folder = self.grid.generator(run), self.grid.folder(run)

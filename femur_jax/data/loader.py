@@ -7,6 +7,7 @@ depend on the number of processes, and a run that continues at step k sees what 
 one would.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -21,6 +22,8 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import Entry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+
+_THREADS = 16  # grain's default; no more than there are cores
 
 
 class Stream(NamedTuple):
@@ -330,7 +333,9 @@ def batches(
     # does not depend on the number of processes.
     own = [samples.batch(batch_size // count)[index::count] for samples, _ in streams]
     mixed = grain.MapDataset.mix(own, [weight for _, weight in streams]) if own[1:] else own[0]
-    iterator = iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+    threads = min(len(os.sched_getaffinity(0)), _THREADS)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_THREADS)
+    iterator = iter(mixed.to_iter_dataset(options))
     iterator.set_state({"next_index": start})
     for batch in iterator:
         yield {

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,27 +10,17 @@ import numpy as np
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.comparison import Comparison, compare, drawn_alike
-from femur_jax.evaluation.correlation import most_correlated
-from femur_jax.evaluation.features import (
-    Extractor,
-    part_scale,
-    parts,
-    patch_features,
-    radiograph_features,
-    thumbnails,
-)
+from femur_jax.evaluation.copies import audit_pictures
+from femur_jax.evaluation.features import Extractor, patch_features, radiograph_features
 from femur_jax.evaluation.memorization import (
     Audit,
     MembershipInference,
     Verdict,
     audit,
-    audit_parts,
-    membership_inference,
     verdict,
 )
 from femur_jax.evaluation.neighbours import k_nearest
-
-_PART_SHIFT = 6  # pixels of about 100, that a crop may have moved a part by
+from femur_jax.evaluation.radiograph_set import RadiographSet
 
 
 class Compared(NamedTuple):
@@ -136,20 +125,16 @@ def copies(
         for split in ("train", "validation", "test")
     )
     held_out = validation + test
-    pictures = thumbnails(synthetic, made), thumbnails(real, train), thumbnails(real, held_out)
-    longest = part_scale(synthetic, made)
-    cut = parts(synthetic, made), parts(real, train, longest), parts(real, held_out, longest)
-    features = [
+    audits, attack = audit_pictures(
+        RadiographSet([(synthetic, n) for n in made]),
+        RadiographSet([(real, n) for n in train]),
+        RadiographSet([(real, n) for n in held_out]),
+    )
+    features = (
         radiograph_features(extractor, dataset, chosen)
         for dataset, chosen in ((synthetic, made), (real, train), (real, held_out))
-    ]
-    audits = {
-        "correlation": audit(*pictures, most_correlated),
-        "correlation of parts": audit_parts(*cut, partial(most_correlated, shift=_PART_SHIFT)),
-        extractor.name: audit(features[0], features[1], features[2], k_nearest),
-    }
-    patients = ([real.entries[n].patient for n in split] for split in (train, held_out))
-    attack = membership_inference(*pictures, *patients, search=most_correlated)
+    )
+    audits[extractor.name] = audit(*features, search=k_nearest)
     return Copies(audits, attack, verdict(audits), train)
 
 

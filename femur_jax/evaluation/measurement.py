@@ -11,64 +11,17 @@ from jaxtyping import Float
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.comparison import FEWEST, compare
-from femur_jax.evaluation.correlation import most_correlated
+from femur_jax.evaluation.copies import WHOLE, audit_pictures
 from femur_jax.evaluation.descriptors import DESCRIPTORS, describe, descriptor_distance
 from femur_jax.evaluation.diversity import mean_similarity
 from femur_jax.evaluation.features import thumbnails
 from femur_jax.evaluation.manifold import Manifold
-from femur_jax.evaluation.memorization import audit, membership_inference, verdict
+from femur_jax.evaluation.memorization import verdict
+from femur_jax.evaluation.radiograph_set import BOTH, RadiographSet
 from femur_jax.evaluation.statistics import Interval, patient_scores, roc_auc
-
-BOTH = "both"
-"""How both classes together are called beside each."""
 
 _DESCRIBED = 200
 _PAIRS = 4
-
-
-@dataclass(frozen=True)
-class RadiographSet:
-    """Radiographs as their datasets and the positions there, one dataset after the other."""
-
-    members: Sequence[tuple[RadiographDataset, int]]
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    @property
-    def positive(self) -> np.ndarray:
-        """Whether the fracture is atypical."""
-        return np.array([d.entries[n].label == LABELS[1] for d, n in self.members], bool)
-
-    @property
-    def patients(self) -> list[str]:
-        """Pseudonym of each radiograph's patient."""
-        return [d.entries[n].patient for d, n in self.members]
-
-    def of(self, label: str) -> "RadiographSet":
-        """Those of one class, or of BOTH."""
-        return RadiographSet(
-            [(d, n) for d, n in self.members if label in (d.entries[n].label, BOTH)]
-        )
-
-    def thinned(self, most: int) -> "RadiographSet":
-        """Every n-th, so that at most so many are left."""
-        return RadiographSet(self.members[:: -(-len(self) // most) or 1])
-
-    def map(self, function: Callable[[RadiographDataset, Sequence[int]], np.ndarray]) -> np.ndarray:
-        """A function of a dataset and positions in it, for all radiographs in their order."""
-        datasets = list(dict.fromkeys(d for d, _ in self.members))
-        return np.concatenate(
-            [
-                function(dataset, [n for d, n in self.members if d is dataset])
-                for dataset in datasets
-            ]
-        )
-
-
-def of_split(datasets: Sequence[RadiographDataset], *splits: str) -> RadiographSet:
-    """All radiographs of one split of some datasets, or of several splits."""
-    return RadiographSet([(d, n) for d in datasets for split in splits for n in d.split(split)])
 
 
 @dataclass(frozen=True)
@@ -116,11 +69,19 @@ class DistanceRow:
 
 @dataclass(frozen=True)
 class Pair:
-    """A synthetic radiograph and the training radiograph nearest to it, by their positions."""
+    """A synthetic radiograph and the training radiograph nearest to it, by their positions.
+
+    Attributes:
+        synthetic: Position in its dataset.
+        nearest: The same of the training radiograph.
+        ratio: Of their distance, or of that of a part of them where it is the nearer one.
+        is_flagged: Whether the ratio is among the smallest 1% of held-out patients'.
+    """
 
     synthetic: int
     nearest: int
     ratio: float
+    is_flagged: bool
 
 
 @dataclass(frozen=True)
@@ -130,11 +91,10 @@ class CopiesRow:
     Attributes:
         n: Number of audited radiographs.
         pairs: The nearest pairs, worst first; positions in their datasets.
-        threshold: Distance ratio up to which a synthetic radiograph is flagged.
-        flagged_share: Of all `n`.
+        flagged_share: Of all `n`, by whole radiographs.
         chance_share: Share of real held-out radiographs that would be flagged, in expectation.
-        copies: Radiographs that are too near for any chance.
-        authentic_share: Share of all `n`, 0 to 1.
+        copies: Radiographs that are too near for any chance, as a whole or in part.
+        authentic_share: Share of all `n`, 0 to 1, by whole radiographs.
         membership_auc: How well membership is inferred from the synthetic set; 0.5 is a coin.
         tpr_at_1_fpr: Share of training patients found at 1% false accusations.
         is_accused: Whether the verdict says that training radiographs are repeated.
@@ -144,7 +104,6 @@ class CopiesRow:
     label: str
     n: int
     pairs: Sequence[Pair]
-    threshold: float
     flagged_share: Interval
     chance_share: float
     copies: int
@@ -286,24 +245,27 @@ def _described(function: Callable, radiographs: RadiographSet) -> np.ndarray:
 def _copies(
     label: str, made: RadiographSet, train: RadiographSet, held_out: RadiographSet
 ) -> CopiesRow:
-    pictures = made.map(thumbnails), train.map(thumbnails), held_out.map(thumbnails)
-    found = audit(*pictures, most_correlated)
-    attack = membership_inference(
-        *pictures, train.patients, held_out.patients, search=most_correlated
-    )
-    told = verdict({"correlation": found})
+    audits, attack = audit_pictures(made, train, held_out)
+    whole, told = audits[WHOLE], verdict(audits)
+    # Beside the ratio that makes a copy, so that audits of different things can be compared.
+    nearness = np.stack([found.ratio / abs(found.copy_ratio) for found in audits.values()])
+    nearest = [list(audits.values())[n] for n in nearness.argmin(axis=0)]
     return CopiesRow(
         label=label,
         n=len(made),
         pairs=[
-            Pair(made.members[n][1], train.members[int(found.index[n])][1], float(found.ratio[n]))
-            for n in np.argsort(found.ratio)[:_PAIRS]
+            Pair(
+                synthetic=made.members[n][1],
+                nearest=train.members[int(nearest[n].index[n])][1],
+                ratio=float(nearest[n].ratio[n]),
+                is_flagged=bool(nearest[n].flagged[n]),
+            )
+            for n in np.argsort(nearness.min(axis=0))[:_PAIRS]
         ],
-        threshold=found.threshold,
-        flagged_share=found.flagged_share,
-        chance_share=found.chance_share,
-        copies=int(found.copies.sum()),
-        authentic_share=float(found.authentic.mean()),
+        flagged_share=whole.flagged_share,
+        chance_share=whole.chance_share,
+        copies=int(np.any([found.copies for found in audits.values()], axis=0).sum()),
+        authentic_share=float(whole.authentic.mean()),
         membership_auc=attack.auc,
         tpr_at_1_fpr=attack.tpr_at_1_fpr,
         is_accused=told.found_copies,

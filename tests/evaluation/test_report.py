@@ -69,7 +69,6 @@ def copies(label: str, **changes) -> CopiesRow:
             label=label,
             n=200,
             pairs=(),
-            threshold=2.0,
             flagged_share=Interval(0.015, 0.004, 0.04),
             chance_share=0.011,
             copies=2,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from scipy.stats import binom
 
-from femur_jax.evaluation.measurement import BOTH
+from femur_jax.evaluation.radiograph_set import BOTH
 from femur_jax.evaluation.report.contents import ContrastRow, StudyResults
 from femur_jax.evaluation.statistics import Interval
 
@@ -202,8 +202,8 @@ def are_they_safe(results: StudyResults) -> str:
         else "as chance explains: these patients cannot show that anything is told. "
     )
     return text + (
-        "Whole radiographs are compared, under shifts and mirroring: that no smaller part is "
-        "repeated, and that no cleverer attack succeeds, is not shown."
+        "Whole radiographs and three large parts of each are compared, under shifts and mirroring: "
+        "that no smaller detail is repeated, and that no cleverer attack succeeds, is not shown."
     )
 
 
