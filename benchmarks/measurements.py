@@ -365,8 +365,9 @@ def gan_stacked_digits() -> Found:
 def gan_lazy_penalties() -> Found:
     """KID of the tiny GAN with penalties at every 8th step, over that with all, on CPU.
 
-    After 300 steps each, as in the demo. Pixels of 32 x 32, 150 samples of each class against the
-    test split; one seed. The seconds in the details are what XLA makes of a branch on CPU.
+    After 300 steps each, half of what the demo takes. Pixels of 32 x 32, 150 samples of each class
+    against the test split; one seed. The seconds in the details are what XLA makes of a branch on
+    CPU.
     """
     from benchmarks.gan_quality import lazy_over_full
 

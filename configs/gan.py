@@ -83,16 +83,16 @@ def get_config(variant: str = "base") -> ConfigDict:
             dtype="float32",
         )
         config.train.update(
-            steps=300,
+            steps=600,
             batch_size=16,
             learning_rate=(1e-3, 3e-4),
             gamma=(2.0, 0.2),
             ema_images=(0.0, 600.0),
-            burn_in_images=3200,
+            burn_in_images=6000,
             ada_images=20_000,
             log_every=10,
             checkpoint_every=100,
-            images_every=150,
+            images_every=200,
         )
         config.sample.update(per_label=32, batch_size=32)
     elif variant == "large":
