@@ -108,9 +108,7 @@ class _Run:
 
     def __init__(self, dataset: RadiographDataset, penalty_interval: int):
         self.config = runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"]("tiny")
-        self.config.train.update(
-            penalty_interval=penalty_interval, burn_in_images=_LAZY_BURN_IN
-        )
+        self.config.train.update(penalty_interval=penalty_interval, burn_in_images=_LAZY_BURN_IN)
         self.task = GanTask(self.config, dataset)
         sharding = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
         self._batches = batches(
