@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.machine import cpu, gpu
+from benchmarks.machine import device_name
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
 from benchmarks.trainers import (
@@ -99,7 +99,7 @@ def over_torch(platform: str, config: Config) -> Found:
     return Found(
         value=ratio,
         spread=spread,
-        device=gpu() if platform == "gpu" else cpu(),
+        device=device_name(platform),
         versions={"torch": peer.about["torch"]},
         details={
             "images/s": batch / median(own_seconds),

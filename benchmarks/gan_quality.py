@@ -32,7 +32,7 @@ _ROOT = Path(__file__).parents[1]
 _SIDE = 32  # of the features
 _SAMPLES = 150  # of each class
 _NEIGHBOURS = 5
-_LAZY_STEPS, _LAZY_BURN_IN = 300, 3200  # half of the demo's, in steps and in images
+_LAZY_STEPS, _LAZY_BURN_IN = 300, 3200  # the schedules end, counted in images, after 200 steps
 
 
 def kid_from_start() -> Found:

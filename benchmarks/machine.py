@@ -27,11 +27,11 @@ def has_gpu() -> bool:
         return False
 
 
-def gpu() -> str:
-    """The first one's name."""
+def device_name(platform: str) -> str:
+    """Of the processor for "cpu", of the first GPU for "gpu"."""
     import jax
 
-    return jax.devices("gpu")[0].device_kind
+    return cpu() if platform == "cpu" else jax.devices(platform)[0].device_kind
 
 
 def require_idle() -> None:

@@ -89,13 +89,12 @@ class StepTrainer:
         def update(state, batch, key):
             return task.step(state, batch, jax.random.fold_in(key, state.step))
 
-        compiled = (
+        self._update = (
             jax.jit(update, donate_argnums=0, out_shardings=(everywhere, None))
             .lower(self.state, self.batch, self._key)
             .compile()
         )
-        self._update = compiled
-        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        cost, memory = self._update.cost_analysis(), self._update.memory_analysis()
         assert cost and memory  # CPUs and GPUs tell both
         self.flops = cost["flops"] * mesh.size
         # The new state takes the place of the old one.

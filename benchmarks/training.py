@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.machine import cpu, gpu
+from benchmarks.machine import device_name
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
 from benchmarks.trainers import (
@@ -98,7 +98,7 @@ def over_torch(platform: str, peer_network: str, config: Config, patch: int) -> 
     return Found(
         value=ratio,
         spread=spread,
-        device=gpu() if platform == "gpu" else cpu(),
+        device=device_name(platform),
         versions={"torch": peer.about["torch"]},
         details={
             "patches/s": patches / median(own_seconds),
@@ -136,7 +136,7 @@ def share_of_matrix_rate(config: Config, patch: int) -> Found:
     return Found(
         value=rate / limit,
         spread=(min(shares), max(shares)),
-        device=gpu(),
+        device=device_name("gpu"),
         details={
             "TFLOP/s of training": rate / 1e12,
             "TFLOP/s of the matrix product": limit / 1e12,

@@ -276,7 +276,8 @@ def _worst_pairs(
             if row.label == label:
                 dataset = by_label.get(label) or by_label[""]
                 pairs += [(pair, dataset) for pair in row.pairs]
-    pairs.sort(key=lambda item: item[0].ratio)
+    # Ratios of parts and of whole radiographs have limits of their own.
+    pairs.sort(key=lambda item: (not item[0].is_flagged, item[0].ratio))
     return contents.WorstPairs(
         source=_title(arm),
         label=label,

@@ -333,7 +333,7 @@ def batches(
     # does not depend on the number of processes.
     own = [samples.batch(batch_size // count)[index::count] for samples, _ in streams]
     mixed = grain.MapDataset.mix(own, [weight for _, weight in streams]) if own[1:] else own[0]
-    threads = min(len(os.sched_getaffinity(0)), _THREADS)
+    threads = min(os.cpu_count() or 1, _THREADS)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_THREADS)
     iterator = iter(mixed.to_iter_dataset(options))
     iterator.set_state({"next_index": start})
