@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from femur_jax.data.ingest import ingest
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.ingest.pipeline import ingest
 from femur_jax.phantom.cohort import write_cohort
 
 

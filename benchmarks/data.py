@@ -21,9 +21,9 @@ from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.records import ratio_of_rounds
 from femur_jax.data import codec
-from femur_jax.data.ingest import ingest
 from femur_jax.data.loader import Pool, random_patches
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.ingest.pipeline import ingest
 
 _PEER = Path(__file__).parent / "peers" / "patches_pydicom.py"
 _PATCH = 256

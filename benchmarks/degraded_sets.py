@@ -19,12 +19,13 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.gan_quality import simulated
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax import stages
 from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
 from femur_jax.evaluation.features import Extractor, patch_features, pixels, radiograph_features
+from femur_jax.stages.evaluate import EVALUATION, evaluate
+from femur_jax.stages.train import train
 
 _ROOT = Path(__file__).parents[1]
 _STEPS = 400
@@ -188,9 +189,9 @@ def _tstr(folder: Path, real: RadiographDataset, degraded: RadiographDataset) ->
     config.dataset, config.train_datasets = str(real.folder), (str(degraded.folder),)
     config.train.steps = _STEPS
     workdir = folder / f"{degraded.folder.name}_classifier"
-    stages.train(config, workdir)
-    stages.evaluate(config, workdir)
-    return json.loads((workdir / stages.EVALUATION).read_text())["auc"]["value"]
+    train(config, workdir)
+    evaluate(config, workdir)
+    return json.loads((workdir / EVALUATION).read_text())["auc"]["value"]
 
 
 def _repeated(chosen: Sequence[int], count: int) -> list[int]:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.phantom_classifier import classifier_config
-from femur_jax import stages
-from femur_jax.config import Config
+from femur_jax.classifier.task import ClassifierTask, Predictions, predict
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation.classification import ClassifierTask, Predictions, predict
 from femur_jax.evaluation.shaft import trace_shaft
 from femur_jax.evaluation.statistics import patient_scores, roc_auc
+from femur_jax.stages.sample import SYNTHETIC, sample
+from femur_jax.stages.train import train
 from femur_jax.training import loop
 
 _ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ def classifier(dataset: RadiographDataset):
     return task, loop.train(task, config, _FOLDER / "classifier").ema
 
 
-def _diffusion(dataset: RadiographDataset) -> Config:
+def _diffusion(dataset: RadiographDataset) -> ConfigDict:
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     config.dataset = str(dataset.folder)
     config.train.update(
@@ -96,10 +97,10 @@ def _diffusion(dataset: RadiographDataset) -> Config:
 def samples(dataset: RadiographDataset) -> RadiographDataset:
     """Radiographs by a denoiser of the training patients."""
     folder, config = _FOLDER / "diffusion", _diffusion(dataset)
-    if not (folder / stages.SYNTHETIC).is_dir():
-        stages.train(config, folder)
-        stages.sample(config, folder)
-    return RadiographDataset(folder / stages.SYNTHETIC)
+    if not (folder / SYNTHETIC).is_dir():
+        train(config, folder)
+        sample(config, folder)
+    return RadiographDataset(folder / SYNTHETIC)
 
 
 def breaks_by_class(

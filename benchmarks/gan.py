@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.machine import device_name
 from benchmarks.measurements import Found
@@ -22,7 +23,6 @@ from benchmarks.trainers import (
     noise_dataset,
     platform_devices,
 )
-from femur_jax.config import Config
 from femur_jax.gan.losses import discriminator_loss, generator_loss
 from femur_jax.gan.task import CONDITIONS, GanTask
 from femur_jax.models.functional import Functions, Params, functional
@@ -34,23 +34,23 @@ _STEPS = 4  # in a round, after one that does not count
 TOLERANCE = 1e-6  # of the largest value, in float64
 
 
-def tiny() -> Config:
+def tiny() -> ConfigDict:
     """The config that is measured on CPU."""
     return _variant("tiny")
 
 
-def base() -> Config:
+def base() -> ConfigDict:
     """The one that is measured on a GPU."""
     config = _variant("base")
     config.train.batch_size = 16
     return config
 
 
-def _variant(name: str) -> Config:
+def _variant(name: str) -> ConfigDict:
     return runpy.run_path(str(_ROOT / "configs" / "gan.py"))["get_config"](name)
 
 
-def over_torch(platform: str, config: Config) -> Found:
+def over_torch(platform: str, config: ConfigDict) -> Found:
     """Speed of GanTask.step over that of benchmarks/peers/r3gan_torch.py.
 
     Args:
@@ -125,7 +125,7 @@ def _on_gpu(own: StepTrainer, folder: Path) -> dict[str, float]:
     }
 
 
-def _networks(config: Config) -> dict[str, Functions]:
+def _networks(config: ConfigDict) -> dict[str, Functions]:
     model = config.model
     shape = {"blocks": model.blocks, "group_width": model.group_width}
     return {
@@ -142,7 +142,9 @@ def _networks(config: Config) -> dict[str, Functions]:
     }
 
 
-def write_exchange(folder: Path, config: Config) -> tuple[dict[str, Params], dict[str, np.ndarray]]:
+def write_exchange(
+    folder: Path, config: ConfigDict
+) -> tuple[dict[str, Params], dict[str, np.ndarray]]:
     """Writes what the peer reads; see there.
 
     Returns:
@@ -179,7 +181,7 @@ def write_exchange(folder: Path, config: Config) -> tuple[dict[str, Params], dic
 
 
 def answers(
-    config: Config, params: dict[str, Params], inputs: dict[str, np.ndarray]
+    config: ConfigDict, params: dict[str, Params], inputs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Losses, penalties and gradients in float64 that the peer should find."""
     with jax.enable_x64(True):
@@ -187,7 +189,7 @@ def answers(
         return jax.tree.map(np.asarray, _answers(config, _networks(config), params, given))
 
 
-def _answers(config: Config, networks: dict, params: dict, given: dict) -> dict[str, Any]:
+def _answers(config: ConfigDict, networks: dict, params: dict, given: dict) -> dict[str, Any]:
     def logits(params_d: Any, images: jax.Array) -> jax.Array:
         each = len(images) // len(given["mask"])
         mask, condition = (jnp.repeat(given[n], each, axis=0) for n in ("mask", "condition"))

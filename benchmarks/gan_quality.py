@@ -8,18 +8,18 @@ from time import perf_counter
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
+from ml_collections import ConfigDict
 from scipy.spatial.distance import cdist
 
 from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax.config import Config
 from femur_jax.data.letterbox import place
 from femur_jax.data.loader import batches
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.requests import draw_requests
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import draw_requests
 from femur_jax.evaluation.distances import kernel_distance
 from femur_jax.evaluation.features import pixels, radiograph_features
 from femur_jax.gan.task import GanTask
@@ -174,7 +174,7 @@ def _features(
     return radiograph_features(pixels(_SIDE), dataset, wanted)
 
 
-def _samples(task: GanTask, params: Params, config: Config) -> Float[np.ndarray, "n pixels"]:
+def _samples(task: GanTask, params: Params, config: ConfigDict) -> Float[np.ndarray, "n pixels"]:
     """Features of generated radiographs, label by label."""
     requests = draw_requests(task.dataset, per_label=_SAMPLES, seed=1)
     square = (_SIDE, _SIDE)

@@ -6,13 +6,15 @@ import runpy
 import tempfile
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax import stages
-from femur_jax.config import Config
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.onset import Point
+from femur_jax.stages.audit import audit
+from femur_jax.stages.train import train
 
 _ROOT = Path(__file__).parents[1]
 
@@ -27,8 +29,8 @@ def trained_until_it_memorises(folder: Path) -> Found:
     """The same, leaving its data and its run in a folder."""
     dataset = _few_patients(folder)
     config = _config(dataset.folder)
-    stages.train(config, folder / "run")
-    stages.audit(config, folder / "run")
+    train(config, folder / "run")
+    audit(config, folder / "run")
     found = json.loads((folder / "run" / "audit.json").read_text())
     points = [Point(**point) for point in found["points"]]
     return Found(
@@ -60,7 +62,7 @@ def _few_patients(folder: Path) -> RadiographDataset:
     )
 
 
-def _config(dataset: Path) -> Config:
+def _config(dataset: Path) -> ConfigDict:
     """Letterboxes of 32 pixels, without what keeps a model from memorising."""
     config = runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"]("tiny")
     config.dataset = str(dataset)

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax.data.dicom import Picture, read_dicom
-from femur_jax.data.rejection import RejectedFileError
-from tests.data.conftest import LOSSLESS, LOSSY, smooth_values, write_dicom
+from femur_jax.ingest.dicom import Picture, read_dicom
+from femur_jax.ingest.rejection import RejectedFileError
+from tests.ingest.conftest import LOSSLESS, LOSSY, smooth_values, write_dicom
 
 NUMBER = 2000
 SECONDS = 20.0

@@ -17,15 +17,15 @@ from ml_collections import ConfigDict
 from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax.data.cohort import Pseudonyms
-from femur_jax.data.letterbox import best_shape, letterbox
-from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation.classification import (
+from femur_jax.classifier.task import (
     ClassifierTask,
     Predictions,
     predict,
     standardised,
 )
+from femur_jax.data.cohort import Pseudonyms
+from femur_jax.data.letterbox import best_shape, letterbox
+from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.statistics import patient_scores, roc_auc
 from femur_jax.models.functional import Params
 from femur_jax.training import loop

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax.data.dicom import read_dicom
+from femur_jax.ingest.dicom import read_dicom
 from femur_jax.phantom.cohort import write_cohort
 
 PATIENTS, IMAGES, HOSPITALS = 600, 1200, 16

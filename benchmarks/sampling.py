@@ -21,14 +21,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
 from benchmarks.trainers import noise_dataset
 from configs.patch_diffusion import get_config
-from femur_jax.config import Config
-from femur_jax.data.requests import Request
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import Request
 from femur_jax.diffusion import edm
 from femur_jax.diffusion.patches import Place
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
@@ -133,9 +133,9 @@ def _each_size(
     return found
 
 
-def _config() -> Config:
+def _config() -> ConfigDict:
     """A network so small that 15 megapixels take half a minute on two cores."""
-    config: Config = get_config("tiny")
+    config: ConfigDict = get_config("tiny")
     config.model.update(channels=8, multipliers=(1, 1), attention=(False, False))
     config.sample.update(steps=(3,), tile_batch=32)
     return config

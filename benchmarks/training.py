@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.machine import device_name
 from benchmarks.measurements import Found
@@ -24,7 +25,6 @@ from benchmarks.trainers import (
     noise_dataset,
     platform_devices,
 )
-from femur_jax.config import Config
 from femur_jax.diffusion.patches import CHANNELS, CONDITIONS
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.models.functional import Params
@@ -35,12 +35,12 @@ _STEPS = 5  # in a round, after one that does not count
 _TOLERANCE = 1e-4  # of the largest value
 
 
-def tiny() -> tuple[Config, int]:
+def tiny() -> tuple[ConfigDict, int]:
     """The config that is measured on CPU, and its patch."""
     return _variant("tiny"), 32
 
 
-def base() -> tuple[Config, int]:
+def base() -> tuple[ConfigDict, int]:
     """The same on a GPU: without remat, whose second computation is not counted as work done."""
     config = _variant("base")
     config.model.remat = False
@@ -48,11 +48,11 @@ def base() -> tuple[Config, int]:
     return config, 256
 
 
-def _variant(name: str) -> Config:
+def _variant(name: str) -> ConfigDict:
     return runpy.run_path(str(_ROOT / "configs" / "patch_diffusion.py"))["get_config"](name)
 
 
-def over_torch(platform: str, peer_network: str, config: Config, patch: int) -> Found:
+def over_torch(platform: str, peer_network: str, config: ConfigDict, patch: int) -> Found:
     """Speed of DiffusionTask.step over that of benchmarks/peers/train_torch.py.
 
     Args:
@@ -121,7 +121,7 @@ def over_torch(platform: str, peer_network: str, config: Config, patch: int) -> 
     )
 
 
-def share_of_matrix_rate(config: Config, patch: int) -> Found:
+def share_of_matrix_rate(config: ConfigDict, patch: int) -> Found:
     """Arithmetic of DiffusionTask.step on a GPU, over that of a large product of bfloat16."""
     (device,) = platform_devices("gpu")
     with tempfile.TemporaryDirectory() as name, jax.default_device(device):
@@ -149,7 +149,7 @@ def share_of_matrix_rate(config: Config, patch: int) -> Found:
 
 
 def _write_exchange(
-    folder: Path, config: Config, params: Params, batch: dict[str, jax.Array]
+    folder: Path, config: ConfigDict, params: Params, batch: dict[str, jax.Array]
 ) -> dict[str, np.ndarray]:
     """Writes what the peer reads; see there.
 

@@ -37,27 +37,29 @@ def main(argv: list[str]) -> int:
 
 def run(config, workdir: Path) -> None:
     """Runs the stage that `config.stage` names, under srun with the other processes."""
-    from femur_jax import (
-        cross_validation,
-        stages,
-        study,
-    )  # slow, and no part of --help or of a worker
-    from femur_jax import workdir as workdirs
+    # Slow to import, and of no use to --help or to a worker.
+    from femur_jax import run_folder
     from femur_jax.parallel import distributed
+    from femur_jax.stages.audit import audit
+    from femur_jax.stages.cross_validate import run as cross_validate
+    from femur_jax.stages.evaluate import evaluate
+    from femur_jax.stages.sample import sample
+    from femur_jax.stages.train import train
+    from femur_jax.study import runner
 
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell much that helps nobody
     runs = {
-        "train": stages.train,
-        "sample": stages.sample,
-        "evaluate": stages.evaluate,
-        "cross_validate": cross_validation.run,
-        "audit": stages.audit,
-        "study": study.run,
-        "plan": study.plan,
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "cross_validate": cross_validate,
+        "audit": audit,
+        "study": runner.run,
+        "plan": runner.plan,
     }
     if config.stage not in runs:
         raise UserError(f"config.stage is {config.stage!r}; write one of {', '.join(runs)}.")
-    workdirs.keep_compiled(workdir)
+    run_folder.keep_compiled(workdir)
     with distributed.together(logs=workdir / "logs"):
         runs[config.stage](config, workdir)
 

@@ -5,10 +5,11 @@ import csv
 import numpy as np
 import pytest
 
-from femur_jax import stages
-from femur_jax.data.ingest import ingest
-from femur_jax.data.requests import Request
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import Request
+from femur_jax.ingest.pipeline import ingest
+from femur_jax.stages.tasks import make_task
+from femur_jax.stages.train import train
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
 
@@ -45,10 +46,10 @@ def test_a_few_steps_of_diffusion_and_a_sample(chest, diffusion_config, tmp_path
     config.train.update(
         steps=20, batch_size=8, log_every=10, checkpoint_every=20, learning_rate=3e-3
     )
-    stages.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     losses = [line["loss"] for line in read_scalars(tmp_path / "run")]
     assert losses[-1] < losses[0]
-    task = stages.make_task(config)
+    task = make_task(config)
     state = loop.restore(task, config, tmp_path / "run")
     request = Request(90, 50, 0.0, "AFF")
     [(_, pixels)] = task.generate(state.ema["0.05"], {0: request}, config=config.sample)

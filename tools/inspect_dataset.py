@@ -15,10 +15,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from femur_jax.data.fingerprint import Fingerprint, fingerprint
-from femur_jax.data.fingerprint_page import write_page
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.inspection.fingerprint import Fingerprint, fingerprint
+from femur_jax.inspection.fingerprint_page import write_page
 
 
 def main(argv: list[str]) -> int:

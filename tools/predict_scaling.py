@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # configs/ is not installed
 
-from femur_jax.config import Config
+from ml_collections import ConfigDict
+
 from femur_jax.errors import UserError
 
 GPUS_OF_A_NODE = 8
@@ -254,14 +255,14 @@ def row(args: argparse.Namespace) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def compile_step(config: Config, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
+def compile_step(config: ConfigDict, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
     """The compiled training step of a config on a mesh of all devices."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
     from femur_jax.parallel.mesh import AXES, batch_sharding, make_mesh
     from femur_jax.parallel.rules import state_shardings
-    from femur_jax.stages import make_task
+    from femur_jax.stages.tasks import make_task
     from femur_jax.training.loop import Update
 
     config.mesh.update(dict(zip(AXES, mesh_sizes, strict=True)))

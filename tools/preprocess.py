@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from femur_jax.data.ingest import Limits, ingest
 from femur_jax.errors import UserError
+from femur_jax.ingest.pipeline import Limits, ingest
 
 
 def main() -> int:

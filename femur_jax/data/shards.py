@@ -30,12 +30,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from jaxtyping import UInt16
 
-from femur_jax.data import checksums
 from femur_jax.data.cohort import SPLITS, deal_folds, fold_splits
 from femur_jax.data.pyramid import level_sizes
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import FEATURES, Encoded, Entry, margin_boxes, tile_of
 from femur_jax.errors import UserError
+from femur_jax.files import verify_checksums, write_checksums
 
 SCHEMA = 2
 _MANIFEST = "dataset.json"
@@ -125,7 +125,7 @@ class DatasetWriter:
             "radiographs": [dataclasses.asdict(entry) for entry in self._entries],
         }
         self.write_text(_MANIFEST, json.dumps(manifest, indent=1))
-        checksums.write(self._partial)
+        write_checksums(self._partial)
         self._partial.replace(self._folder)
 
     def _finish(self, part: str) -> dict[str, int]:
@@ -207,7 +207,7 @@ class RadiographDataset:
             manifest = json.loads(manifest_file.read_text())
             schema = manifest["schema"]
             if schema == SCHEMA:
-                checksums.verify(self.folder, [_MANIFEST, *manifest["records"]])
+                verify_checksums(self.folder, [_MANIFEST, *manifest["records"]])
                 self.patch: int = manifest["patch"]
                 self.provenance: dict[str, Any] = manifest["provenance"]
                 self.entries = [Entry.from_json(fields) for fields in manifest["radiographs"]]

@@ -8,8 +8,8 @@ letterbox: the whole radiograph, shrunk to fit one patch.
 
 import grain
 import numpy as np
+from ml_collections import ConfigDict
 
-from femur_jax.config import Config
 from femur_jax.data.letterbox import letterbox
 from femur_jax.data.loader import Patch, Pool, Stream, cut_patch, random_origin, random_patches
 from femur_jax.data.pyramid import fitted_size, level_sizes
@@ -19,7 +19,7 @@ from femur_jax.errors import UserError
 STRATEGIES = ("pyramid", "patch_diffusion", "letterbox")
 
 
-def check(config: Config) -> None:
+def check(config: ConfigDict) -> None:
     """Refuses a `config.data` that names no strategy, or a wide context that there is not.
 
     Raises:
@@ -51,7 +51,7 @@ def known_sizes(strategy: str, height: int, width: int, patch: int) -> list[tupl
     return sizes if strategy == "pyramid" else sizes[:1]
 
 
-def patch_sides(config: Config, patch: int) -> dict[int, float]:
+def patch_sides(config: ConfigDict, patch: int) -> dict[int, float]:
     """The sides that patches are drawn with, and how often.
 
     Args:
@@ -64,7 +64,7 @@ def patch_sides(config: Config, patch: int) -> dict[int, float]:
     return {patch >> n: share for n, share in enumerate(config.patch_shares) if share > 0}
 
 
-def patch_streams(pool: Pool, config: Config, *, seed: int) -> list[Stream]:
+def patch_streams(pool: Pool, config: ConfigDict, *, seed: int) -> list[Stream]:
     """The endless streams of `Patch` that a model trains on, one for each side of a patch.
 
     Args:

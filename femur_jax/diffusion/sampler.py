@@ -19,13 +19,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt16
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from femur_jax.config import Config
 from femur_jax.data.loader import wide_context
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.requests import Request
+from femur_jax.data.synthetic import Request
 from femur_jax.diffusion.patches import Place
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
 from femur_jax.diffusion.tiling import Span, random_shifts, spans
@@ -72,7 +72,7 @@ class Sampler:
     def __init__(
         self,
         denoise: TileDenoiser,
-        config: Config,
+        config: ConfigDict,
         *,
         patch: int,
         batch_size: int,
@@ -321,7 +321,7 @@ def at_level(values: Sequence, level: int):
     return values[min(level, len(values) - 1)]
 
 
-def _check(config: Config) -> None:
+def _check(config: ConfigDict) -> None:
     if config.solver not in SOLVERS:
         raise UserError(
             f"config.sample.solver is {config.solver!r}; write one of {', '.join(SOLVERS)}."

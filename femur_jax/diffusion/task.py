@@ -8,13 +8,13 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key, UInt16
+from ml_collections import ConfigDict
 
-from femur_jax.config import Config
 from femur_jax.data.letterbox import place
 from femur_jax.data.loader import Pool, Stream
-from femur_jax.data.requests import Request, draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
+from femur_jax.data.synthetic import Request, draw_requests, wanted_labels
 from femur_jax.diffusion import edm
 from femur_jax.diffusion.generation import Model, tile_denoiser
 from femur_jax.diffusion.patches import (
@@ -56,7 +56,7 @@ class DiffusionTask:
         (r"(conv1|qkv|modulation)/bias$|norm2/(scale|bias)$", P("model")),
     )
 
-    def __init__(self, config: Config, dataset: RadiographDataset):
+    def __init__(self, config: ConfigDict, dataset: RadiographDataset):
         """See configs/patch_diffusion.py for the fields of `config`.
 
         Raises:
@@ -203,7 +203,7 @@ class DiffusionTask:
         params: Params,
         requests: Mapping[int, Request],
         *,
-        config: Config,
+        config: ConfigDict,
         weak: Model | None = None,
         levels: int | None = None,
         finished: Container[int] = (),
@@ -244,7 +244,7 @@ class DiffusionTask:
         return {"samples": grid[..., None] / np.float32(65535)}
 
 
-def _check_model(model: Config, side: int) -> None:
+def _check_model(model: ConfigDict, side: int) -> None:
     """Refuses a U-Net that cannot be.
 
     Args:

@@ -9,15 +9,15 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt16
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from femur_jax.config import Config
 from femur_jax.data.letterbox import letterbox_box, letterbox_mask, place
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.pyramid import fitted_size
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.requests import Request, draw_requests, wanted_labels
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import Request, draw_requests, wanted_labels
 from femur_jax.errors import UserError
 from femur_jax.gan import augment
 from femur_jax.gan.augment import Augmentation
@@ -48,7 +48,7 @@ class GanTask:
     name = "gan"
     rules: Rules = ()
 
-    def __init__(self, config: Config, dataset: RadiographDataset):
+    def __init__(self, config: ConfigDict, dataset: RadiographDataset):
         """See configs/gan.py for the fields of `config`.
 
         Raises:
@@ -279,7 +279,7 @@ class GanTask:
         return {"samples": grid[..., None] / np.float32(65535)}
 
 
-def _check(config: Config) -> None:
+def _check(config: ConfigDict) -> None:
     """Raises UserError where a setting is out of range; the networks check their sizes."""
     for name in ("penalty_interval", "burn_in_images", "ada_images"):
         if config.train[name] < 1:

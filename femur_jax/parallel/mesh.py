@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
-from femur_jax.config import Config
 from femur_jax.errors import UserError
 
 AXES = ("data", "fsdp", "model")
 
 
-def make_mesh(config: Config) -> Mesh:
+def make_mesh(config: ConfigDict) -> Mesh:
     """Arranges all devices.
 
     Args:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from femur_jax.data import checksums
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.files import write_checksums
 from femur_jax.reader_study import pictures
 from femur_jax.reader_study.design import Case, Design
 from femur_jax.reader_study.matching import Candidate, MatchedPair, matched_pairs
@@ -66,7 +66,7 @@ def build(
             "cases": [dataclasses.asdict(case) for case in cases],
         }
         (partial / STUDY_FILE).write_text(json.dumps(study, indent=1))
-        checksums.write(partial)
+        write_checksums(partial)
         partial.replace(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

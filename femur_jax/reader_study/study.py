@@ -15,8 +15,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from femur_jax.data import checksums
 from femur_jax.errors import UserError
+from femur_jax.files import CHECKSUMS, verify_checksums
 from femur_jax.reader_study.design import Case, Design
 
 SCHEMA = 1
@@ -59,7 +59,7 @@ def open_study(folder: Path) -> Study:
             "tools/reader_study.py build."
         )
     try:
-        checksums.verify(folder, [STUDY_FILE])
+        verify_checksums(folder, [STUDY_FILE])
         found = json.loads(path.read_text())
         if found["schema"] != SCHEMA:
             raise UserError(
@@ -69,7 +69,7 @@ def open_study(folder: Path) -> Study:
             folder,
             Design(**found["design"]),
             [Case(**case) for case in found["cases"]],
-            hashlib.sha256((folder / checksums.SUMS).read_bytes()).hexdigest(),
+            hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest(),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; restore it from a copy.") from error

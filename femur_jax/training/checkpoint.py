@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from femur_jax.data import checksums
 from femur_jax.errors import UserError
+from femur_jax.files import verify_checksums, write_checksums
 from femur_jax.training.state import TrainState
 
 BEST = "loss"
@@ -156,7 +156,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 for item in _ITEMS:
-                    checksums.verify(self._folder / str(step) / item, ())
+                    verify_checksums(self._folder / str(step) / item, ())
                 return step
             except UserError:
                 print(
@@ -183,7 +183,7 @@ class Checkpoints:
         """Writes the checksums of a checkpoint that is written, before it gets its final name."""
         for item in _ITEMS:
             for folder in self._folder.glob(f"*.orbax-checkpoint-tmp/{item}"):
-                checksums.write(folder)
+                write_checksums(folder)
 
     def _told(self, error: Exception) -> Exception:
         """The error as a user's mistake, where it is one: Orbax passes on nothing but its text."""

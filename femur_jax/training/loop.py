@@ -12,17 +12,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Key, PyTree
+from ml_collections import ConfigDict
 
-from femur_jax.config import Config
 from femur_jax.data.loader import Stream, batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted, StopRequest
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from femur_jax.parallel.rules import Rules, state_shardings
+from femur_jax.run_folder import claim
 from femur_jax.training.checkpoint import BEST, Checkpoints, Snapshots
 from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
-from femur_jax.workdir import claim
 
 FREE_FIELDS = ("stage", "mesh", "sample", "evaluate", "profile")
 """Fields of a config that may change within a run."""
@@ -79,7 +79,7 @@ class ValidatedTask(Task, Protocol):
         ...
 
 
-def train(task: Task, config: Config, folder: Path) -> TrainState:
+def train(task: Task, config: ConfigDict, folder: Path) -> TrainState:
     """Trains to the last step, from the newest whole checkpoint where there is one.
 
     Args:
@@ -197,7 +197,7 @@ def train(task: Task, config: Config, folder: Path) -> TrainState:
     return state
 
 
-def restore(task: Task, config: Config, folder: Path) -> TrainState:
+def restore(task: Task, config: ConfigDict, folder: Path) -> TrainState:
     """A run's best state by validation, or its newest whole one, on this process's mesh.
 
     Raises:

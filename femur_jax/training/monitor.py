@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from jaxtyping import PyTree
+from ml_collections import ConfigDict
 from tqdm import tqdm
-
-from femur_jax.config import Config
 
 SCALARS = "scalars.jsonl"
 SPEED = "speed.jsonl"
@@ -64,7 +63,7 @@ class Monitor:
             self._events = event_writer(folder)
         self._bar = tqdm(desc=name, total=steps, initial=start, disable=not self._writes)
 
-    def describe(self, config: Config, params: PyTree) -> None:
+    def describe(self, config: ConfigDict, params: PyTree) -> None:
         """Tells what is trained: the config, and name, shape and place of each parameter."""
         if not self._writes:
             return
@@ -216,7 +215,7 @@ def _code(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-def _hyperparameters(config: Config) -> dict[str, Any]:
+def _hyperparameters(config: ConfigDict) -> dict[str, Any]:
     """A config's fields, of the types that TensorBoard's table takes."""
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,12 +1,12 @@
 """How the learning rate changes during a run."""
 
 import optax
+from ml_collections import ConfigDict
 
-from femur_jax.config import Config
 from femur_jax.errors import UserError
 
 
-def warm_up_and_decay(config: Config, *, last: float) -> optax.Schedule:
+def warm_up_and_decay(config: ConfigDict, *, last: float) -> optax.Schedule:
     """A linear warm-up, then half a cosine.
 
     Args:

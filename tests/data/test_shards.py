@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from femur_jax.data import checksums, shards
+from femur_jax.data import shards
 from femur_jax.data.pyramid import pyramid
 from femur_jax.data.radiograph import Box, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.files import write_checksums
 
 PATCH = 16
 SIZES = ((16, 16), (32, 48), (33, 50), (5, 9), (16, 100), (131, 70), (1, 40))
@@ -413,6 +414,6 @@ def test_a_manifest_of_another_shape_is_told(tmp_path):
         {key: value for key, value in manifest.items() if key != "patch"},
     ):
         (folder / "dataset.json").write_text(json.dumps(damaged))
-        checksums.write(folder)
+        write_checksums(folder)
         with pytest.raises(UserError, match=r"dataset\.json is damaged"):
             RadiographDataset(folder)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from femur_jax.data.requests import Request
 from femur_jax.data.strategies import STRATEGIES, known_sizes
+from femur_jax.data.synthetic import Request
 from femur_jax.diffusion.generation import Model, tile_denoiser
 from femur_jax.diffusion.patches import NO_LABEL, Place
 from femur_jax.diffusion.task import DiffusionTask

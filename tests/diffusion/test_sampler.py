@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from femur_jax.data.loader import wide_context
 from femur_jax.data.pyramid import double, level_sizes
-from femur_jax.data.requests import Request
+from femur_jax.data.synthetic import Request
 from femur_jax.diffusion.sampler import Job, Sampler
 from femur_jax.errors import UserError
 

@@ -3,12 +3,12 @@
 import pytest
 
 from benchmarks.degraded_sets import CHOICES, PIXELS, features_for
-from femur_jax.data.ingest import ingest
 from femur_jax.data.letterbox import place
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
 from femur_jax.evaluation.features import extract_features
+from femur_jax.ingest.pipeline import ingest
 from femur_jax.phantom.cohort import write_cohort
 
 DISTANCES = [frechet_distance, lambda x, y: kernel_distance(x, y).value]

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from femur_jax import stages
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.generator import open_synthetic
 from femur_jax.evaluation.onset import Point, before_onset, table
+from femur_jax.stages.audit import audit
+from femur_jax.stages.sample import sample
+from femur_jax.stages.train import train
 
 
 def points(found_copies):
@@ -42,13 +44,13 @@ def run(gan_config, tmp_path_factory):
     config.train.snapshot_every = 2
     config.evaluate.per_label = 6
     workdir = tmp_path_factory.mktemp("run")
-    stages.train(config, workdir)
+    train(config, workdir)
     return config, workdir
 
 
 def test_each_snapshot_is_audited_and_told(run, capsys):
     config, workdir = run
-    stages.audit(config, workdir)
+    audit(config, workdir)
     found = json.loads((workdir / "audit.json").read_text())
     assert [point["step"] for point in found["points"]] == [2, 4]
     assert "membership AUC" in capsys.readouterr().out
@@ -58,7 +60,7 @@ def test_each_snapshot_is_audited_and_told(run, capsys):
     text = (workdir / "audit.json").read_text()
     real = RadiographDataset(config.dataset)
     assert not any(entry.patient in text or entry.name in text for entry in real.entries)
-    stages.audit(config, workdir)  # again, from the radiographs that were made
+    audit(config, workdir)  # again, from the radiographs that were made
     assert json.loads((workdir / "audit.json").read_text()) == found
 
 
@@ -66,7 +68,7 @@ def test_radiographs_are_sampled_from_the_snapshot_that_is_asked_for(run):
     config, workdir = run
     config = config.copy_and_resolve_references()
     config.sample.update(snapshot=2, per_label=6)
-    stages.sample(config, workdir)
+    sample(config, workdir)
     synthetic = RadiographDataset(workdir / "synthetic")
     audited = RadiographDataset(workdir / "audit" / "step_2")
     assert synthetic.provenance["checkpoint"] == 2
@@ -79,14 +81,14 @@ def test_a_snapshot_that_is_not_there_is_refused(run):
     config = config.copy_and_resolve_references()
     config.sample.snapshot = 3
     with pytest.raises(UserError, match=r"no snapshot of step 3 .* it has 2, 4"):
-        stages.sample(config, workdir)
+        sample(config, workdir)
 
 
 def test_a_run_without_snapshots_is_refused(run, tmp_path):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("snapshots"))
     with pytest.raises(UserError, match="no snapshots to audit"):
-        stages.audit(config, tmp_path / "run")
+        audit(config, tmp_path / "run")
 
 
 def test_a_synthetic_set_without_provenance_is_refused(dataset):

@@ -20,9 +20,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from femur_jax.data.dicom import read_dicom
 from femur_jax.errors import UserError
 from femur_jax.export.folder import export
+from femur_jax.ingest.dicom import read_dicom
 from tests.export.conftest import REAL, SYNTHETIC, radiographs, write
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "export_dicom.py"

@@ -7,7 +7,7 @@ import pytest
 
 from femur_jax.data.letterbox import letterbox_mask
 from femur_jax.data.pyramid import fitted_size
-from femur_jax.data.requests import Request
+from femur_jax.data.synthetic import Request
 from femur_jax.errors import UserError
 from femur_jax.gan.task import GanTask, conditions
 

@@ -10,8 +10,8 @@ from jax.extend.random import define_prng_impl
 from jax.sharding import AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
+from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.loader import batches
-from femur_jax.evaluation.classification import ClassifierTask
 from femur_jax.gan.task import GanTask
 from femur_jax.parallel.mesh import AXES, batch_sharding, make_mesh
 from femur_jax.parallel.rules import state_shardings

@@ -2,8 +2,8 @@ import sqlite3
 
 import pytest
 
-from femur_jax.data import checksums
 from femur_jax.errors import UserError
+from femur_jax.files import write_checksums
 from femur_jax.reader_study.answers import AnswerStore, OutOfTurnError
 from femur_jax.reader_study.design import schedule
 from femur_jax.reader_study.questions import QUESTIONS, check_answers
@@ -42,7 +42,7 @@ def test_a_study_that_changed_is_refused(study):
     whole = {path: path.read_bytes() for path in study.folder.glob(f"{ANSWERS}*")}
     for path in whole:
         path.unlink()
-    checksums.write(study.folder)  # whoever edits a study may write new checksums
+    write_checksums(study.folder)  # whoever edits a study may write new checksums
     for path, data in whole.items():
         path.write_bytes(data)
     with pytest.raises(UserError, match="was changed after its readers began"):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from femur_jax.data.ingest import ingest
 from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
+from femur_jax.ingest.pipeline import ingest
 from tools import inspect_dataset
 
 

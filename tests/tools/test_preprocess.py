@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from femur_jax.data.ingest import Limits, Summary
+from femur_jax.ingest.pipeline import Limits, Summary
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "preprocess.py"
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from femur_jax.data.checksums import SUMS
 from femur_jax.errors import UserError
 from femur_jax.training.checkpoint import Checkpoints
 from femur_jax.training.state import TrainState
@@ -71,7 +70,7 @@ DAMAGES = {
     "a flipped bit": flip_a_bit,
     "a file cut short": cut_short,
     "a lost file": lambda step: largest(step).unlink(),
-    "a lost list of checksums": lambda step: (step / "state" / SUMS).unlink(),
+    "a lost list of checksums": lambda step: (step / "state" / CHECKSUMS).unlink(),
     "killed in the middle": lambda step: shutil.rmtree(step / "run"),
     "a lost list of arrays": lambda step: (step / "state" / "_METADATA").write_text(""),
 }

@@ -22,10 +22,10 @@ from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
 from femur_jax.parallel.rules import state_shardings
+from femur_jax.run_folder import claim
 from femur_jax.training import loop
 from femur_jax.training.accumulate import mean_over_parts
 from femur_jax.training.monitor import read_scalars
-from femur_jax.workdir import claim
 from tests.training.least_squares import LeastSquares, least_squares_config
 
 

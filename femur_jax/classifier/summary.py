@@ -1,0 +1,65 @@
+"""All that is reported of one classifier's predictions."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from femur_jax.classifier.task import Predictions
+from femur_jax.evaluation.calibration import calibration, probability
+from femur_jax.evaluation.statistics import (
+    auc_by_group,
+    patient_scores,
+    roc_auc,
+    sensitivity_at_specificity,
+)
+
+PUBLISHED = {
+    "Schilcher 2024, images": {"auc": 0.966, "sensitivity": 0.796},
+    "Schilcher 2024, images and register": {"auc": 0.987, "sensitivity": 0.903},
+}
+"""Schilcher, Nilsson, Andlid and Eklund 2024: per patient, of 159 with AFF and 914 with NFF from 72
+hospitals, also with seven variables of registers. Marks for real data, and no comparison."""
+
+_SIZES = (0, 1, 2, 4, 8)  # megapixels
+
+
+def summarise(
+    predictions: Predictions, *, trained_share: float, true_share: float
+) -> dict[str, Any]:
+    """Numbers, intervals and tables as JSON.
+
+    Args:
+        predictions: Of the tested radiographs.
+        trained_share: Of the positive class among what was drawn in training.
+        true_share: Of positive patients where the classifier is used.
+
+    Raises:
+        UserError: A class has no patient, or a score is not finite.
+    """
+    p = predictions
+    logit = np.asarray(p.logit, np.float64)
+    patients = patient_scores(logit, p.positive, p.patients)
+    predicted = probability(patients.score, trained_share=trained_share, true_share=true_share)
+    sizes = [
+        f"{_SIZES[n - 1]} to {_SIZES[n]} MP" if n < len(_SIZES) else f"over {_SIZES[-1]} MP"
+        for n in np.searchsorted(_SIZES, p.megapixels)
+    ]
+    groups = {"hospital": p.hospitals, "size": sizes}
+    return {
+        "auc": dataclasses.asdict(roc_auc(patients)),
+        "sensitivity_at_95_specificity": dataclasses.asdict(sensitivity_at_specificity(patients)),
+        "calibration": dataclasses.asdict(calibration(predicted, patients.positive)),
+        "patients": len(patients.score),
+        "by": {
+            name: [
+                dataclasses.asdict(row)
+                for row in auc_by_group(logit, p.positive, p.patients, group)
+            ]
+            for name, group in groups.items()
+        },
+        "published": PUBLISHED,
+        "logit": logit.tolist(),
+        "positive": p.positive.tolist(),
+        "patient": p.patients,
+    }

@@ -1,0 +1,302 @@
+"""The classifier of fractures: AFF against NFF, from letterboxed radiographs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, UInt16
+from ml_collections import ConfigDict
+from sklearn.metrics import roc_auc_score
+
+from femur_jax.classifier.covariates import Standardisation
+from femur_jax.classifier.protocol import Part
+from femur_jax.data.letterbox import best_shape, letterbox, letterbox_mask
+from femur_jax.data.loader import Pool, Stream, random_letterboxes
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+from femur_jax.evaluation.statistics import PatientScores, patient_scores
+from femur_jax.models.functional import Params, functional
+from femur_jax.models.resnet import ResNet, imported_trunk
+from femur_jax.models.torch_file import read_weights
+from femur_jax.parallel.rules import Rules
+from femur_jax.training.accumulate import mean_over_parts
+from femur_jax.training.schedule import warm_up_and_decay
+from femur_jax.training.state import TrainState, advance, begin, update_ema
+
+
+class ClassifierTask:
+    """A residual network on radiographs of any size, shrunk into one of a few shapes."""
+
+    name = "classifier"
+    rules: Rules = ()
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        datasets: Sequence[RadiographDataset],
+        start: Params | None = None,
+        validation: Part | None = None,
+    ):
+        """Trains on the train splits of all `datasets`, from `start` on; see configs/classifier.py.
+
+        Args:
+            config: The run's.
+            datasets: Real and synthetic; see `protocol` for what is fair.
+            start: Parameters of the same model.
+            validation: Radiographs by which the best checkpoint is chosen; both classes, or none.
+
+        Raises:
+            UserError: The file of weights, `config.weights`, cannot be used,
+                `config.data.dataset_shares` are not one for each dataset, or a class is never
+                drawn.
+        """
+        self.config = config
+        self.datasets = datasets
+        self.columns = tuple(config.data.columns)
+        self.validation = validation
+        self.model = functional(
+            lambda rngs: ResNet(
+                **config.model, in_channels=3, columns=2 * len(self.columns), rngs=rngs
+            )
+        )
+        self.classify = jax.jit(self._classify)
+        learning_rate = warm_up_and_decay(config.train, last=0.0)
+        self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
+        self.start = start
+        if start is None and config.weights:
+            if config.model.norm != "fixed":
+                raise UserError(
+                    "config.weights has the statistics of batch normalisation, which only "
+                    "config.model.norm = 'fixed' takes; set it."
+                )
+            drawn = jax.jit(self.model.init)(jax.random.key(config.seed))
+            self.start = imported_trunk(drawn, read_weights(Path(config.weights)), grey=True)
+        shares = config.data.dataset_shares
+        labels = config.data.draw.label_shares
+        if labels and min(labels) <= 0:
+            raise UserError(
+                f"config.data.draw.label_shares are {tuple(labels)}, and a classifier needs both "
+                "classes; give two numbers above zero."
+            )
+        if shares and (len(shares) != len(datasets) or min(shares) <= 0):
+            raise UserError(
+                f"config.data.dataset_shares are {tuple(shares)} for {len(datasets)} datasets; "
+                "give a number above zero for each, or none."
+            )
+
+    def init(self, key: Key[Array, ""]) -> TrainState:
+        params = self.model.init(key) if self.start is None else self.start
+        params = jax.tree.map(jnp.asarray, params)
+        return begin(params, params, self.optimizer)
+
+    def streams(self) -> list[Stream]:
+        """Of all datasets together, or of each with its share."""
+        shares = self.config.data.dataset_shares
+        groups = [[dataset] for dataset in self.datasets] if shares else [self.datasets]
+        return [
+            Stream(samples, weight * share)
+            for group, share in zip(groups, shares or (1.0,), strict=True)
+            for samples, weight in random_letterboxes(
+                Pool(group, **self.config.data.draw),
+                shapes=self.config.data.shapes,
+                seed=self.config.seed,
+                columns=self.columns,
+            )
+        ]
+
+    @cached_property
+    def positive_share(self) -> float:
+        """Of the positive class among what is drawn in training."""
+        drawn = self.config.data.draw.label_shares or label_counts(
+            self.datasets, self.config.data.draw.by
+        )
+        return float(drawn[1] / sum(drawn))
+
+    @cached_property
+    def _standardisation(self) -> Standardisation:
+        by = self.config.data.draw.by
+        entries = [d.entries[n] for d in self.datasets for n in d.split("train", by)]
+        return Standardisation.over_patients(entries, self.columns)
+
+    def _beside(self, batch: dict[str, Array]) -> Float[Array, "batch columns"] | None:
+        return self._standardisation(batch["columns"]) if self.columns else None
+
+    def _classify(
+        self, params: Params, batch: dict[str, Array]
+    ) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
+        images = jnp.concatenate(standardised(batch["pixels"], batch["box"]), axis=-1)
+        return self.model.apply(params, images, self._beside(batch))
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        def part(batch: dict[str, Array], key: Key[Array, ""]):
+            key_place, key_grey = jax.random.split(key)
+            pixels, mask = standardised(batch["pixels"], batch["box"])
+            place = dict(self.config.train.augment)
+            grey = place.pop("grey") * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
+            gain, offset = grey  # of a detector
+            images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
+            images = displaced(key_place, images, **place)
+
+            def loss(params: Params):
+                logits, _ = self.model.apply(params, images, self._beside(batch))
+                return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
+
+            return jax.value_and_grad(loss)(state.params)
+
+        value, gradient = mean_over_parts(part, batch, key, self.config.train.accumulate)
+        average = partial(update_ema, decay=self.config.train.ema_decay)
+        return advance(state, gradient, self.optimizer, average), {"loss": value}
+
+    def validate(self, ema: Params) -> dict[str, float]:
+        """Loss and AUC over the validation patients, none where there are no such patients.
+
+        The loss is that of training, of the patients' mean logits: the classes weigh as they are
+        drawn in training.
+        """
+        if self.validation is None or not self.validation.radiographs:
+            return {}
+        found = predict(self, ema, self.validation.dataset, self.validation.radiographs)
+        patients = found.by_patient()
+        loss = np.logaddexp(0, np.where(patients.positive, -1, 1) * patients.score)
+        share = self.positive_share
+        return {
+            "loss": float(
+                share * loss[patients.positive].mean()
+                + (1 - share) * loss[~patients.positive].mean()
+            ),
+            "auc": float(roc_auc_score(patients.positive, patients.score)),
+        }
+
+    def images(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Some training images, as the network gets them but for the augmentation."""
+        return {
+            f"inputs_{number}": np.stack([sample["pixels"] for sample in samples[:8]])[..., None]
+            / np.float32(65535)
+            for number, (samples, _) in enumerate(self.streams())
+        }
+
+
+def standardised(
+    pixels: UInt16[Array, "batch height width"], box: Int[Array, "batch 4"]
+) -> tuple[Float[Array, "batch height width 2"], Float[Array, "batch height width 1"]]:
+    """What a network sees of letterboxed radiographs.
+
+    Returns:
+        Grey values, and their difference from the surroundings' mean, in which bone stands out
+        from soft tissue; each of zero mean and unit variance within the letterbox. And its mask.
+    """
+    mask = letterbox_mask(box, (pixels.shape[1], pixels.shape[2]))
+    grey = pixels.astype(jnp.float32)[..., None] / 65535 * mask
+    side = 2 * (min(pixels.shape[1:]) // 16) + 1
+
+    def sums(image: Array) -> Array:
+        window, ones = (1, side, side, 1), (1, 1, 1, 1)
+        return jax.lax.reduce_window(image, 0.0, jax.lax.add, window, ones, "SAME")
+
+    local = grey - sums(grey) / jnp.maximum(sums(mask), 1.0)
+    images = jnp.concatenate([grey, local], axis=-1)
+    count = mask.sum((1, 2, 3), keepdims=True)
+    centred = (images - (images * mask).sum((1, 2), keepdims=True) / count) * mask
+    deviation = jnp.sqrt((centred**2).sum((1, 2), keepdims=True) / count)
+    return centred / (deviation + 1e-6), mask
+
+
+def displaced(
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    *,
+    mirror: bool,
+    zoom: float,
+    shift: float,
+) -> Float[Array, "batch height width channels"]:
+    """Mirrors half of the images, where asked to; scales and shifts each at random; zeros come in.
+
+    Args:
+        key: Of the randomness.
+        images: Images with zeros around them.
+        mirror: Whether to mirror.
+        zoom: Standard deviation of the logarithm of the scale.
+        shift: Standard deviation of the shift, of each side.
+    """
+    keys = jax.random.split(key, 3)
+    count, *shape, channels = images.shape
+    size = jnp.array(shape, jnp.float32)
+    scale = jnp.exp(zoom * jax.random.normal(keys[0], (count, 1))) * jnp.ones(2)
+    # About the middle, which stays in place but for the shift.
+    offset = (0.5 * (1 - scale) + shift * jax.random.normal(keys[1], (count, 2))) * size
+    flip = mirror & jax.random.bernoulli(keys[2], shape=(count, 1, 1, 1))
+
+    def move(image: Array, scale: Array, offset: Array) -> Array:
+        return jax.image.scale_and_translate(
+            image, (*shape, channels), (0, 1), scale, offset, method="linear", antialias=False
+        )
+
+    moved = jax.vmap(move)(images, scale, offset)
+    return jnp.where(flip, moved[:, :, ::-1], moved)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of some radiographs.
+
+    Attributes:
+        logit: Of an atypical fracture.
+        features: The last layer's input.
+        positive: Whether the fracture is atypical.
+        patients, hospitals: Pseudonyms.
+        megapixels: Of the radiographs as they were recorded.
+    """
+
+    logit: Float[np.ndarray, "n"]
+    features: Float[np.ndarray, "n dim"]
+    positive: Bool[np.ndarray, "n"]
+    patients: list[str]
+    hospitals: list[str]
+    megapixels: Float[np.ndarray, "n"]
+
+    def by_patient(self) -> PatientScores:
+        """Each patient's mean logit over the views."""
+        return patient_scores(np.asarray(self.logit, np.float64), self.positive, self.patients)
+
+
+def predict(
+    task: ClassifierTask, params: Params, dataset: RadiographDataset, radiographs: Sequence[int]
+) -> Predictions:
+    """Runs a classifier over radiographs of a dataset, given by position."""
+    batch_size, shapes = task.config.train.batch_size, task.config.data.shapes
+    entries = [dataset.entries[n] for n in radiographs]
+    best = [best_shape((entry.height, entry.width), shapes) for entry in entries]
+    outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by position in `radiographs`
+    for number, shape in enumerate(shapes):
+        own = [n for n, chosen in enumerate(best) if chosen == number]
+        for first in range(0, len(own), batch_size):
+            chosen = own[first : first + batch_size]
+            padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
+            boxes = [letterbox(dataset, radiographs[n], shape, task.columns) for n in padded]
+            batch = {name: np.stack([b[name] for b in boxes]) for name in boxes[0]}
+            logits, features = (np.asarray(o) for o in task.classify(params, batch))
+            outputs |= {n: (logits[i], features[i]) for i, n in enumerate(chosen)}
+    ordered = [outputs[n] for n in range(len(entries))]
+    logit, features = (np.stack(parts) for parts in zip(*ordered, strict=True))
+    return Predictions(
+        logit=logit,
+        features=features,
+        positive=np.array([e.label == LABELS[1] for e in entries]),
+        patients=[e.patient for e in entries],
+        hospitals=[e.hospital for e in entries],
+        megapixels=np.array([e.height * e.width / 1e6 for e in entries]),
+    )
+
+
+def label_counts(datasets: Sequence[RadiographDataset], by: str) -> list[int]:
+    """Radiographs of each label in the train splits."""
+    labels = [d.entries[n].label for d in datasets for n in d.split("train", by)]
+    return [labels.count(label) for label in LABELS]

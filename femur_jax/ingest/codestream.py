@@ -1,0 +1,148 @@
+"""What a compressed picture says of itself, read before any decoder is trusted with it.
+
+Decoders fill up what is cut off and believe a codestream's size over the header's, so a damaged
+picture can pass silently, and a false size can take all memory. These are the markers of JPEG
+(ISO/IEC 10918-1 B.2, with JPEG-LS's of ISO/IEC 14495-1 C.2), JPEG 2000 (ISO/IEC 15444-1 A.4 and
+A.5) and DICOM's RLE (PS3.5 G.5).
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from femur_jax.ingest.rejection import RejectedFileError, require
+
+BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
+"""Processes: JPEG's SOF markers, and JPEG 2000's SIZ."""
+
+_START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN, _START_OF_TILE = 0xDA, 0x90
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_MAX_SEGMENTS = 1000
+"""Before the entropy-coded data; real codestreams have about ten."""
+_MAX_TILE_PARTS = 1 << 16
+_FILL = re.compile(rb"\xff+")
+
+# Entropy-coded data are stuffed so that they never look like a marker; these are markers in
+# them, but for restarts, fill bytes and JPEG 2000's packet markers.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_JPEG_LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_JPEG_2000_MARKER = re.compile(rb"\xff[\x90\x93-\xff]")
+
+
+class Frame(NamedTuple):
+    """A codestream as its header states it.
+
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+        bits: Precision of a sample.
+        components: Samples of a pixel.
+        process: One of the processes above.
+        parameter: JPEG lossless's predictor or JPEG-LS's NEAR, else 0.
+    """
+
+    height: int
+    width: int
+    bits: int
+    components: int
+    process: int
+    parameter: int = 0
+
+
+def read_frame(code: bytes) -> Frame:
+    """Reads and checks all markers of a JPEG, JPEG-LS or JPEG 2000 codestream.
+
+    Raises:
+        RejectedFileError: It is none of these, a marker is where none may be, or the end marker
+            is missing or followed by anything but padding of 00 or FF.
+    """
+    try:
+        if code.startswith(b"\xff\x4f\xff\x51"):
+            return _jpeg2000(code)
+        require(code.startswith(b"\xff\xd8"), "codestream")
+        return _jpeg(code)
+    except struct.error:
+        raise RejectedFileError("codestream_cut") from None
+
+
+def _segments(code: bytes) -> Iterator[tuple[int, int, int]]:
+    """Markers with the places where they begin and where their segments end; no fill bytes."""
+    end = 2
+    for _ in range(_MAX_SEGMENTS):
+        fill = _FILL.match(code, end)
+        if fill is None:
+            raise RejectedFileError("codestream_cut" if end >= len(code) else "codestream")
+        start = fill.end() - 1
+        (marker,) = struct.unpack_from("B", code, start + 1)
+        length = 0
+        if marker not in _STANDALONE:
+            (length,) = struct.unpack_from(">H", code, start + 2)
+            require(length >= 2, "codestream")
+        end = start + 2 + length
+        yield marker, start, end
+    raise RejectedFileError("codestream")
+
+
+def _jpeg(code: bytes) -> Frame:
+    frame, scan = None, 0
+    for marker, start, end in _segments(code):
+        if marker in _START_OF_FRAME:
+            require(frame is None, "codestream")
+            bits, height, width, components = struct.unpack_from(">BHHB", code, start + 4)
+            frame = Frame(height, width, bits, components, marker)
+        elif marker == _START_OF_SCAN:
+            scan = end
+            break
+    if frame is None:
+        raise RejectedFileError("codestream")
+    # The end of the scan's header: Ss, Se, Ah and Al. One full scan leaves no choice of the last
+    # three; Se is 63 for DCTs, but some encoders state 0.
+    parameter, last, approximation = struct.unpack_from("3B", code, scan - 3)
+    lasts = (0, 63) if frame.process in (BASELINE, EXTENDED) else (0,)
+    require(last in lasts and approximation == 0, "codestream")
+    pattern = _JPEG_LS_MARKER if frame.process == JPEG_LS else _JPEG_MARKER
+    found = pattern.search(code, scan)
+    _check_end(code, found.start() if found else len(code))
+    return frame._replace(parameter=parameter)
+
+
+def _jpeg2000(code: bytes) -> Frame:
+    right, bottom, left, top = struct.unpack_from(">4I", code, 8)
+    components, depth = struct.unpack_from(">HB", code, 40)
+    place = next(start for marker, start, _ in _segments(code) if marker == _START_OF_TILE)
+    for _ in range(_MAX_TILE_PARTS):
+        if code[place : place + 2] != b"\xff\x90":
+            break
+        (length,) = struct.unpack_from(">I", code, place + 6)
+        end = place + length if length else len(code.rstrip(b"\x00\xff")) - 2  # 0: all the rest
+        require(end <= len(code), "codestream_cut")
+        data = code.find(b"\xff\x93", place + 12, end)
+        require(data >= 0, "codestream")
+        require(_JPEG_2000_MARKER.search(code, data + 2, end) is None, "codestream")
+        place = end
+    _check_end(code, place)
+    return Frame(bottom - top, right - left, (depth & 0x7F) + 1, components, JPEG_2000)
+
+
+def _check_end(code: bytes, place: int) -> None:
+    require(len(code) >= place + 2, "codestream_cut")
+    require(code[place : place + 2] == b"\xff\xd9", "codestream")
+    require(not code[place + 2 :].strip(b"\x00\xff"), "codestream")
+
+
+def rle_segments(code: bytes, number: int) -> list[bytes]:
+    """Splits an RLE frame into its segments, one for each byte of a pixel.
+
+    Raises:
+        RejectedFileError: The number of segments, or their order, is wrong.
+    """
+    require(len(code) > 64, "codestream_cut")
+    stated, *offsets = struct.unpack_from("<16I", code)
+    require(stated == number, "codestream_bits")
+    bounds = [*offsets[:number], len(code)]
+    require(bounds[0] == 64 and not any(offsets[number:]), "codestream")
+    require(all(a < b for a, b in pairwise(bounds)), "codestream")
+    return [code[a:b] for a, b in pairwise(bounds)]

@@ -1,0 +1,202 @@
+"""Stored values to grey values for presentation.
+
+The chain is the standard's (PS3.3 C.11.1, C.11.2, C.7.6.3): stored values -> modality LUT or
+rescale -> VOI LUT or window -> one inversion for MONOCHROME1 or Presentation LUT Shape INVERSE.
+It depends on the stored value alone, so it is worked out once for each possible value, in
+float64, and pixels look theirs up.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float64, Shaped, UInt16
+from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from scipy.special import expit
+
+from femur_jax.ingest.rejection import RejectedFileError, require
+
+_LEAST_WIDTH = {"LINEAR": 1.0, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
+
+
+def presentation(
+    stored: Shaped[np.ndarray, "height width"], dataset: Dataset
+) -> tuple[UInt16[np.ndarray, "height width"], Bool[np.ndarray, "height width"] | None, str]:
+    """Applies the whole chain; padding and what a shutter hides become black.
+
+    Args:
+        stored: Stored values within the range that the header's bits allow.
+        dataset: The header.
+
+    Returns:
+        Grey values (0..65535, bone bright); where there is no picture, None if it is everywhere;
+        and what made the grey values: 'lut', 'window' or 'range'.
+
+    Raises:
+        RejectedFileError: A lookup table, window or shutter is unusable, all is hidden, or
+            there is one grey value alone.
+    """
+    low, high = stored_range(dataset)
+    hidden = _hidden(stored, dataset)
+    seen = stored if hidden is None else stored[~hidden]
+    require(seen.size > 0, "shutter")
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        table, voi = _table(low, high, int(seen.min()), int(seen.max()), dataset)
+    grey = _map(stored, low, table)
+    shown = grey if hidden is None else grey[~hidden]
+    require(int(shown.min()) < int(shown.max()), "constant_image")
+    if hidden is not None:
+        grey[hidden] = 0
+    return grey, hidden, voi
+
+
+def _map(
+    stored: Shaped[np.ndarray, "height width"], low: int, table: UInt16[np.ndarray, "values"]
+) -> UInt16[np.ndarray, "height width"]:
+    """Looks values up by a few rows at a time, whose indices stay in the processor's cache."""
+    grey = np.empty(stored.shape, np.uint16)
+    whole = np.zeros(1 << 16, np.uint16)
+    whole[np.arange(low, low + len(table))] = table  # negative values at the end
+    places = stored.view(f"u{stored.itemsize}")
+    step = max(1, (1 << 15) // stored.shape[1])
+    for top in range(0, len(stored), step):
+        rows = slice(top, top + step)
+        np.take(whole, places[rows], out=grey[rows], mode="clip")  # none is clipped
+    return grey
+
+
+def stored_range(dataset: Dataset) -> tuple[int, int]:
+    """Least and greatest value that BitsStored and PixelRepresentation allow."""
+    values = 1 << dataset.BitsStored
+    return (-values // 2, values // 2 - 1) if dataset.PixelRepresentation else (0, values - 1)
+
+
+def _table(
+    low: int, high: int, least: int, greatest: int, dataset: Dataset
+) -> tuple[UInt16[np.ndarray, "values"], str]:
+    """Grey values of all stored values from `low` to `high`, of which some occur."""
+    values = np.arange(low, high + 1, dtype=np.float64)
+    if sequence := dataset.get("ModalityLUTSequence"):
+        values = _look_up(values, sequence[0], dataset)[0]
+    else:
+        slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+        values = values * float(1 if slope is None else slope) + float(intercept or 0)
+        require(bool(np.isfinite(values).all()), "rescale")
+    if sequence := dataset.get("VOILUTSequence"):
+        entries, bits = _look_up(values, sequence[0], dataset)
+        shown, voi = np.clip(entries / ((1 << bits) - 1), 0, 1), "lut"
+    elif any(_first(dataset.get(f"Window{part}")) is not None for part in ("Center", "Width")):
+        shown, voi = _apply_window(values, dataset), "window"
+    else:
+        occurring = values[least - low : greatest - low + 1]
+        darkest, brightest = occurring.min(), occurring.max()
+        shown = np.clip((values - darkest) / ((brightest - darkest) or 1), 0, 1)
+        voi = "range"
+    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
+    shape = dataset.get("PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):  # it takes the place of the photometric interpretation
+        inverse = shape == "INVERSE"
+    require(bool(np.isfinite(shown).all()), "window")
+    return np.round(65535 * (1 - shown if inverse else shown)).astype(np.uint16), voi
+
+
+def _first(value):
+    return (value[0] if len(value) else None) if isinstance(value, MultiValue) else value
+
+
+def _look_up(
+    values: Float64[np.ndarray, "values"], item: Dataset, dataset: Dataset
+) -> tuple[Float64[np.ndarray, "values"], int]:
+    """Applies a modality or VOI LUT (PS3.3 C.11.1.1 and C.11.2.1.1); its entries' bits too."""
+    try:
+        entries, first, bits = (int(n) for n in item.LUTDescriptor)
+        entries = entries or 65536
+        table = item.LUTData
+        if isinstance(table, bytes):
+            order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+            table = np.frombuffer(table, f"{order}u{2 if len(table) >= 2 * entries else 1}")
+        table = np.asarray(table, np.float64)[:entries]
+    except (AttributeError, TypeError, ValueError):
+        raise RejectedFileError("lookup_table") from None
+    # An eighth bit is needed for a picture, and a table that ends early would repeat its end.
+    require(len(table) == entries and 8 <= bits <= 16, "lookup_table")
+    index = np.clip(np.round(values) - first, 0, entries - 1)
+    return table[index.astype(np.int64)], bits
+
+
+def _apply_window(
+    values: Float64[np.ndarray, "values"], dataset: Dataset
+) -> Float64[np.ndarray, "values"]:
+    """Applies the first window of a header."""
+    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    function = dataset.get("VOILUTFunction") or "LINEAR"
+    if center is None or width is None or not width >= _LEAST_WIDTH.get(function, np.inf):
+        raise RejectedFileError("window")
+    return window(values, float(center), float(width), function)
+
+
+def window(
+    values: Float64[np.ndarray, "*values"], center: float, width: float, function: str
+) -> Float64[np.ndarray, "*values"]:
+    """Applies a VOI window (PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Args:
+        values: Values after the modality transformation.
+        center: Window Center.
+        width: Window Width, at least 1 for LINEAR, above 0 for the others.
+        function: LINEAR, LINEAR_EXACT or SIGMOID.
+
+    Returns:
+        Values in [0, 1].
+    """
+    if function == "SIGMOID":
+        return expit(4 * (values - center) / width)
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+        if width == 0:
+            return (values > center).astype(np.float64)
+    return np.clip((values - center) / width + 0.5, 0, 1)
+
+
+def _hidden(
+    stored: Shaped[np.ndarray, "height width"], dataset: Dataset
+) -> Bool[np.ndarray, "height width"] | None:
+    """Where pixels are padding (PS3.3 C.7.5.1.1.2) or behind a shutter (C.7.6.11)."""
+    hidden = None
+    if (padding := dataset.get("PixelPaddingValue")) is not None:
+        limit = dataset.get("PixelPaddingRangeLimit")
+        # Writers may state either as unsigned though the pixels are signed.
+        ends = np.array([padding, padding if limit is None else limit])
+        ends = (ends & 0xFFFF).astype(np.uint16).view(f"{stored.dtype.kind}2")
+        hidden = (stored >= ends.min()) & (stored <= ends.max())
+    if shapes := dataset.get("ShutterShape"):
+        open_ = _shutter(stored.shape, [shapes] if isinstance(shapes, str) else shapes, dataset)
+        hidden = ~open_ if hidden is None else hidden | ~open_
+    return hidden if hidden is not None and hidden.any() else None
+
+
+def _shutter(
+    shape: tuple[int, int], names: list[str] | MultiValue, dataset: Dataset
+) -> Bool[np.ndarray, "height width"]:
+    """Where every shutter is open; rows and columns are counted from 1.
+
+    BITMAP refers to an overlay, which is not read.
+    """
+    open_ = np.ones(shape, bool)
+    rows, columns = np.ogrid[1 : shape[0] + 1, 1 : shape[1] + 1]
+    try:
+        if "RECTANGULAR" in names:  # the edges themselves are still shown
+            top, bottom = dataset.ShutterUpperHorizontalEdge, dataset.ShutterLowerHorizontalEdge
+            left, right = dataset.ShutterLeftVerticalEdge, dataset.ShutterRightVerticalEdge
+            open_ &= (top <= rows) & (rows <= bottom) & (left <= columns) & (columns <= right)
+        if "CIRCULAR" in names:
+            row, column = (int(n) for n in dataset.CenterOfCircularShutter)
+            room = int(dataset.RadiusOfCircularShutter) ** 2 - (rows - row) ** 2
+            open_ &= (columns - column) ** 2 <= room
+        if "POLYGONAL" in names:
+            corners = np.reshape(dataset.VerticesOfThePolygonalShutter, (-1, 2)) - 1
+            mask = Image.new("1", (shape[1], shape[0]))
+            ImageDraw.Draw(mask).polygon([(x, y) for y, x in corners.tolist()], fill=1)
+            open_ &= np.asarray(mask)
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
+        raise RejectedFileError("shutter") from None
+    return open_

@@ -1,0 +1,335 @@
+"""From a hospital's folder of radiographs and a label table to a dataset.
+
+Worker processes read the files and leave what they read in a spool beside the dataset. When all
+is read, files that show the same picture are found, patients are split, and the dataset is
+written in an order that depends on neither the number of workers nor on interruptions: a run
+that was killed goes on from its spool and ends with the same bytes.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from femur_jax.data import cohort, spool
+from femur_jax.data.radiograph import LABELS, Radiograph
+from femur_jax.data.records import Entry, encode
+from femur_jax.data.shards import SCHEMA, DatasetWriter
+from femur_jax.errors import UserError
+from femur_jax.ingest import duplicates
+from femur_jax.ingest.dicom import read_dicom
+from femur_jax.ingest.image_file import SUFFIXES, read_image_file
+from femur_jax.ingest.rejection import REASONS, RejectedFileError
+from femur_jax.ingest.workers import each
+
+QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
+SUMMARY = "ingest.json"
+_SIMILAR_BITS = 3
+"""Pictures of two patients that differ in so many of 64 bits are shown to a person."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What reading one file may take in a worker process.
+
+    Attributes:
+        memory: Bytes that it may allocate.
+        seconds: Time.
+    """
+
+    memory: int = 3 << 29
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the files: inputs = accepted + quarantined + duplicates."""
+
+    inputs: int
+    accepted: int
+    quarantined: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to read; `spool` names everything that the result depends on."""
+
+    path: Path
+    entry: cohort.Entry
+    pseudonym: cohort.Pseudonyms
+    patch: int
+    spool: Path
+
+
+def ingest(
+    folder: Path,
+    labels: Path,
+    out: Path,
+    *,
+    patch: int,
+    key_file: Path,
+    columns: Sequence[str] = (),
+    fractions: Sequence[float] = (0.15, 0.2),
+    seed: int = 0,
+    max_quarantined: float = 0.0,
+    workers: int | None = None,
+    limits: Limits = Limits(),
+) -> Summary:
+    """Makes a radiograph dataset.
+
+    Nothing of a file is kept but what `Radiograph` and `Source` list, and of the label table the
+    further columns that are named; names become keyed
+    pseudonyms. Beside the manifest lie three tables, as JSON lines, of files by pseudonym and
+    by line of the label table: those that could not be used (docs/quarantine.md), those that
+    repeat another, and pairs of patients whose pictures look alike. The result depends on the
+    inputs, the key and the arguments, not on the number of workers or on interruptions.
+
+    Args:
+        folder: Radiographs: DICOM, or PNG, TIFF and JPEG exports.
+        labels: The label table; see `cohort.read_labels`.
+        out: The dataset, which must not exist. While it is made, `out`.spool takes as much
+            space again.
+        patch: Side of a tile in pixels.
+        key_file: The pseudonyms' key, made where it does not exist. Keep it out of the dataset.
+        columns: Further columns of the label table that are kept, as numbers.
+        fractions: Shares of patients for validation and test.
+        seed: Of the splits.
+        max_quarantined: The share of files that may be unusable.
+        workers: Processes that read; by default one per core.
+        limits: Of each file.
+
+    Raises:
+        UserError: Bad input, or too many unusable files. Then there is no dataset; what was read
+            is kept for the next run.
+    """
+    workers = os.cpu_count() or 1 if workers is None else workers
+    if workers < 1:
+        raise UserError(f"The number of workers is {workers}; give 1 or more.")
+    if limits.memory < 1 or not limits.seconds > 0:
+        raise UserError("The limits of memory and time must be above 0; raise them.")
+    if not 0 <= max_quarantined <= 1:
+        raise UserError(f"The share of unusable files is {max_quarantined}; give 0 to 1.")
+    if out.resolve() in key_file.resolve().parents:
+        raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
+    spooled = out.with_name(f"{out.name}.spool")
+    if out.exists() and spooled.exists():  # killed after the dataset was complete
+        shutil.rmtree(spooled)
+        return Summary(**json.loads((out / SUMMARY).read_text()))
+    entries = cohort.read_labels(labels, folder, columns)
+    entries.sort(key=lambda e: cohort.seeded_hash(seed, e.path))
+    patients = {e.patient_id: e.label for e in entries}
+    cohort.split_patients(patients, fractions=fractions, seed=seed)  # before the long work
+    provenance = {
+        "kind": "real",
+        "seed": seed,
+        "fractions": list(fractions),
+        "columns": list(columns),
+    }
+    writer = DatasetWriter(out, patch=patch, provenance=provenance)
+    key_file.parent.mkdir(parents=True, exist_ok=True)
+    pseudonym = cohort.Pseudonyms(key_file)
+    spooled.mkdir(parents=True, exist_ok=True)
+    with (spooled / "lock").open("w") as lock:
+        _lock(lock, out)
+        jobs = [_job(folder / e.path, e, pseudonym, patch, spooled) for e in entries]
+        results = _read_all(jobs, workers, limits)
+        read = {n: result for n, result in enumerate(results) if isinstance(result, spool.Facts)}
+        positions = list(read)
+        found = duplicates.find(
+            [read[n] for n in positions], [entries[n].patient_id for n in positions]
+        )
+        codes = {n: code for n, code in enumerate(results) if isinstance(code, str)}
+        codes |= {positions[n]: "label_conflict" for n in found.conflicts}
+        _check_share(codes, entries, labels, max_quarantined, spooled)
+        same = {positions[d.position]: (positions[d.original], d.reason) for d in found.duplicates}
+        kept = [n for n in positions if n not in same and n not in codes]
+        summary = Summary(len(jobs), len(kept), len(codes), len(same))
+        accounted = summary.accepted + summary.quarantined + summary.duplicates
+        if accounted != summary.inputs:
+            raise RuntimeError(f"{summary.inputs} files went in, {accounted} are accounted for")
+        splits = cohort.split_patients(
+            patients, fractions=fractions, seed=seed, connected=found.connected
+        )
+        hospital_splits = _hospital_splits(entries, found.connected, fractions, seed)
+        groups = {p: min(people) for people in found.connected for p in people}
+        kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
+        with writer:
+            for n in tqdm(kept, "write", disable=None):
+                patient = entries[n].patient_id
+                encoded = spool.read_encoded(jobs[n].spool, read[n])
+                group = pseudonym("patient", groups[patient]) if patient in groups else ""
+                writer.add(encoded, splits[patient], hospital_splits.get(patient, ""), group)
+            about = [_about(entry, pseudonym) for entry in entries]
+            writer.write_text(QUARANTINE, _quarantine_lines(codes, about))
+            writer.write_text(DUPLICATES, _duplicate_lines(same, about))
+            writer.write_text(
+                SIMILAR,
+                _similar_lines(
+                    [read[n].entry for n in kept], [read[n].perceptual_hash for n in kept]
+                ),
+            )
+            writer.write_text(SUMMARY, json.dumps(dataclasses.asdict(summary)))
+    shutil.rmtree(spooled)
+    return summary
+
+
+def _lock(file, out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"Another process is making {out}; wait for it, or end it.") from None
+
+
+def _job(
+    path: Path, entry: cohort.Entry, pseudonym: cohort.Pseudonyms, patch: int, folder: Path
+) -> _Job:
+    status = path.stat()
+    row = dataclasses.asdict(entry)
+    del row["line"]  # which changes when lines above are removed
+    state = [SCHEMA, patch, row, status.st_size, status.st_mtime_ns]
+    return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
+
+
+def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.Facts | str]:
+    """For each job what its file holds, or the code of why it cannot be used."""
+    results: list[spool.Facts | str | None] = [spool.read_facts(job.spool) for job in jobs]
+    left = [n for n, result in enumerate(results) if result is None]
+    done = each(
+        _read,
+        [jobs[n] for n in left],
+        workers=workers,
+        memory=limits.memory,
+        seconds=limits.seconds,
+    )
+    bar = tqdm(done, "read", len(jobs), initial=len(jobs) - len(left), disable=None, unit="file")
+    for n, result in zip(left, bar, strict=True):
+        results[n] = result
+    return [result for result in results if result is not None]
+
+
+def _read(job: _Job) -> spool.Facts | str:
+    """Reads one file and spools it, in a worker process."""
+    try:
+        if job.path.suffix.lower() in SUFFIXES:
+            picture = read_image_file(job.path)
+        else:
+            picture = read_dicom(job.path, job.pseudonym)
+        entry = job.entry
+        radiograph = Radiograph(
+            pixels=picture.pixels,
+            crop=picture.crop,
+            name=job.pseudonym("file", entry.path),
+            label=entry.label,
+            patient=job.pseudonym("patient", entry.patient_id),
+            hospital=job.pseudonym("hospital", entry.hospital),
+            spacing_mm=picture.spacing_mm,
+            spacing_source=picture.spacing_source,
+            view=entry.view,
+            laterality=entry.laterality,
+            source=picture.source,
+            columns=entry.columns,
+        )
+        encoded = encode(radiograph, job.patch)
+    except RejectedFileError as error:
+        return error.code
+    look = duplicates.perceptual_hash(picture.pixels)
+    facts = spool.Facts(encoded.entry, picture.instance, picture.made_from, look)
+    try:
+        spool.write(job.spool, facts, encoded)
+    except OSError as error:  # no fault of the file
+        raise UserError(
+            f"{job.spool.parent} cannot be written ({error.strerror}); make room and run again."
+        ) from None
+    return facts
+
+
+def _hospital_splits(
+    entries: Sequence[cohort.Entry],
+    connected: Sequence[set[str]],
+    fractions: Sequence[float],
+    seed: int,
+) -> dict[str, str]:
+    """The split of each patient when hospitals are held out; without those seen in several.
+
+    Empty where that leaves a split fewer than 2 patients of a label.
+    """
+    patients: dict[str, dict[str, str]] = {}
+    for e in entries:
+        patients.setdefault(e.hospital, {})[e.patient_id] = e.label
+    split = cohort.split_hospitals(patients, fractions=fractions, seed=seed)
+    seen: dict[str, set[str]] = {e.patient_id: set() for e in entries}
+    for e in entries:
+        seen[e.patient_id].add(split.get(e.hospital, ""))
+    for people in connected:
+        joint = set().union(*(seen[patient] for patient in people))
+        seen |= dict.fromkeys(people, joint)
+    splits = {patient: min(names) for patient, names in seen.items() if len(names) == 1}
+    label = {e.patient_id: e.label for e in entries}
+    held = Counter((name, label[patient]) for patient, name in splits.items())
+    return splits if all(held[name, la] >= 2 for name in split.values() for la in LABELS) else {}
+
+
+def _check_share(
+    codes: Mapping[int, str],
+    entries: Sequence[cohort.Entry],
+    labels: Path,
+    max_quarantined: float,
+    spooled: Path,
+) -> None:
+    if len(codes) <= max_quarantined * len(entries) and len(codes) < len(entries):
+        return
+    counts = Counter(codes.values())
+    first = min(codes, key=lambda n: entries[n].line)
+    raise UserError(
+        f"{len(codes)} of {len(entries)} files cannot be used "
+        f"({', '.join(f'{code}: {n}' for code, n in counts.most_common())}), "
+        f"the first is that of {labels}, line {entries[first].line}: "
+        f"{REASONS[codes[first]].hint} Mend or delete them and their lines, or allow a share with "
+        f"--max_quarantined. What was read is kept in {spooled} for the next run."
+    )
+
+
+def _about(entry: cohort.Entry, pseudonym: cohort.Pseudonyms) -> dict[str, str | int]:
+    """What the tables beside the manifest say of a file."""
+    return {
+        "file": pseudonym("file", entry.path),
+        "hospital": pseudonym("hospital", entry.hospital),
+        "line": entry.line,
+    }
+
+
+def _quarantine_lines(codes: Mapping[int, str], about: Sequence[dict[str, str | int]]) -> str:
+    return _json_lines(
+        about[n] | {"stage": REASONS[code].stage, "code": code, "hint": REASONS[code].hint}
+        for n, code in sorted(codes.items())
+    )
+
+
+def _duplicate_lines(
+    same: Mapping[int, tuple[int, str]], about: Sequence[dict[str, str | int]]
+) -> str:
+    return _json_lines(
+        about[n] | {"original": about[original]["file"], "reason": reason}
+        for n, (original, reason) in sorted(same.items())
+    )
+
+
+def _similar_lines(entries: Sequence[Entry], hashes: Sequence[int]) -> str:
+    return _json_lines(
+        {"files": [entries[a].name, entries[b].name], "bits": bits}
+        for a, b, bits in duplicates.similar_pairs(hashes, most=_SIMILAR_BITS)
+        if entries[a].patient != entries[b].patient
+    )
+
+
+def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

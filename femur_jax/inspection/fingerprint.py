@@ -1,0 +1,473 @@
+"""What a radiograph dataset holds, in numbers: hospital by hospital, class by class.
+
+It answers what must be known before anything is trained: is every line of the label table
+accounted for, does a split leak into another, which hospital differs from the others, and does
+something beside the fracture give the class away?
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from femur_jax.data.cohort import SPLITS
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.records import Entry
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+from femur_jax.files import CHECKSUMS
+from femur_jax.ingest.pipeline import DUPLICATES, QUARANTINE, SIMILAR, SUMMARY
+from femur_jax.inspection.leaks import Leak, Pair, find_leaks, similar_pairs, verdict
+from femur_jax.inspection.separation import TELLING_AUC, Separation, separation
+
+_BINS = 24
+_ODD_CLASS = 0.05  # chance that all patients of a hospital are of one class
+_ODD_SHARE = 0.001  # of hospitals, in which chance alone leads to such a share of AFF
+
+_NUMBERS: dict[str, Callable[[Entry], float]] = {
+    "megapixels": lambda e: e.height * e.width / 1e6,
+    "aspect": lambda e: e.width / e.height,
+    "spacing_mm": lambda e: e.spacing_mm or math.nan,
+    "age": lambda e: e.source.age or math.nan,
+    "share_cut": lambda e: 1 - e.height * e.width / math.prod(e.recorded),
+}
+_CATEGORIES: dict[str, Callable[[Entry], str]] = {
+    "hospital": lambda e: e.hospital,
+    "vendor": lambda e: e.source.vendor,
+    "syntax": lambda e: e.source.syntax,
+    "bits": lambda e: str(e.source.bits),
+    "photometric": lambda e: e.source.photometric,
+    "voi": lambda e: e.source.voi,
+    "intent": lambda e: e.source.intent,
+    "spacing_source": lambda e: e.spacing_source,
+    "view": lambda e: e.view,
+    "laterality": lambda e: e.laterality,
+    "sex": lambda e: e.source.sex,
+    "age_known": lambda e: "yes" if e.source.age else "no",
+}
+_COMPARED = ("megapixels", "aspect", "spacing_mm", "mean_grey", "contrast")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of each radiograph, in the order of the dataset's entries.
+
+    Attributes:
+        numbers: NaN where unknown. Of the crop: megapixels; aspect, width / height; spacing_mm;
+            mean_grey and contrast, mean and standard deviation of the grey values at the
+            coarsest level, as shares of the full range (0 black, 1 white). age in years;
+            share_cut, the share of the recorded area outside the crop.
+        categories: Words, such as vendor and view.
+    """
+
+    numbers: dict[str, Float[np.ndarray, " radiograph"]]
+    categories: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How much of one class lies in one split."""
+
+    split: str
+    label: str
+    radiographs: int
+    patients: int
+    hospitals: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """A number's known values."""
+
+    known: int
+    minimum: float
+    median: float
+    mean: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """What one hospital sent.
+
+    Attributes:
+        name: Pseudonym.
+        radiographs, patients: Number of each label.
+        crops: Radiographs of which a part was cut.
+        numbers: Of `Facts.numbers`; None where nothing is known.
+        categories: How often each word occurs, most frequent first.
+        duplicates: Files left out since they repeat others.
+        quarantined: Files that could not be used, by code.
+        marks: What sets it apart, by fact: a sentence each.
+    """
+
+    name: str
+    radiographs: dict[str, int]
+    patients: dict[str, int]
+    crops: int
+    numbers: dict[str, Span | None]
+    categories: dict[str, dict[str, int]]
+    duplicates: int
+    quarantined: dict[str, int]
+    marks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A number's distribution: for each label, the share of its radiographs in each bin."""
+
+    fact: str
+    edges: list[float]
+    shares: dict[str, list[float]]
+    known: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question, and what was found: 'pass', 'look' (for a person to judge) or 'fail'."""
+
+    question: str
+    status: str
+    finding: str
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All of it.
+
+    Attributes:
+        dataset: SHA-256 of the dataset's SHA256SUMS, which no other dataset shares.
+        provenance: What its writer said.
+        radiographs, patients: Totals.
+        hospitals: All that sent anything, the largest first.
+        lines: What became of the label table's lines; None where it was not ingested.
+        quarantined: Files that could not be used, by code.
+        by_patient, by_hospital: Sizes of the splits by patient, and of those by hospital.
+        histograms: Of `Facts.numbers`.
+        separations: The most telling fact first.
+        leaks: For each kind of thing, also where nothing leaks; see `find_leaks`.
+        similar: Pairs across splits first.
+        verdict: Of the check for leaks, a sentence or two.
+        checks: The questions that a person would ask.
+    """
+
+    dataset: str
+    provenance: dict[str, Any]
+    radiographs: int
+    patients: int
+    hospitals: list[Hospital]
+    lines: dict[str, int] | None
+    quarantined: dict[str, int]
+    by_patient: list[Count]
+    by_hospital: list[Count]
+    histograms: list[Histogram]
+    separations: list[Separation]
+    leaks: list[Leak]
+    similar: list[Pair]
+    verdict: str
+    checks: list[Check]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a check failed."""
+        return any(check.status == "fail" for check in self.checks)
+
+
+def fingerprint(dataset: RadiographDataset) -> Fingerprint:
+    """Takes a dataset's fingerprint; reads the coarsest level of each radiograph.
+
+    Raises:
+        UserError: The dataset is damaged, or was ingested by another version.
+    """
+    entries = dataset.entries
+    facts = _facts(dataset)
+    quarantined, duplicates = (_lines(dataset, name) for name in (QUARANTINE, DUPLICATES))
+    lines = next(iter(_lines(dataset, SUMMARY)), None)
+    hospitals = _hospitals(entries, facts, quarantined, duplicates)
+    separations = _separations(entries, facts)
+    leaks = find_leaks(entries)
+    similar = similar_pairs(entries, _lines(dataset, SIMILAR))
+    return Fingerprint(
+        dataset=hashlib.sha256((dataset.folder / CHECKSUMS).read_bytes()).hexdigest(),
+        provenance=dataset.provenance,
+        radiographs=len(entries),
+        patients=len({e.patient for e in entries}),
+        hospitals=hospitals,
+        lines=lines,
+        quarantined=_counts(row["code"] for row in quarantined),
+        by_patient=_sizes(entries, lambda e: e.split),
+        by_hospital=_sizes(entries, lambda e: e.hospital_split),
+        histograms=_histograms(entries, facts),
+        separations=separations,
+        leaks=leaks,
+        similar=similar,
+        verdict=verdict(leaks, similar),
+        checks=[
+            *_line_checks(entries, lines, len(quarantined), len(duplicates)),
+            *_class_checks(entries),
+            *_leak_checks(leaks, similar),
+            *_look_checks(hospitals, separations, facts),
+        ],
+    )
+
+
+def _lines(dataset: RadiographDataset, name: str) -> list[dict[str, Any]]:
+    """The rows of a table of the ingestion, none where there is none."""
+    path = dataset.folder / name
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if name in (QUARANTINE, DUPLICATES) and not all("hospital" in row for row in rows):
+        raise UserError(f"{path} names no hospitals; make the dataset again with this version.")
+    return rows
+
+
+def _facts(dataset: RadiographDataset) -> Facts:
+    entries = dataset.entries
+    numbers = {name: np.array([of(e) for e in entries], float) for name, of in _NUMBERS.items()}
+    grey = np.empty((2, len(entries)))
+    for n in tqdm(range(len(entries)), "grey values", delay=10):
+        pixels = dataset.read(n, 0) / 65535
+        grey[:, n] = pixels.mean(), pixels.std()
+    numbers |= {"mean_grey": grey[0], "contrast": grey[1]}
+    return Facts(numbers, {name: [of(e) for e in entries] for name, of in _CATEGORIES.items()})
+
+
+def _counts(words: Iterable[str]) -> dict[str, int]:
+    """How often each word occurs, most frequent first, then by alphabet."""
+    return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _sizes(entries: Sequence[Entry], split_of: Callable[[Entry], str]) -> list[Count]:
+    """Empty where there are no such splits."""
+    found = []
+    for split in SPLITS:
+        for label in LABELS:
+            own = [e for e in entries if split_of(e) == split and e.label == label]
+            patients, hospitals = {e.patient for e in own}, {e.hospital for e in own}
+            found.append(Count(split, label, len(own), len(patients), len(hospitals)))
+    return found if any(count.radiographs for count in found) else []
+
+
+# Hospitals
+
+
+def _hospitals(
+    entries: Sequence[Entry],
+    facts: Facts,
+    quarantined: Sequence[dict[str, Any]],
+    duplicates: Sequence[dict[str, Any]],
+) -> list[Hospital]:
+    """All that sent anything, the largest first."""
+    positions: dict[str, list[int]] = {row["hospital"]: [] for row in (*quarantined, *duplicates)}
+    for n, entry in enumerate(entries):
+        positions.setdefault(entry.hospital, []).append(n)
+    found = []
+    for name, own in positions.items():
+        cut = facts.numbers["share_cut"][own]
+        found.append(
+            Hospital(
+                name=name,
+                radiographs={k: sum(entries[n].label == k for n in own) for k in LABELS},
+                patients={
+                    k: len({entries[n].patient for n in own if entries[n].label == k})
+                    for k in LABELS
+                },
+                crops=int(np.count_nonzero(cut)),
+                numbers={fact: _span(values[own]) for fact, values in facts.numbers.items()},
+                categories={
+                    fact: _counts(words[n] for n in own) for fact, words in facts.categories.items()
+                },
+                duplicates=sum(row["hospital"] == name for row in duplicates),
+                quarantined=_counts(row["code"] for row in quarantined if row["hospital"] == name),
+            )
+        )
+    _mark(found, facts)
+    return sorted(found, key=lambda h: (-sum(h.radiographs.values()), h.name))
+
+
+def _span(values: Float[np.ndarray, " radiograph"]) -> Span | None:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    low, median, mean, high = known.min(), np.median(known), known.mean(), known.max()
+    return Span(len(known), float(low), float(median), float(mean), float(high))
+
+
+def _mark(hospitals: Sequence[Hospital], facts: Facts) -> None:
+    """Marks what sets a hospital apart from the others."""
+    usual = next(iter(_counts(facts.categories["photometric"])))
+    atypical = sum(h.patients["AFF"] for h in hospitals)
+    share = atypical / sum(sum(h.patients.values()) for h in hospitals)
+    for hospital in hospitals:
+        labels = [label for label, n in hospital.radiographs.items() if n]
+        if not labels:
+            hospital.marks["radiographs"] = "none of its files could be used"
+            continue
+        people, own = sum(hospital.patients.values()), hospital.patients["AFF"]
+        # A small hospital may well have one class alone.
+        by_chance = share**own * (1 - share) ** (people - own)
+        if len(labels) == 1 and by_chance < _ODD_CLASS:
+            hospital.marks["patients"] = f"{labels[0]} only"
+        elif binomtest(own, people, share).pvalue < _ODD_SHARE:
+            hospital.marks["patients"] = (
+                f"{own / people:.0%} with AFF, far from the {share:.0%} of all"
+            )
+        kinds = list(hospital.categories["photometric"])
+        if kinds != [usual] and len(kinds) == 1:
+            hospital.marks["photometric"] = f"{kinds[0]} only, where most are {usual}"
+        if raw := hospital.categories["intent"].get("processing"):
+            hospital.marks["intent"] = f"{raw} for processing, not for presentation"
+    for fact in _COMPARED:
+        known = [(h, span.median) for h in hospitals if (span := h.numbers[fact])]
+        medians = np.array([median for _, median in known])
+        for (hospital, median), off in zip(known, far_off(medians), strict=True):
+            if off:
+                centre = float(np.median(medians))
+                way = "above" if median > centre else "below"
+                hospital.marks[fact] = f"median {median:.3g}, far {way} the others' {centre:.3g}"
+
+
+def far_off(values: Float[np.ndarray, " hospital"]) -> Bool[np.ndarray, " hospital"]:
+    """Which values lie far from the others.
+
+    Farther from the median than 3.5 robust standard deviations, by the median absolute deviation
+    (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993), and than a tenth of the
+    median, since hospitals with equal devices may hardly differ at all.
+    """
+    if not len(values):
+        return np.zeros(0, bool)
+    median = np.median(values)
+    distance = np.abs(values - median)
+    deviation = np.median(distance) / 0.6745  # of a normal distribution
+    return (distance > 3.5 * deviation) & (distance > 0.1 * np.abs(median))
+
+
+# Classes
+
+
+def _histograms(entries: Sequence[Entry], facts: Facts) -> list[Histogram]:
+    labels = np.array([e.label for e in entries])
+    found = []
+    for fact, values in facts.numbers.items():
+        known = values[~np.isnan(values)]
+        if not len(known):
+            continue
+        edges = np.histogram_bin_edges(known, _BINS)
+        own = {k: values[(labels == k) & ~np.isnan(values)] for k in LABELS}
+        shares = {k: np.histogram(v, edges)[0] / max(1, len(v)) for k, v in own.items()}
+        found.append(
+            Histogram(
+                fact,
+                edges.tolist(),
+                {label: share.tolist() for label, share in shares.items()},
+                {label: len(v) for label, v in own.items()},
+            )
+        )
+    return found
+
+
+def _separations(entries: Sequence[Entry], facts: Facts) -> list[Separation]:
+    """The most telling fact first."""
+    patients: dict[str, list[int]] = {}
+    for n, entry in enumerate(entries):
+        patients.setdefault(entry.patient, []).append(n)
+    groups = list(patients.values())
+    atypical = np.array([entries[own[0]].label == "AFF" for own in groups])
+    found = []
+    for fact, values in facts.numbers.items():
+        by_patient = [values[own] for own in groups]
+        known = np.array([not np.isnan(v).all() for v in by_patient])
+        means = np.array([np.nanmean(v) for v, k in zip(by_patient, known, strict=True) if k])
+        found.append(separation(fact, atypical[known], means))
+    for fact, words in facts.categories.items():
+        joined = [" + ".join(sorted({words[n] for n in own})) for own in groups]
+        found.append(separation(fact, atypical, joined))
+    return sorted(found, key=lambda s: -(s.auc or 0))
+
+
+# Checks
+
+
+def _line_checks(
+    entries: Sequence[Entry], lines: dict[str, int] | None, quarantined: int, duplicates: int
+) -> list[Check]:
+    if lines is None:
+        return []
+    found = lines["accepted"], lines["quarantined"], lines["duplicates"]
+    whole = sum(found) == lines["inputs"] and found == (len(entries), quarantined, duplicates)
+    finding = (
+        f"{lines['inputs']} lines = {found[0]} accepted + {found[1]} quarantined + "
+        f"{found[2]} duplicates; found are {len(entries)}, {quarantined} and {duplicates}"
+    )
+    return [Check("Is each line of the label table accounted for?", _pass(whole), finding)]
+
+
+def _class_checks(entries: Sequence[Entry]) -> list[Check]:
+    labels: dict[str, set[str]] = {}
+    for entry in entries:
+        labels.setdefault(entry.patient, set()).add(entry.label)
+    both = sum(len(own) > 1 for own in labels.values())
+    splits = {split: {e.label for e in entries if e.split == split} for split in SPLITS}
+    lacking = [split for split, own in splits.items() if 0 < len(own) < len(LABELS)]
+    return [
+        Check("Has each patient one label?", _pass(not both), f"with both: {both}"),
+        Check(
+            "Are both classes in each split?",
+            _look(len(lacking)),
+            f"not in {', '.join(lacking)}" if lacking else "yes",
+        ),
+    ]
+
+
+def _leak_checks(leaks: Sequence[Leak], similar: Sequence[Pair]) -> list[Check]:
+    checks = [
+        Check(
+            f"Are {leak.kind} in one split each, by {leak.by}?",
+            _pass(not leak.names),
+            f"in several: {len(leak.names)}",
+        )
+        for leak in leaks
+    ]
+    across = sum(pair.across for pair in similar)
+    finding = f"pairs across splits: {across}; within one: {len(similar) - across}"
+    return [*checks, Check("Do radiographs look alike across splits?", _look(across), finding)]
+
+
+def _look_checks(
+    hospitals: Sequence[Hospital], separations: Sequence[Separation], facts: Facts
+) -> list[Check]:
+    marked = sum(bool(h.marks) for h in hospitals)
+    telling = [s.fact for s in separations if s.telling]
+    raw = facts.categories["intent"].count("processing")
+    return [
+        Check(
+            f"Does a single fact tell the class (AUC above {TELLING_AUC})?",
+            _look(len(telling)),
+            ", ".join(telling).replace("_", " ") or "none does",
+        ),
+        Check(
+            "Does a hospital differ from the others?",
+            _look(marked),
+            f"marked: {marked} of {len(hospitals)}",
+        ),
+        Check(
+            "Are there radiographs for processing?",
+            _look(raw),
+            f"{raw} of {len(facts.categories['intent'])}",
+        ),
+    ]
+
+
+def _pass(good: bool) -> str:
+    return "pass" if good else "fail"
+
+
+def _look(count: int) -> str:
+    return "look" if count else "pass"

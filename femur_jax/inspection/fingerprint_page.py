@@ -1,0 +1,168 @@
+"""A dataset's fingerprint as one self-contained HTML page, with pictures for a person to check."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt16
+from PIL import Image
+from tqdm import tqdm
+
+from femur_jax.data.cohort import seeded_hash
+from femur_jax.data.pyramid import shrink
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.records import Entry
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.inspection.fingerprint import Fingerprint, Histogram
+from femur_jax.templates import template_environment
+
+_SIDE = 256
+_MOST_PAIRS = 50
+_WIDTH, _HEIGHT = 300, 110  # of a histogram's plot, in pixels
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A radiograph as recorded, at most 256 pixels wide and high.
+
+    Attributes:
+        entry: Its entry.
+        data: The JPEG file, base64.
+        height, width: In pixels.
+        crop: Top, left, height and width of the crop in percent; None where it is everything.
+    """
+
+    entry: Entry
+    data: str
+    height: int
+    width: int
+    crop: tuple[float, float, float, float] | None
+
+
+def write_page(
+    found: Fingerprint,
+    dataset: RadiographDataset,
+    path: Path,
+    *,
+    per_class: int | None,
+    seed: int = 0,
+) -> None:
+    """Writes the page, which refers to nothing outside itself and shows patients' radiographs.
+
+    Args:
+        found: The dataset's fingerprint.
+        dataset: The dataset.
+        path: The new HTML file.
+        per_class: So many radiographs of each class at most; None for all.
+        seed: Of their choice.
+
+    Raises:
+        UserError: A radiograph is damaged.
+    """
+    sheets = {label: contact_sheet(dataset.entries, label, per_class, seed) for label in LABELS}
+    pairs = [pair for pair in found.similar if pair.across][:_MOST_PAIRS]
+    position = {entry.name: n for n, entry in enumerate(dataset.entries)}
+    shown = [n for sheet in sheets.values() for n in sheet]
+    shown += [position[name] for pair in pairs for name in pair.files]
+    pictures = _thumbnails(dataset, sorted(set(shown)))
+    environment = template_environment(Path(__file__).parent)
+    short = short_names([hospital.name for hospital in found.hospitals])
+    environment.filters |= {"short": short.__getitem__, "outline": _outline}
+    totals = {label: sum(e.label == label for e in dataset.entries) for label in LABELS}
+    template = environment.get_template("fingerprint.html.j2")
+    html = template.render(
+        found=found,
+        labels=LABELS,
+        totals=totals,
+        sheets={label: [pictures[n] for n in sheet] for label, sheet in sheets.items()},
+        pairs=[(pair, [pictures[position[name]] for name in pair.files]) for pair in pairs],
+        plot=(_WIDTH, _HEIGHT),
+    )
+    path.write_text(html, encoding="utf-8")
+
+
+def contact_sheet(
+    entries: Sequence[Entry], label: str, most: int | None, seed: int = 0
+) -> list[int]:
+    """Which radiographs of a class to show, by position; hospital by hospital.
+
+    All hospitals are shown as evenly as they can be, for what a device or a habit burns into
+    pictures comes from one hospital.
+
+    Args:
+        entries: Of the dataset.
+        label: The class.
+        most: So many at most; None for all.
+        seed: Another seed gives others.
+    """
+    own = sorted(
+        (n for n, entry in enumerate(entries) if entry.label == label),
+        key=lambda n: seeded_hash(seed, entries[n].name),
+    )
+    turn: dict[int, int] = {}
+    seen: dict[str, int] = {}
+    for n in own:
+        turn[n] = seen[entries[n].hospital] = seen.get(entries[n].hospital, 0) + 1
+    chosen = sorted(own, key=turn.__getitem__)[:most]  # stable: each hospital's turn, then chance
+    return sorted(chosen, key=lambda n: (entries[n].hospital, entries[n].patient, n))
+
+
+def short_names(names: Sequence[str], least: int = 4) -> dict[str, str]:
+    """The shortest beginnings of at least so many letters that still tell the names apart."""
+    length = least
+    while len({name[:length] for name in names}) < len(set(names)):
+        length += 1
+    return {name: name[:length] for name in names}
+
+
+def _thumbnails(dataset: RadiographDataset, positions: Sequence[int]) -> Mapping[int, Thumbnail]:
+    # Decoders and resizing release the lock, and each thread holds one radiograph at a time.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(lambda n: thumbnail(dataset, n), positions)
+        bar = tqdm(made, "thumbnails", len(positions), delay=10)
+        return dict(zip(positions, bar, strict=True))
+
+
+def thumbnail(dataset: RadiographDataset, radiograph: int) -> Thumbnail:
+    """Shows all that was recorded, for what is burned in may lie outside the crop.
+
+    Raises:
+        UserError: The radiograph is damaged.
+    """
+    entry = dataset.entries[radiograph]
+    crop = entry.crop
+    whole = (crop.height, crop.width) == entry.recorded
+    if whole:  # a coarse level shows the same and is read in a hundredth of the time
+        pixels = dataset.read(radiograph, _level(dataset.level_sizes(radiograph)))
+    else:
+        pixels = dataset.read_recorded(radiograph)
+    small = shrink(pixels, (_SIDE, _SIDE))
+    height, width = small.shape
+    rows, columns = (100 / side for side in entry.recorded)
+    box = (crop.top * rows, crop.left * columns, crop.height * rows, crop.width * columns)
+    return Thumbnail(entry, _jpeg(small), height, width, None if whole else box)
+
+
+def _level(sizes: Sequence[tuple[int, int]]) -> int:
+    """The coarsest level that is no smaller than a thumbnail, or the finest."""
+    return next((n for n, size in enumerate(sizes) if max(size) >= _SIDE), len(sizes) - 1)
+
+
+def _jpeg(pixels: UInt16[np.ndarray, "height width"]) -> str:
+    file = io.BytesIO()
+    Image.fromarray((pixels >> 8).astype(np.uint8)).save(file, "JPEG", quality=80)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _outline(histogram: Histogram, label: str) -> str:
+    """The steps of one class's histogram as the path of an SVG element."""
+    highest = max(max(shares) for shares in histogram.shares.values())
+    step = _WIDTH / len(histogram.shares[label])
+    heights = [_HEIGHT * (1 - share / highest) for share in histogram.shares[label]]
+    path = [f"M0 {_HEIGHT}", *(f"V{y:.1f}h{step:.4g}" for y in heights), f"V{_HEIGHT}"]
+    return "".join(path)

@@ -1,0 +1,66 @@
+"""The stage that finds out from which step on a generator repeats training radiographs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from femur_jax import run_folder
+from femur_jax.classifier.task import ClassifierTask
+from femur_jax.errors import UserError
+from femur_jax.evaluation import generator
+from femur_jax.evaluation.onset import Point, before_onset, table
+from femur_jax.files import write_atomically
+from femur_jax.stages.evaluate import make_extractor
+from femur_jax.stages.sample import sample_snapshot
+from femur_jax.stages.tasks import make_task
+from femur_jax.training import loop
+from femur_jax.training.checkpoint import Snapshots
+from femur_jax.training.monitor import event_writer
+
+AUDIT = "audit"
+
+
+def audit(config: ConfigDict, workdir: Path) -> None:
+    """Samples from each snapshot of a generator's run, and tells from which step on it copies.
+
+    The curve goes to `workdir/audit.json`, to TensorBoard, and as a table to the terminal. A few
+    radiographs of each snapshot stay in `workdir/audit/`; a run that was killed goes on with them.
+
+    Raises:
+        UserError: The run is a classifier's, or has no snapshots.
+    """
+    task = make_task(config)
+    if isinstance(task, ClassifierTask):
+        raise UserError("A classifier makes no radiographs; audit diffusion or gan.")
+    run_folder.claim(workdir, config, stage="audit", free=loop.FREE_FIELDS)
+    state = loop.restore(task, config, workdir)
+    steps = Snapshots(workdir / loop.SNAPSHOTS).steps if (workdir / loop.SNAPSHOTS).is_dir() else []
+    if not steps:
+        raise UserError(
+            f"{workdir} has no snapshots to audit; train with --config.train.snapshot_every=STEPS."
+        )
+    extractor = make_extractor(config)
+    events = event_writer(workdir / AUDIT)
+    points = []
+    for step in tqdm(steps, "audit", disable=None):
+        folder = workdir / AUDIT / f"step_{step}"
+        if not folder.exists():
+            sample_snapshot(task, config, workdir, state, step, folder)
+        synthetic = generator.open_synthetic(folder)
+        found = generator.copies(task.dataset, synthetic, extractor, by=config.data.draw.by)
+        points.append(Point.of(step, found))
+        if events:
+            events.write_scalars(
+                step, {f"audit/{name}": float(v) for name, v in vars(points[-1]).items()}
+            )
+    if events:
+        events.close()
+    result = {
+        "before_onset": before_onset(points),
+        "points": [dataclasses.asdict(point) for point in points],
+    }
+    write_atomically(workdir / f"{AUDIT}.json", json.dumps(result, indent=1))
+    print(table(points))

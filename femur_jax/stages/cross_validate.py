@@ -1,0 +1,97 @@
+"""k-fold cross-validation of a classifier: every patient is tested once.
+
+    WORKDIR/fold_1/, fold_2/ ...   a run for each fold
+    WORKDIR/cross_validation.json  what they say of all patients; as evaluation.json, and more
+
+Folds that are trained already, perhaps on several machines with `data.draw.by` as 'k/n', are used
+as they are.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.stats import norm
+
+from femur_jax import run_folder
+from femur_jax.classifier.summary import summarise
+from femur_jax.classifier.task import Predictions
+from femur_jax.errors import UserError
+from femur_jax.evaluation.statistics import Interval, PatientScores, delong
+from femur_jax.files import write_atomically
+from femur_jax.stages.evaluate import held_out_predictions
+from femur_jax.stages.train import train
+from femur_jax.training import loop
+
+RESULT = "cross_validation.json"
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Trains and tests a classifier for each fold, and ends with the AUC over all.
+
+    Args:
+        config: Of a classifier, with `folds`; its `data.draw.by` is set for each fold.
+        workdir: Gets the runs and the result.
+
+    Raises:
+        UserError: It is no classifier, or is tested on another dataset; or from training.
+    """
+    if config.task != "classifier":
+        raise UserError("Only a classifier is cross-validated; use configs/classifier.py.")
+    if config.test_dataset or config.data.draw.by != "patient":
+        raise UserError(
+            "cross_validate tests each patient of config.dataset once; leave config.test_dataset "
+            "and config.data.draw.by as they are."
+        )
+    run_folder.claim(workdir, config, stage="cross_validate", free=loop.FREE_FIELDS)
+    folds = []
+    for k in range(1, config.folds + 1):
+        fold = config.copy_and_resolve_references()
+        fold.data.draw.by = f"{k}/{config.folds}"
+        folder = workdir / f"fold_{k}"
+        train(fold, folder)
+        folds.append(held_out_predictions(fold, folder))
+    every = joined(folds)
+    tested = every.by_patient().positive
+    shares = config.data.draw.label_shares or (np.mean(~tested), np.mean(tested))
+    patients = [predictions.by_patient() for predictions in folds]
+    auc = cross_validated_auc(patients)
+    result = summarise(
+        every,
+        trained_share=float(shares[1] / sum(shares)),
+        true_share=float(np.mean(tested)),
+    ) | {
+        "cross_validated_auc": dataclasses.asdict(auc),
+        "folds": [cross_validated_auc([scores]).value for scores in patients],
+    }
+    write_atomically(workdir / RESULT, json.dumps(result))
+    print(f"AUC over {len(folds)} folds {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]")
+
+
+def cross_validated_auc(folds: Sequence[PatientScores], confidence: float = 0.95) -> Interval:
+    """Mean of the folds' areas under the ROC curve: patients of one fold alone are compared.
+
+    The folds' classifiers need not agree on a scale, as in one curve of all patients they must. The
+    interval is over patients, from the variance within each fold (DeLong et al. 1988), as LeDell,
+    Petersen and van der Laan (2015, Electron. J. Statist. 9:1583) have it from influence curves.
+    """
+    found = [delong(fold.score[None], fold.positive) for fold in folds]
+    value = float(np.mean([areas[0] for areas, _ in found]))
+    error = float(np.sqrt(sum(covariance[0, 0] for _, covariance in found))) / len(folds)
+    half = float(norm.isf((1 - confidence) / 2)) * error
+    return Interval(value, value - half, value + half)
+
+
+def joined(folds: Sequence[Predictions]) -> Predictions:
+    """The predictions of all folds as one."""
+    return Predictions(
+        logit=np.concatenate([fold.logit for fold in folds]),
+        features=np.concatenate([fold.features for fold in folds]),
+        positive=np.concatenate([fold.positive for fold in folds]),
+        patients=[patient for fold in folds for patient in fold.patients],
+        hospitals=[hospital for fold in folds for hospital in fold.hospitals],
+        megapixels=np.concatenate([fold.megapixels for fold in folds]),
+    )

@@ -1,0 +1,175 @@
+"""The stage in which a generator makes radiographs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from femur_jax import run_folder
+from femur_jax.classifier.protocol import origin
+from femur_jax.classifier.task import ClassifierTask
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import Request, SyntheticSpool, draw_requests, wanted_labels
+from femur_jax.diffusion.generation import Model
+from femur_jax.diffusion.task import DiffusionTask
+from femur_jax.errors import UserError
+from femur_jax.gan.task import GanTask
+from femur_jax.models.functional import Params
+from femur_jax.stages import cards
+from femur_jax.stages.tasks import make_task
+from femur_jax.training import ema, loop
+from femur_jax.training.checkpoint import Snapshots
+from femur_jax.training.state import TrainState
+
+SYNTHETIC = "synthetic"
+
+
+def sample(config: ConfigDict, workdir: Path) -> None:
+    """Writes a dataset of synthetic radiographs into `workdir/synthetic`, and their cards.
+
+    A run that was killed goes on with the radiographs that it has finished. Several processes share
+    the work.
+
+    Raises:
+        UserError: The dataset exists, the run has no checkpoint, or it cannot make what is asked.
+    """
+    task = make_task(config)
+    if isinstance(task, ClassifierTask):
+        raise UserError("A classifier makes no radiographs; sample from diffusion or gan.")
+    run_folder.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
+    requests = _requests(task, config, config.sample.per_label)
+    state = loop.restore(task, config, workdir)
+    provenance = _provenance(task, config, config.sample.snapshot or int(state.step))
+    provenance |= config.sample.to_dict()
+    params = _average(state, config, workdir, config.sample.snapshot)
+    weak = None
+    if isinstance(task, DiffusionTask) and config.sample.autoguidance:
+        weak, provenance["autoguidance"] = _weak_model(task, config)
+    spool = SyntheticSpool(
+        workdir / SYNTHETIC, requests, patch=task.dataset.patch, provenance=provenance
+    )
+    own = range(jax.process_index(), len(requests), jax.process_count())
+    if isinstance(task, GanTask):
+        pictures = task.generate(params, requests, seed=config.sample.seed, progress=True)
+        made = enumerate(pictures)  # all of them each time, which takes seconds
+    else:
+        made = task.generate(
+            params,
+            {number: requests[number] for number in own},
+            config=config.sample,
+            weak=weak,
+            finished=spool.finished,
+            progress=jax.process_index() == 0,
+        )
+    for number, picture in made:
+        if number in own and number not in spool.finished:
+            spool.add(number, picture)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("sampled")
+    if jax.process_index() == 0:
+        spool.write()
+        cards.write(config, workdir, RadiographDataset(workdir / SYNTHETIC))
+
+
+def _requests(task: DiffusionTask | GanTask, config: ConfigDict, per_label: int) -> list[Request]:
+    """What a generator is asked for: so many radiographs of each class."""
+    return draw_requests(
+        task.dataset,
+        per_label=per_label,
+        seed=config.sample.seed,
+        labels=wanted_labels(config.sample.labels, config.data.draw.label_shares),
+        sizes=config.sample.sizes,
+        by=config.data.draw.by,
+        square=config.model.size if isinstance(task, GanTask) else None,
+    )
+
+
+def _provenance(
+    task: DiffusionTask | GanTask, config: ConfigDict, checkpoint: int
+) -> dict[str, Any]:
+    """What a synthetic dataset tells of the model that made it."""
+    return {
+        "kind": "synthetic",
+        "model": task.name,
+        "config": run_folder.config_hash(config),
+        "checkpoint": checkpoint,
+        **origin(task.dataset, config.data.draw.by),
+    }
+
+
+def _average(state: TrainState, config: ConfigDict, workdir: Path, snapshot: int = 0) -> Params:
+    """The moving average that samples are made with.
+
+    Args:
+        state: The newest of the run.
+        config: Its `sample` has the width, where the run keeps averages by their width; one that
+            was not kept is put together from snapshots.
+        workdir: Of the run.
+        snapshot: The step of a snapshot; 0 for the state's own.
+
+    Raises:
+        UserError: That is not possible.
+    """
+    step, stored = snapshot or int(state.step), state.ema
+    if snapshot:
+        snapshots = Snapshots(workdir / loop.SNAPSHOTS)
+        if snapshot not in snapshots.steps:
+            raise UserError(
+                f"{workdir} has no snapshot of step {snapshot} (config.sample.snapshot); it has "
+                f"{', '.join(map(str, snapshots.steps)) or 'none (config.train.snapshot_every)'}."
+            )
+        stored = snapshots.restore(snapshot, state.ema)
+        snapshots.close()
+    if "ema" not in config.sample:
+        return stored
+    width = config.sample.ema
+    if str(width) in stored:
+        return stored[str(width)]
+    return ema.reconstruct(workdir / loop.SNAPSHOTS, state.ema, ema.Profile(step, width))
+
+
+def _weak_model(task: DiffusionTask, config: ConfigDict) -> tuple[Model, dict[str, Any]]:
+    """The model of another run for autoguidance, and what names it.
+
+    Raises:
+        UserError: There is no such run, or its model does not fit.
+    """
+    workdir = Path(config.sample.autoguidance)
+    weak = run_folder.config_of(workdir)
+    for field in ("task", "dataset", "data", "diffusion"):
+        if json.dumps(weak.to_dict().get(field)) != json.dumps(config.to_dict()[field]):
+            raise UserError(
+                f"The run in {workdir} differs in config.{field}, so it cannot guide this one "
+                "(config.sample.autoguidance); name a run with a smaller model or fewer steps of "
+                "the same data."
+            )
+    weak.mesh = config.mesh
+    weak_task = DiffusionTask(weak, task.dataset)
+    state = loop.restore(weak_task, weak, workdir)
+    named = {"config": run_folder.config_hash(weak), "checkpoint": int(state.step)}
+    return Model(weak_task.denoise, _average(state, config, workdir)), named
+
+
+def sample_snapshot(
+    task: DiffusionTask | GanTask,
+    config: ConfigDict,
+    workdir: Path,
+    state: TrainState,
+    step: int,
+    folder: Path,
+) -> None:
+    """Writes a dataset of a few radiographs made with a snapshot."""
+    requests = _requests(task, config, config.evaluate.per_label)
+    params = _average(state, config, workdir, step)
+    provenance = _provenance(task, config, step)
+    spool = SyntheticSpool(folder, requests, patch=task.dataset.patch, provenance=provenance)
+    if isinstance(task, GanTask):
+        made = enumerate(task.generate(params, requests, seed=config.sample.seed))
+    else:
+        made = task.generate(params, dict(enumerate(requests)), config=config.sample)
+    for number, picture in made:
+        spool.add(number, picture)
+    spool.write()

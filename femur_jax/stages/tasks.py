@@ -1,0 +1,67 @@
+"""The model that a config names, with its training data."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from femur_jax import run_folder
+from femur_jax.classifier.protocol import Part, Protocol, protocol
+from femur_jax.classifier.task import ClassifierTask
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.diffusion.task import DiffusionTask
+from femur_jax.errors import UserError
+from femur_jax.gan.task import GanTask
+from femur_jax.training import loop
+
+
+def make_task(config: ConfigDict) -> DiffusionTask | GanTask | ClassifierTask:
+    """The model that `config.task` names, with its training data.
+
+    Raises:
+        UserError: No such model, or no dataset.
+    """
+    if config.task not in ("diffusion", "gan", "classifier"):
+        raise UserError(f"config.task is {config.task!r}; write diffusion, gan or classifier.")
+    if not config.dataset:
+        raise UserError("No dataset is named; add --config.dataset=FOLDER.")
+    if config.task == "classifier":
+        return make_classifier(config, classifier_protocol(config))
+    family = DiffusionTask if config.task == "diffusion" else GanTask
+    return family(config, RadiographDataset(config.dataset))
+
+
+def classifier_protocol(config: ConfigDict) -> Protocol:
+    """The parts that a classifier is trained, validated and tested on."""
+    real = RadiographDataset(config.dataset)
+    return protocol(
+        _trained_on(config),
+        real,
+        RadiographDataset(config.test_dataset) if config.test_dataset else real,
+        by=config.data.draw.by,
+        columns=config.data.columns,
+        before=_trained_before(config),
+    )
+
+
+def _trained_on(config: ConfigDict) -> list[RadiographDataset]:
+    folders = config.train_datasets or (config.dataset,)
+    return [RadiographDataset(folder) for folder in folders]
+
+
+def _trained_before(config: ConfigDict) -> list[Part]:
+    """What the run that this one starts from was trained on, and so on."""
+    if not config.pretrained:
+        return []
+    first = run_folder.config_of(Path(config.pretrained))
+    parts = [Part(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
+    return parts + _trained_before(first)
+
+
+def make_classifier(config: ConfigDict, parts: Protocol) -> ClassifierTask:
+    datasets = [part.dataset for part in parts.training]
+    start = None
+    if config.pretrained:
+        task = ClassifierTask(config, datasets)
+        start = jax.device_get(loop.restore(task, config, Path(config.pretrained)).ema)
+    return ClassifierTask(config, datasets, start, parts.validation)

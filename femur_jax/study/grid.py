@@ -1,0 +1,182 @@
+"""The study's grid: which generators are trained, and what they are called.
+
+An arm is a model, what it does about sizes, and whether one model learns both classes or each has
+its own: `diffusion-pyramid-joint`. A cell is an arm with a seed, `diffusion-pyramid-joint-0`. It is
+trained in one run of its name, or in one for each class, `diffusion-pyramid-per_class-0-AFF`.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.strategies import STRATEGIES
+from femur_jax.errors import UserError
+from femur_jax.stages.sample import SYNTHETIC
+
+REAL = "real"
+"""How the real dataset is called beside the generators."""
+
+AXES = {
+    "model": ("diffusion", "gan"),
+    "strategy": STRATEGIES,
+    "classes": ("joint", "per_class"),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make synthetic radiographs; its fields are the grid's axes, see AXES."""
+
+    model: str
+    strategy: str
+    classes: str
+
+    @classmethod
+    def parse(cls, name: str) -> "Arm":
+        """Inverts `str`.
+
+        Raises:
+            UserError: There is no such arm.
+        """
+        known = {str(arm): arm for arm in every_arm()}
+        if name not in known:
+            raise UserError(f"config.grid names {name!r}; write some of {', '.join(known)}.")
+        return known[name]
+
+    def __str__(self) -> str:
+        return "-".join((self.model, self.strategy, self.classes))
+
+
+def every_arm() -> list[Arm]:
+    """The whole grid. GANs have one strategy: they make images of one size."""
+    arms = [Arm(*values) for values in itertools.product(*AXES.values())]
+    return [arm for arm in arms if arm.model != "gan" or arm.strategy == "letterbox"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The training of one generator, of one class or ("") of both."""
+
+    arm: Arm
+    seed: int
+    label: str
+
+    def __str__(self) -> str:
+        return f"{self.arm}-{self.seed}" + (f"-{self.label}" if self.label else "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm with a seed: what makes one set of synthetic radiographs of both classes."""
+
+    arm: Arm
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def runs(self) -> list[Run]:
+        """What has to be trained for it."""
+        labels = ("",) if self.arm.classes == "joint" else LABELS
+        return [Run(self.arm, self.seed, label) for label in labels]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one classifier is trained on: real radiographs, those of an arm, or both."""
+
+    real: bool
+    arm: Arm | None
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.sources}-{self.seed}"
+
+    @property
+    def sources(self) -> str:
+        """The name without the seed, such as `real+gan-letterbox-joint`."""
+        return "+".join([REAL] * self.real + ([str(self.arm)] if self.arm else []))
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those that make its synthetic radiographs."""
+        return Cell(self.arm, self.seed).runs if self.arm else []
+
+
+class Grid:
+    """All runs of a study: their configs, and where they lie.
+
+    Attributes:
+        mixtures: What classifiers are trained on: real radiographs, then those of each arm, then
+            both; each with every seed.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        """Reads `config.grid` and `config.seeds`.
+
+        Raises:
+            UserError: They are empty, or name what is not there.
+        """
+        if not config.grid or not config.seeds:
+            raise UserError("config.grid and config.seeds need one entry each at least.")
+        self.config, self.workdir = config, workdir
+        self.arms = [Arm.parse(name) for name in config.grid]
+        self.cells = [Cell(arm, seed) for arm in self.arms for seed in config.seeds]
+        self.mixtures = [
+            Mixture(real, arm, seed)
+            for real, arms in ((True, [None]), (False, self.arms), (True, self.arms))
+            for arm in arms
+            for seed in config.seeds
+        ]
+
+    @property
+    def judge(self) -> Mixture:
+        """The classifier of real radiographs that looks at all others."""
+        return self.mixtures[0]
+
+    @property
+    def real(self) -> Path:
+        """The folder of the real dataset."""
+        return self.workdir / REAL
+
+    def folder(self, run: Run) -> Path:
+        """The workdir of a generator's run."""
+        return self.workdir / "generators" / str(run)
+
+    def synthetic(self, run: Run) -> Path:
+        """The dataset that a run has made."""
+        return self.folder(run) / SYNTHETIC
+
+    def classifier_folder(self, mixture: Mixture) -> Path:
+        """The workdir of a classifier's run."""
+        return self.workdir / "classifiers" / str(mixture)
+
+    def measurement_file(self, name: str) -> Path:
+        """What was found of a cell, or of the real radiographs."""
+        return self.workdir / "measurements" / f"{name}.json"
+
+    def generator(self, run: Run) -> ConfigDict:
+        """The config of a generator's run."""
+        config = self.config[run.arm.model].copy_and_resolve_references()
+        config.update(dataset=str(self.real), seed=run.seed)
+        if run.label:
+            config.data.draw.label_shares = tuple(float(label == run.label) for label in LABELS)
+        config.sample.seed = run.seed
+        if run.arm.model == "diffusion":
+            config.data.strategy = run.arm.strategy
+        return config
+
+    def classifier(self, mixture: Mixture) -> ConfigDict:
+        """The config of a classifier's run."""
+        config = self.config.classifier.copy_and_resolve_references()
+        folders = [self.real] * mixture.real + [self.synthetic(r) for r in mixture.runs]
+        config.update(
+            dataset=str(self.real),
+            train_datasets=tuple(str(folder) for folder in folders),
+            seed=mixture.seed,
+        )
+        return config

@@ -1,0 +1,223 @@
+"""The report's charts, as SVG that takes its ink from the page.
+
+Colours are Okabe and Ito's, told apart with any colour vision, and never alone: each source has a
+marker or a line style as well.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from femur_jax.evaluation.statistics import Interval
+from femur_jax.study.report.contents import ClassifierRow, ContrastRow, Curve, ImageSizes
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_MARKERS = ("o", "^", "s", "D", "v")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_INK = "#010203"  # stands for CSS currentColor until the SVG is written
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "font.size": 10,
+    "legend.frameon": False,
+    "savefig.transparent": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "femur_jax",
+    "text.color": _INK,
+    "text.parse_math": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def _chart(draw: Callable[..., Figure]) -> Callable[..., Markup]:
+    """Makes a function that draws its first argument one that gives an <svg>, or "" for nothing.
+
+    The first line of its docstring describes the chart to those who do not see it.
+    """
+    description = (draw.__doc__ or "").splitlines()[0]
+
+    @functools.wraps(draw)
+    def chart(shown: Sequence[Any], *args: Any) -> Markup:
+        if not shown:
+            return Markup("")
+        with matplotlib.rc_context(_STYLE):
+            return _svg(draw(shown, *args), description)
+
+    return chart
+
+
+def _panels(n: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(10 if n > 1 else 6.4, height), layout="constrained")
+    return figure, list(figure.subplots(1, n, squeeze=False, **options)[0])
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    file = io.StringIO()
+    figure.savefig(
+        file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    # HTML needs no namespaces, and several charts on a page must not repeat an id
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"| id="\w+_\d+"', "", text)
+    return Markup('<svg role="img" aria-label="{}"').format(description) + Markup(text[4:])
+
+
+@_chart
+def curves_chart(curves: Sequence[Curve]) -> Figure:
+    """Training curves: losses against optimizer steps, one chart for each kind of model."""
+    names = list(dict.fromkeys(curve.panel for curve in curves))
+    longest = max(sum(curve.panel == name for curve in curves) for name in names)
+    figure, panels = _panels(len(names), 2.8 + 0.2 * longest)
+    for axes, name in zip(panels, names, strict=True):
+        for i, curve in enumerate(curve for curve in curves if curve.panel == name):
+            axes.plot(
+                curve.steps,
+                curve.values,
+                label=curve.name,
+                color=_COLOURS[i % len(_COLOURS)],
+                linestyle=_DASHES[(i + i // len(_COLOURS)) % len(_DASHES)],
+                linewidth=1.3,
+            )
+        axes.set(xlabel="optimizer step", ylabel=f"loss, {name}")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.15, 1), fontsize="small")
+    return figure
+
+
+@_chart
+def forest_chart(
+    rows: Sequence[ClassifierRow], published: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """Forest plot of the AUC and sensitivity intervals in the table, with published marks."""
+    figure, [left, right] = _panels(2, 1.6 + 0.36 * len(rows) + 0.2 * len(published), sharey=True)
+    parts = (
+        (left, "auc", "AUC on real held-out patients", [row.auc.mean for row in rows]),
+        (right, "sensitivity", "sensitivity at 95% specificity", [row.sensitivity for row in rows]),
+    )
+    for axes, mark, label, intervals in parts:
+        _intervals(axes, intervals)
+        for i, (name, values) in enumerate(published.items(), 1):
+            axes.axvline(
+                values[mark],
+                color=_COLOURS[i % len(_COLOURS)],
+                linestyle=_DASHES[i % len(_DASHES)],
+                linewidth=1,
+                label=f"{name}: {values[mark]:.3f}",
+            )
+        if published:
+            axes.legend(
+                title="published, of other patients",
+                title_fontsize="small",
+                alignment="left",
+                loc="lower left",
+                bbox_to_anchor=(0, 1.04),
+                fontsize="small",
+            )
+        axes.set_xlabel(f"{label}, 95% interval")
+    for y, row in enumerate(rows):
+        if len(row.auc.auc) > 1:
+            left.plot(
+                row.auc.auc, [y] * len(row.auc.auc), "|", color=_COLOURS[1], markersize=11, zorder=3
+            )
+    left.axvline(0.5, color=_INK, linewidth=0.8, linestyle=":")
+    left.set_yticks(range(len(rows)), [row.trained_on for row in rows])
+    left.set_ylim(len(rows) - 0.5, -0.5)
+    left.set_xlim(min(0.4, *(row.auc.mean.low for row in rows)) - 0.02, 1.01)
+    right.set_xlim(-0.02, 1.02)
+    return figure
+
+
+def _intervals(axes: Axes, intervals: Sequence[Interval]) -> None:
+    for y, interval in enumerate(intervals):
+        axes.hlines(y, interval.low, interval.high, color=_COLOURS[0], linewidth=2)
+        axes.plot(interval.value, y, "s", color=_COLOURS[0], markersize=6, clip_on=False)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+@_chart
+def contrast_chart(rows: Sequence[ContrastRow]) -> Figure:
+    """Differences of AUC with their intervals; to the right of zero the first one is better."""
+    figure, [axes] = _panels(1, 1.0 + 0.42 * len(rows))
+    _intervals(axes, [row.auc.bootstrap for row in rows])
+    axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [f"{r.where}:\n{r.first} less {r.second}" for r in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    ends = [abs(end) for r in rows for end in (r.auc.bootstrap.low, r.auc.bootstrap.high)]
+    limit = max(0.1, *ends) * 1.1
+    axes.set_xlim(-limit, limit)
+    axes.set_xlabel("difference of AUC on the same patients, 95% interval")
+    return figure
+
+
+@_chart
+def reliability_chart(rows: Sequence[ClassifierRow]) -> Figure:
+    """Reliability diagrams: share of patients with AFF against the predicted probability."""
+    columns = min(len(rows), 4)
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.9 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes, row in zip(grid.flat, rows, strict=False):
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.6, linestyle=":")
+        for found in row.reliability:
+            axes.vlines(found.predicted, found.low, found.high, color=_COLOURS[0], linewidth=1.3)
+            axes.plot(found.predicted, found.observed, "o", color=_COLOURS[0], markersize=4)
+        axes.set_title(row.trained_on.replace(" + ", " +\n", 1), fontsize="small")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    for axes in grid.flat[len(rows) :]:
+        axes.set_axis_off()
+    figure.supxlabel("predicted probability of AFF", fontsize="medium")
+    figure.supylabel("share with AFF", fontsize="medium")
+    return figure
+
+
+@_chart
+def sizes_chart(sizes: Sequence[ImageSizes]) -> Figure:
+    """Height against width of the radiographs, one chart per class."""
+    labels = list(dict.fromkeys(size.label for size in sizes))
+    sources = list(dict.fromkeys(size.source for size in sizes))
+    marks: dict[str, Line2D] = {}
+    figure, panels = _panels(len(labels), 3.8)
+    sides = np.concatenate([side for size in sizes for side in (size.heights, size.widths)])
+    limit = 1.05 * np.max(sides, initial=1)
+    for axes, label in zip(panels, labels, strict=True):
+        for size in (size for size in sizes if size.label == label):
+            i = sources.index(size.source)
+            [marks[size.source]] = axes.plot(
+                size.widths,
+                size.heights,
+                linestyle="none",
+                marker=_MARKERS[i % len(_MARKERS)],
+                markeredgecolor=_COLOURS[(i + i // len(_MARKERS)) % len(_COLOURS)],
+                markerfacecolor="none",
+                markersize=5,
+                alpha=0.7,
+                label=size.source,
+            )
+        axes.plot([0, limit], [0, limit], color=_INK, linewidth=0.6, linestyle=":")
+        axes.set(
+            title=label,
+            xlabel="width (pixels)",
+            ylabel="height (pixels)",
+            xlim=(0, limit),
+            ylim=(0, limit),
+            aspect="equal",
+        )
+    figure.legend(handles=list(marks.values()), loc="outside lower center", ncols=3)
+    return figure

@@ -1,0 +1,87 @@
+"""The study's results as one HTML page that needs nothing beside it."""
+
+import base64
+import io
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from femur_jax.study.report import figures, words
+from femur_jax.study.report.contents import GreyImage, StudyResults
+from femur_jax.templates import template_environment
+
+
+def write_report(results: StudyResults, path: Path) -> None:
+    """Writes the report as one HTML file that refers to nothing outside itself.
+
+    The file appears whole or not at all: it is written beside `path` and then moved there.
+    """
+    environment = template_environment(Path(__file__).parent)
+    environment.filters |= {
+        "duration": words.duration,
+        "interval": words.interval_text,
+        "signed": words.signed_text,
+        "number": words.number,
+        "percent": words.percent_text,
+    }
+    html = environment.get_template("report.html.j2").render(
+        results=results,
+        words=words,
+        figures=figures,
+        labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
+        show=_Display.fitting([i for g in results.galleries for i in g.images], side=256),
+        show_pair=_Display.fitting(
+            [i for n in results.pairs for p in n.pairs for i in (p.synthetic, p.nearest)],
+            side=128,
+        ),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(html, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Display:
+    """One integer scale for all images of a section: magnified by `zoom` or reduced by `reduce`."""
+
+    zoom: int
+    reduce: int
+
+    @classmethod
+    def fitting(cls, images: Sequence[GreyImage], side: int) -> "_Display":
+        """The largest scale at which the longest side of all images is about `side` pixels."""
+        longest = max((max(image.shape) for image in images), default=side)
+        return cls(zoom=max(1, side // longest), reduce=max(1, math.ceil(longest / (2 * side))))
+
+    @property
+    def words(self) -> str:
+        if self.reduce > 1:
+            return f"reduced to 1/{self.reduce}"
+        return f"enlarged {self.zoom} ×" if self.zoom > 1 else "pixel for pixel"
+
+    def image(self, pixels: GreyImage, description: str) -> Markup:
+        """An <img> of the upper 8 bits, with its PNG inside."""
+        height, width = pixels.shape
+        picture = Image.fromarray((pixels >> 8).astype(np.uint8))
+        if self.reduce > 1:
+            picture = picture.reduce(self.reduce)
+        png = io.BytesIO()
+        picture.save(png, "PNG")
+        return Markup(
+            '<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">'
+        ).format(
+            base64.b64encode(png.getvalue()).decode(),
+            picture.width * self.zoom,
+            picture.height * self.zoom,
+            f"{description}, {height} × {width} px",
+        )

@@ -1,0 +1,91 @@
+import pytest
+
+from femur_jax.data.radiograph import LABELS
+from femur_jax.data.synthetic import draw_requests, wanted_labels
+from femur_jax.errors import UserError
+
+
+def test_requests_are_drawn_from_the_training_radiographs(dataset):
+    requests = draw_requests(dataset, per_label=40, seed=0)
+    assert [r.label for r in requests] == [LABELS[0]] * 40 + [LABELS[1]] * 40
+    for label in LABELS:
+        known = {
+            (e.height, e.width, e.spacing_mm)
+            for e in dataset.entries
+            if e.split == "train" and e.label == label
+        }
+        drawn = {(r.height, r.width, r.spacing_mm) for r in requests if r.label == label}
+        assert drawn <= known
+        assert len(drawn) > len(known) / 2
+
+
+def test_the_seed_decides(dataset):
+    first = draw_requests(dataset, per_label=5, seed=1)
+    assert first == draw_requests(dataset, per_label=5, seed=1)
+    assert first != draw_requests(dataset, per_label=5, seed=2)
+
+
+def test_a_missing_class_is_told(dataset, monkeypatch):
+    only = [e for e in dataset.entries if e.label == "NFF" or e.split != "train"]
+    monkeypatch.setattr(dataset, "entries", only)
+    with pytest.raises(UserError, match="no radiograph with label AFF"):
+        draw_requests(dataset, per_label=1, seed=0)
+
+
+def test_sizes_that_are_asked_for_take_turns_and_keep_the_area(dataset):
+    sizes = ((60, 45), (30, 31))
+    requests = draw_requests(dataset, per_label=3, seed=0, labels=("AFF",), sizes=sizes)
+    assert [(r.height, r.width) for r in requests] == [sizes[0], sizes[1], sizes[0]]
+    areas = {e.height * e.width * e.spacing_mm**2 for e in dataset.entries if e.split == "train"}
+    for r in requests:
+        area = r.height * r.width * r.spacing_mm**2
+        assert min(abs(area / known - 1) for known in areas) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(3000, 5000), (400, 251), (20, 20)])
+def test_any_number_of_pixels_from_the_smallest_to_15_megapixels(dataset, size):
+    [request] = draw_requests(dataset, per_label=1, seed=0, labels=("NFF",), sizes=[size])
+    assert (request.height, request.width) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((4000, 5000), "4000 x 5000.*15 megapixels"),
+        ((5, 5), "5 x 5.*megapixels"),
+        ((0, 1000), "0 x 1000"),
+        ((-400, -400), "-400"),
+        ((1000, 100), "10 times as high as wide"),
+        ((100, 1000), "0.1 times as high as wide"),
+    ],
+)
+def test_sizes_out_of_range_are_told(dataset, size, words):
+    with pytest.raises(UserError, match=words):
+        draw_requests(dataset, per_label=1, seed=0, sizes=[size])
+
+
+def test_a_letterboxing_model_is_asked_for_what_fits_its_square(dataset):
+    """Of a square of 32; the test radiographs have 14 to 59 pixels a side."""
+    sizes = ((32, 20), (32, 32))
+    requests = draw_requests(dataset, per_label=2, seed=0, sizes=sizes, square=32)
+    assert [(r.height, r.width) for r in requests] == [*sizes, *sizes]
+    for size in ((64, 40), (8, 8), (2000, 1500), (0, 32)):
+        with pytest.raises(UserError, match=f"{size[0]} x {size[1]} pixels.* to 32 pixels"):
+            draw_requests(dataset, per_label=1, seed=0, sizes=[size], square=32)
+    with pytest.raises(UserError, match="32 times as high as wide"):
+        draw_requests(dataset, per_label=1, seed=0, sizes=[(32, 1)], square=32)
+
+
+def test_none_at_all_is_told(dataset):
+    with pytest.raises(UserError, match="per_label"):
+        draw_requests(dataset, per_label=0, seed=0)
+
+
+def test_labels_are_those_that_the_model_was_trained_on():
+    assert wanted_labels((), ()) == LABELS
+    assert wanted_labels((), (0.0, 1.0)) == ("AFF",)
+    assert wanted_labels(("AFF",), (0.5, 0.5)) == ("AFF",)
+    with pytest.raises(UserError, match="not trained on NFF"):
+        wanted_labels(("NFF",), (0.0, 1.0))
+    with pytest.raises(UserError, match="'ABC'"):
+        wanted_labels(("ABC",), ())

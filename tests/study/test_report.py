@@ -1,0 +1,516 @@
+"""The report as a browser would read it: complete, self-contained, escaped, whole or absent."""
+
+import base64
+import csv
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from femur_jax.evaluation.calibration import ReliabilityBin
+from femur_jax.evaluation.manifold import Manifold
+from femur_jax.evaluation.measurement import CopiesRow, DistanceRow, Measurement
+from femur_jax.evaluation.statistics import Contrast, GroupRow, Interval, SeedSpread
+from femur_jax.study.report import words
+from femur_jax.study.report.contents import (
+    ClassifierRow,
+    ContrastRow,
+    Curve,
+    Gallery,
+    ImageSizes,
+    NeighbourPair,
+    SplitSize,
+    StudyResults,
+    WorstPairs,
+    mean_row,
+    worst_row,
+)
+from femur_jax.study.report.page import write_report
+from femur_jax.study.report.tables import as_json, auc_table, write_tables
+
+HOSTILE = '<script>alert("1")</script> & $\\frac{'
+SOURCES = ("real", "diffusion", "GAN")
+SIZES = {"NFF": (128, 92), "AFF": (60, 41)}
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    """A ramp over the full 16-bit range."""
+    return np.linspace(0, 65535, height * width).astype(np.uint16).reshape(height, width)
+
+
+def distance(label: str, **changes) -> DistanceRow:
+    return dataclasses.replace(
+        DistanceRow(
+            label=label,
+            n_real=126,
+            n_compared=200,
+            kid=0.0312,
+            kid_error=0.0021,
+            mmd=0.0044,
+            fid=12.345,
+            fid_infinity=9.87,
+            manifold=Manifold(precision=0.91, recall=0.82, density=1.04, coverage=0.73),
+            ms_ssim=0.37,
+            descriptors={"size": 0.123, "grey values": 1.5},
+        ),
+        **changes,
+    )
+
+
+def copies(label: str, **changes) -> CopiesRow:
+    return dataclasses.replace(
+        CopiesRow(
+            label=label,
+            n=200,
+            pairs=(),
+            flagged_share=Interval(0.015, 0.004, 0.04),
+            chance_share=0.011,
+            copies=2,
+            authentic_share=0.925,
+            membership_auc=Interval(0.52, 0.47, 0.57),
+            tpr_at_1_fpr=Interval(0.02, 0.0, 0.05),
+            is_accused=False,
+            verdict="No sign of copies: a sentence.",
+        ),
+        **changes,
+    )
+
+
+def difference(value: float, low: float, high: float) -> Contrast:
+    return Contrast(Interval(value, low, high), Interval(value, low, high + 0.01), 0.43)
+
+
+FLOOR = Measurement(
+    "penultimate layer of the classifier",
+    None,
+    [distance("both", kid=-0.0003, kid_error=0.0004), distance("AFF", n_compared=89, kid=-0.0003)],
+    [],
+)
+
+
+def made_up_results() -> StudyResults:
+    steps = np.arange(0, 100, 10)
+    auc = SeedSpread(Interval(0.914, 0.801, 0.986), [0.9, 0.928], 0.02)
+    training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
+    generators = {
+        name: {
+            seed: Measurement(
+                FLOOR.features,
+                Interval(0.7 + 0.01 * seed, 0.6, 0.8),
+                [distance("both"), distance("AFF")],
+                [copies("AFF")],
+            )
+            for seed in (0, 1)
+        }
+        for name in SOURCES[1:]
+    }
+    return StudyResults(
+        title="A study",
+        simulated=True,
+        resolution="three levels of 32 px patches",
+        splits=[
+            SplitSize("train", "NFF", 64, 201),
+            SplitSize("test", "AFF", 6, 19),
+            SplitSize("test", "NFF", 24, 30),
+        ],
+        training_steps={"diffusion": 1500, "GAN": 1200},
+        seeds=(0, 1),
+        wall_seconds={"phantoms": 4.24, "training": 3725.0, "report": 95.0},
+        galleries=[Gallery(s, c, [grey(*SIZES[c])] * 2) for s in SOURCES for c in SIZES],
+        curves=[
+            Curve("pyramid, joint", "diffusion", steps, 1 / (1 + steps)),
+            Curve("letterbox, joint, generator", "GAN", steps, np.sin(steps)),
+            Curve("letterbox, joint, discriminator", "GAN", steps, np.cos(steps)),
+        ],
+        classifiers=[
+            ClassifierRow(
+                trained_on=name,
+                is_synthetic=name in SOURCES[1:],
+                n_train=252 + i,
+                auc=auc,
+                sensitivity=Interval(0.55, 0.25, 0.8),
+                against_real=difference(-0.031, -0.12, 0.04) if i else None,
+                calibration_error=0.071,
+                chance_error=0.054,
+                reliability=[ReliabilityBin(0.2, 0.25, 0.1, 0.4, 10)],
+                groups={
+                    "hospital": [
+                        GroupRow("h1", 40, 6, 20, Interval(0.8 + 0.01 * i, 0.7, 0.9)),
+                        GroupRow("h2", 4, 1, 2, None),
+                    ]
+                },
+            )
+            for i, name in enumerate(training_sets)
+        ],
+        contrasts=[
+            ContrastRow(
+                "classes", "diffusion, pyramid", "one model", "model per class",
+                difference(-0.02, -0.09, 0.05),
+            ),
+            ContrastRow(
+                "strategy", "diffusion, one model", "pyramid", "letterbox",
+                difference(0.12, 0.03, 0.2),
+            ),
+        ],
+        floor=FLOOR,
+        generators=generators,
+        pairs=[
+            WorstPairs(
+                "GAN",
+                "AFF",
+                [
+                    NeighbourPair(grey(50, 40), grey(52, 33), 1.5, True),
+                    NeighbourPair(grey(50, 40), grey(52, 33), 2.5, False),
+                ],
+            )
+        ],
+        sizes=[
+            ImageSizes(s, c, np.array([100, 128]), np.array([60, 92]))
+            for s in SOURCES
+            for c in SIZES
+        ],
+        published={"a paper": {"auc": 0.966, "sensitivity": 0.796}},
+        provenance={"seed": "17", "config hash": "3f2a9c01"},
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its tags, its text, its tables."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    def row(self, *start: str) -> list[str]:
+        """The one table row whose first cells are these."""
+        rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        [found] = [row for row in rows if tuple(row[: len(start)]) == start]
+        return found
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "new" / "report.html"
+    write_report(made_up_results(), path)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_nothing_is_fetched_from_outside(html: str, page: Page):
+    assert not re.search(r"https?:|//\w+\.", html)
+    assert "@import" not in html
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "a"})
+    for tag, attrs in page.tags:
+        for name, value in attrs.items():
+            if name == "src":
+                assert value is not None and value.startswith("data:image/png;base64,"), tag
+            elif name in ("href", "xlink:href"):
+                assert value is not None and value.startswith("#"), tag
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", html))
+
+
+def test_chart_parts_refer_to_definitions_on_the_page(html: str):
+    ids = set(re.findall(r' id="([^"]+)"', html))
+    used = set(re.findall(r'xlink:href="#([^"]+)"|url\(#([^)]+)\)', html))
+    assert used and {a or b for a, b in used} <= ids
+
+
+def test_the_sections_come_in_order(html: str):
+    parts = (
+        "<h1>A study",
+        "simulated phantoms",
+        "1. Can a GAN",
+        "Training curves:",
+        "2. How good",
+        "Trained on",
+        "Forest plot",
+        "Reliability diagrams",
+        "penultimate layer of the classifier",
+        "biased upwards",
+        "3. One model",
+        "4. What to do",
+        "Height against width of",
+        "5. Are they safe",
+        "Provenance",
+        "3f2a9c01",
+    )
+    places = [html.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_the_summary_says_how_small_the_run_is(page: Page):
+    assert page.row("train") == ["train", "64 / 201", "–"]
+    assert page.row("test") == ["test", "24 / 30", "6 / 19"]
+    assert page.row("diffusion", "1,500")
+    assert page.row("phantoms") == ["phantoms", "4.2 s"]
+    assert page.row("training") == ["training", "1 h 2 min"]
+    assert page.row("report") == ["report", "1 min 35 s"]
+    assert "Three levels of 32 px patches" in page.text
+    assert "30 test patients (6 with AFF, 24 with NFF) and on two trainings" in page.text
+
+
+def test_a_report_on_patients_does_not_call_them_phantoms(tmp_path: Path):
+    path = tmp_path / "report.html"
+    write_report(dataclasses.replace(made_up_results(), simulated=False), path)
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "phantoms." not in text
+    assert "radiographs of patients" in text
+
+
+def test_every_number_of_the_tables_is_there(page: Page):
+    interval, sensitivity = "0.91 [0.80, 0.99]", "0.55 [0.25, 0.80]"
+    rest = [sensitivity, "0.07 (0.05)"]
+    assert page.row("real", "252") == ["real", "252", interval, "± 0.02", "–", *rest]
+    less = "-0.03 [-0.12, +0.04], p = 0.43"
+    assert page.row("real + GAN") == ["real + GAN", "256", interval, "± 0.02", less, *rest]
+    assert page.row("diffusion", "0.70 [0.60, 0.80]")[2] == "0.71 [0.60, 0.80]"
+    by_hospital = ["0.80 [0.70, 0.90]", "0.81 [0.70, 0.90]", "0.82 [0.70, 0.90]"]
+    assert page.row("h1") == ["h1", "6 / 20", *by_hospital]
+    assert "h2" not in page.text
+    kept = ["12.3", "9.87", "0.91", "0.82", "1.04", "0.73", "0.37"]
+    assert page.row("diffusion", "AFF", "126, 200")[3:] == ["31.2 ± 2.1", "4.4", *kept]
+    assert page.row("real, held out", "AFF", "126, 89")[3] == "-0.3 ± 2.1"
+    assert page.row("GAN", "both", "0.12") == ["GAN", "both", "0.12", "1.50"]
+    assert page.row("diffusion, pyramid")[2:] == [
+        "-0.02 [-0.09, +0.05]",
+        "-0.02 [-0.09, +0.06]",
+        "0.43",
+    ]
+    audited = ["GAN", "AFF", "400", "4", "1.5% [0.4%, 4.0%]", "1.1%", "92.5%", "0.52 [0.47, 0.57]"]
+    assert page.row("GAN", "AFF", "400") == [*audited, "2.0% [0.0%, 5.0%]"]
+
+
+def test_tables_are_accessible(page: Page):
+    assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table")) == 11
+    assert all(img["alt"] for img in page.all("img"))
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
+    assert len(page.all("svg")) == 6
+
+
+def test_sentences_follow_from_the_intervals():
+    results = made_up_results()
+    assert "cannot tell the two apart" in words.how_good(results)
+    assert "2 of two generators are farther from real" in words.how_good(results)
+    undecided, decided = (words.contrasts(results, axis) for axis in ("classes", "strategy"))
+    assert "includes zero: these 30 test patients cannot tell" in undecided
+    assert "pyramid is better" in decided and "includes zero" not in decided
+    assert "does not answer" in words.contrasts(results, "model")
+    assert "in any of 4 synthetic sets" in words.are_they_safe(results)
+    assert "In 0 of 4 sets" in words.are_they_safe(results)
+    assert "as chance explains" in words.are_they_safe(results)
+    assert "In 4 of 4 synthetic sets" in words.can_they_learn(results)
+
+    worse = [
+        dataclasses.replace(row, against_real=difference(-0.3, -0.4, -0.1)) if i else row
+        for i, row in enumerate(results.classifiers)
+    ]
+    accused = Measurement(
+        "", Interval(0.5, 0.4, 0.6), [distance("both", kid=0.0)],
+        [copies("NFF", is_accused=True, membership_auc=Interval(0.8, 0.7, 0.9))],
+    )  # fmt: skip
+    bad = dataclasses.replace(
+        results, classifiers=worse, seeds=(0,), generators={"GAN": {0: accused}}
+    )
+    assert "do not replace the real ones" in words.how_good(bad)
+    assert "no of" not in words.how_good(bad) and "0 of one generator" in words.how_good(bad)
+    assert "Do not share 1 of 1" in words.are_they_safe(bad)
+    assert "GAN, NFF, seed 0" in words.are_they_safe(bad)
+    assert "something of the patients is told" in words.are_they_safe(bad)
+    assert words.can_they_learn(bad).startswith("In none of the synthetic sets")
+    assert "another training might turn it round" in words.contrasts(bad, "strategy")
+
+
+def test_many_comparisons_are_told_in_short():
+    results = made_up_results()
+    rows = [dataclasses.replace(results.contrasts[0], where=f"w{n}") for n in range(4)]
+    rows += [dataclasses.replace(results.contrasts[1], axis="classes", where="found")]
+    told = words.contrasts(dataclasses.replace(results, contrasts=rows), "classes")
+    assert told.startswith("In 1 of 5 comparisons") and "Found: the AUC" in told
+    assert "w0" not in told and "corrected" in told
+
+
+def test_seeds_are_averaged_and_the_worst_of_them_is_told():
+    mean = mean_row(
+        [distance("AFF", kid=0.2, kid_error=0.1), distance("AFF", kid=0.4, kid_error=0.3)]
+    )
+    assert (mean.kid, mean.kid_error, mean.manifold.recall) == pytest.approx((0.3, 0.2, 0.82))
+    accused = copies("AFF", is_accused=True, verdict="Do not share.", authentic_share=0.1)
+    worst = worst_row([copies("AFF"), accused, copies("AFF", copies=7)])
+    assert (worst.n, worst.copies, worst.verdict) == (600, 11, "Do not share.")
+    assert worst.authentic_share == 0.1
+
+
+def decode(img: dict[str, str | None]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode((img["src"] or "").split(",")[1]))))
+
+
+def test_images_are_the_upper_eight_bits_at_one_integer_zoom(page: Page):
+    images = page.all("img")
+    for label, (height, width) in SIZES.items():
+        for source in SOURCES:
+            shown = [
+                i
+                for i in images
+                if i["alt"] == f"{source} radiograph, {label}, {height} × {width} px"
+            ]
+            assert len(shown) >= 2
+            for img in shown[:2]:
+                np.testing.assert_array_equal(decode(img), grey(height, width) // 256)
+                assert (img["height"], img["width"]) == (str(2 * height), str(2 * width))
+    assert page.text.count("128 × 92 px") == page.text.count("60 × 41 px") == 6
+
+
+def test_neighbour_pairs_name_their_distance_and_flag_only_the_near_one(html: str, page: Page):
+    assert "ratio 1.50, flagged" in page.text
+    assert re.search(r"ratio 2.50(?!, flagged)", page.text)
+    assert "No sign of copies: a sentence." in page.text
+    assert html.count('class="pair flagged"') == 1
+    nearest = [i for i in page.all("img") if (i["alt"] or "").startswith("nearest")]
+    assert [decode(img).shape for img in nearest] == [(52, 33)] * 2
+
+
+def test_large_radiographs_are_reduced_by_one_factor_and_keep_their_caption(tmp_path: Path):
+    large, small = grey(3000, 1500), grey(900, 600)
+    results = dataclasses.replace(
+        made_up_results(), galleries=[Gallery("real", "AFF", [large, small])], pairs=[]
+    )
+    write_report(results, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    first, second = page.all("img")
+    assert decode(first).shape == (500, 250)
+    assert decode(second).shape == (150, 100)
+    assert (first["height"], first["width"]) == ("500", "250")
+    assert "3000 × 1500 px" in page.text and "reduced to 1/6" in page.text
+
+
+def test_hostile_text_stays_text(tmp_path: Path):
+    r = made_up_results()
+    hostile = dataclasses.replace(
+        r,
+        title=HOSTILE,
+        galleries=[Gallery('"><img src=x>', HOSTILE, r.galleries[0].images)],
+        curves=[dataclasses.replace(c, name=HOSTILE, panel=HOSTILE) for c in r.curves],
+        classifiers=[dataclasses.replace(c, trained_on=HOSTILE) for c in r.classifiers],
+        contrasts=[dataclasses.replace(c, where=HOSTILE, first=HOSTILE) for c in r.contrasts],
+        generators={HOSTILE: r.generators["GAN"]},
+        pairs=[dataclasses.replace(n, source=HOSTILE) for n in r.pairs],
+        sizes=[dataclasses.replace(s, source=HOSTILE, label=HOSTILE) for s in r.sizes],
+        provenance={HOSTILE: HOSTILE},
+    )
+    write_report(hostile, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert not page.all("script")
+    assert page.text.count(HOSTILE) > 10
+    assert all((img["src"] or "").startswith("data:") for img in page.all("img"))
+
+
+def test_a_run_without_distances_says_so(tmp_path: Path):
+    r = made_up_results()
+    nothing = dataclasses.replace(FLOOR, distances=[])
+    small = {0: dataclasses.replace(r.generators["GAN"][0], distances=[])}
+    poor = dataclasses.replace(r, contrasts=[], floor=nothing, generators={"GAN": small})
+    write_report(poor, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count("it does not answer the question") == 2
+    assert "No set of this run holds ten radiographs" in page.text
+
+
+def test_the_same_results_give_the_same_bytes(html: str, tmp_path: Path):
+    write_report(made_up_results(), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_a_failure_leaves_the_former_report_and_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "report.html"
+    path.write_text("former")
+    write_text = Path.write_text
+
+    def disk_full(self: Path, data: str, **options):
+        write_text(self, data[: len(data) // 2], **options)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(made_up_results(), path)
+    assert path.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_auc_table_lines_up():
+    first = made_up_results().classifiers[0]
+    more = dataclasses.replace(first, trained_on="real + diffusion", n_train=12652)
+    lines = auc_table([first, more]).split("\n")
+    assert len({len(line) for line in lines}) == 1
+    assert " ".join(lines[2].split()) == "real 252 0.91 [0.80, 0.99] 0.55 [0.25, 0.80]"
+    assert lines[3].startswith("real + diffusion    12652   0.91 [0.80, 0.99]")
+
+
+def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
+    results = made_up_results()
+    write_tables(results, tmp_path)
+    tables = {
+        path.stem: list(csv.DictReader(path.read_text().splitlines()))
+        for path in tmp_path.glob("*.csv")
+    }
+    assert tables.keys() == {"classifiers", "contrasts", "distances", "copies", "groups"}
+    assert [row["auc.mean.low"] for row in tables["classifiers"]] == ["0.801"] * 5
+    assert tables["classifiers"][0]["auc.auc"] == "0.9 0.928"
+    p_values = [row["against_real.p_value"] for row in tables["classifiers"]]
+    assert p_values == ["", *["0.43"] * 4]
+    assert tables["contrasts"][1]["auc.bootstrap.low"] == "0.03"
+    assert [row["seed"] for row in tables["distances"]] == ["", "", *["0", "0", "1", "1"] * 2]
+    assert tables["distances"][2]["manifold.coverage"] == "0.73"
+    assert tables["distances"][2]["descriptors.size"] == "0.123"
+    assert tables["copies"][0]["flagged_share.high"] == "0.04"
+    assert tables["groups"][1]["group"] == "h2"
+
+    read = json.loads(as_json(results))
+    assert read["generators"]["GAN"]["1"]["judged"]["value"] == 0.71
+    assert read["published"]["a paper"]["sensitivity"] == 0.796
+
+
+def test_a_measurement_survives_json():
+    found = made_up_results().generators["GAN"][1]
+    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == dataclasses.replace(
+        found, copies=[dataclasses.replace(row, pairs=[]) for row in found.copies]
+    )

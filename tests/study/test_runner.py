@@ -1,0 +1,253 @@
+"""The study's bookkeeping; `.ci/run` runs a whole one, kills it and lets it go on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.study import get_config
+from femur_jax import run_folder
+from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
+from femur_jax.evaluation.measurement import Measurement
+from femur_jax.study import results, runner
+from femur_jax.study.grid import Arm, Cell, Grid, Mixture, every_arm
+from femur_jax.study.runner import Stage
+
+
+@pytest.fixture
+def config():
+    return get_config("smoke")
+
+
+def test_bad_input_leaves_nothing(config, tmp_path):
+    radiographs = tmp_path / "radiographs"
+    radiographs.mkdir()
+    labels = tmp_path / "labels.csv"
+    lines = ["path,patient_id,hospital,label"]
+    for n in range(48):
+        (radiographs / f"{n}.dcm").write_text("no DICOM")
+        lines.append(f"{n}.dcm,{n},hospital,{'AFF' if n % 2 else 'NFF'}")
+    labels.write_text("\n".join(lines))
+    config.labels = str(labels)
+    for folder, message in ((tmp_path / "no", "no folder"), (radiographs, "not_dicom: 48")):
+        config.radiographs = str(folder)
+        with pytest.raises(UserError, match=message):
+            runner.run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("classifier.train.batch_size", 12, "batch of 12"),  # eight devices
+        ("grid", ("gan-pyramid-joint",), "config.grid names 'gan-pyramid-joint'; write some of"),
+        ("seeds", (), "one entry each"),
+        ("only", "train everything", "config.only is 'train everything', which is no stage"),
+        ("only", "report", r"'report' needs 'classifier real-0' and 13 more, not done in"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_made(config, tmp_path, field, value, message):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        runner.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_full_grid_has_every_arm_and_three_seeds(tmp_path):
+    grid = Grid(get_config("base"), tmp_path)
+    assert sorted(map(str, grid.arms)) == sorted(map(str, every_arm()))
+    assert len(grid.arms) == 8 and len(grid.cells) == 24
+    assert sum(len(cell.runs) for cell in grid.cells) == 36
+    assert len(grid.mixtures) == 3 * (1 + 8 + 8)
+    assert [str(run) for run in Cell(Arm("gan", "letterbox", "per_class"), 2).runs] == [
+        "gan-letterbox-per_class-2-NFF",
+        "gan-letterbox-per_class-2-AFF",
+    ]
+
+
+def test_runs_get_their_strategy_class_and_seed(tmp_path):
+    grid = Grid(get_config("base"), tmp_path)
+    arm = Arm("diffusion", "patch_diffusion", "per_class")
+    nff, aff = (grid.generator(run) for run in Cell(arm, 1).runs)
+    assert (nff.data.strategy, nff.seed, nff.sample.seed) == ("patch_diffusion", 1, 1)
+    assert nff.data.draw.label_shares == (1.0, 0.0) and aff.data.draw.label_shares == (0.0, 1.0)
+    [run] = Cell(Arm("gan", "letterbox", "joint"), 0).runs
+    assert grid.generator(run).data.draw.label_shares == (0.5, 0.5)
+
+    trained = grid.classifier(Mixture(real=True, arm=arm, seed=1))
+    made = f"{tmp_path}/generators/diffusion-patch_diffusion-per_class-1"
+    assert trained.seed == 1 and trained.dataset == f"{tmp_path}/real"
+    assert trained.train_datasets == (
+        f"{tmp_path}/real",
+        f"{made}-NFF/synthetic",
+        f"{made}-AFF/synthetic",
+    )
+    alone = grid.classifier(Mixture(real=False, arm=arm, seed=1))
+    assert alone.train_datasets == trained.train_datasets[1:]
+
+
+def test_no_stage_comes_before_one_that_it_needs(config, tmp_path):
+    stages = runner.Study(config, tmp_path).stages
+    names = [stage.name for stage in stages]
+    assert len(set(names)) == len(names)
+    for place, stage in enumerate(stages):
+        assert set(stage.needs) <= set(names[:place])
+    assert stages[0].name == "phantoms" and stages[-1].name == "report"
+    config.radiographs = "radiographs"
+    assert runner.Study(config, tmp_path).stages[0].name == "ingest"
+
+
+def test_the_plan_leaves_out_what_is_done(config, tmp_path, capsys):
+    config.grid = ("gan-letterbox-joint",)
+    of_study = runner.Study(config, tmp_path)
+    of_study.once(Stage("phantoms", (), lambda: None))
+    runner.plan(config, tmp_path)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[0] == "ingest"
+    assert lines[1] == "train gan-letterbox-joint-0\tingest"
+    assert (
+        lines[-2]
+        == "measure gan-letterbox-joint-0\tclassifier real-0\tsample gan-letterbox-joint-0"
+    )
+    config.only = "train gan-letterbox-joint-0"
+    with pytest.raises(UserError, match=r'run with --config\.only="ingest" first'):
+        runner.run(config, tmp_path)
+
+
+def test_a_finished_stage_is_not_run_again(config, tmp_path):
+    runs = []
+    first = runner.Study(config, tmp_path)
+    first.once(Stage("ingest", (), lambda: runs.append("ingest")))
+    again = runner.Study(config, tmp_path)
+    again.once(Stage("ingest", (), lambda: runs.append("ingest")))
+    again.once(Stage("report", (), lambda: runs.append("report")))
+    assert runs == ["ingest", "report"]
+    assert list(again.finished) == ["ingest", "report"]
+
+
+def test_a_stage_that_fails_is_not_noted(config, tmp_path):
+    def fail():
+        raise UserError("no")
+
+    with pytest.raises(UserError):
+        runner.Study(config, tmp_path).once(Stage("ingest", (), fail))
+    assert "ingest" not in runner.Study(config, tmp_path).finished
+
+
+SMALLEST = {
+    "radiographs": "drawn",
+    "grid": ("gan-letterbox-joint", "gan-letterbox-per_class"),
+    "gan.model.size": 16,
+    "gan.model.channels": (8, 8, 8),
+    "gan.model.latent": 4,
+    "gan.train.burn_in_images": 16,
+    "gan.sample.per_label": 6,
+    "classifier.data.shapes": ((32, 32),),
+    "classifier.model.stage_sizes": (1,),
+    "classifier.model.width": 8,
+    "classifier.train.warmup_steps": 1,
+} | {
+    f"{part}.train.{name}": value
+    for part in ("gan", "classifier")
+    for name, value in {"steps": 2, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}.items()
+}
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    """The smallest study that has a cell of each kind, on drawn radiographs."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "real").symlink_to(dataset.folder)
+    config = get_config("smoke")
+    config.update_from_flattened_dict(SMALLEST)
+    runner.Study(config, folder).once(Stage("ingest", (), lambda: None))
+    command = [sys.executable, "-m", "femur_jax.main", f"--workdir={folder}"]
+    command += ["--config=configs/study.py:smoke"]
+    command += [f"--config.{name}={value}" for name, value in SMALLEST.items()]
+    # One device, and compiled functions that later runs take from a file.
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return config, folder
+
+
+def test_a_study_leaves_its_results_and_cards(finished):
+    _, folder = finished
+    assert len(list((folder / "finished").iterdir())) == 1 + 3 + 3 + 5 + 3 + 1
+    found = json.loads((folder / "results.json").read_text())
+    aucs = {row["trained_on"]: row["auc"]["mean"]["value"] for row in found["classifiers"]}
+    of_real = json.loads((folder / "classifiers" / "real-0" / "evaluation.json").read_text())
+    assert len(aucs) == 5 and aucs["real"] == pytest.approx(of_real["auc"]["value"])
+    [contrast] = found["contrasts"]
+    assert contrast["axis"] == "classes"
+    one, per_class = (aucs[f"GAN, letterbox, {w}"] for w in ("one model", "model per class"))
+    assert contrast["auc"]["bootstrap"]["value"] == pytest.approx(one - per_class)
+    for label in ("NFF", "AFF"):
+        run = folder / "generators" / f"gan-letterbox-per_class-0-{label}"
+        made = RadiographDataset(run / "synthetic")
+        assert {entry.label for entry in made.entries} == {label}
+        for card in (run / "MODEL_CARD.md", run / "synthetic" / "README.md"):
+            text = card.read_text()
+            assert "Membership is inferred with" in text and f"Classes: {label} (" in text
+            assert str(folder) not in text and "train-" not in text
+    assert "3. One model for both classes" in (folder / "report.html").read_text()
+
+
+def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path):
+    config, folder = finished
+    one = results.gather(Grid(config, folder), {})
+    twice = config.copy_and_resolve_references()
+    twice.seeds = (0, 1)
+    shutil.copytree(folder, tmp_path / "run", symlinks=True)
+    for kind in ("generators", "classifiers", "measurements"):
+        for path in (folder / kind).glob("*-0*"):
+            (tmp_path / "run" / kind / path.name.replace("-0", "-1")).symlink_to(path)
+    two = results.gather(Grid(twice, tmp_path / "run"), {})
+    for first, second in zip(one.classifiers, two.classifiers, strict=True):
+        assert second.auc.auc == first.auc.auc * 2 and second.auc.deviation == 0
+        assert second.auc.mean.value == pytest.approx(first.auc.mean.value)
+        assert second.sensitivity == first.sensitivity
+    assert [row.auc.bootstrap.value for row in two.contrasts] == pytest.approx(
+        [row.auc.bootstrap.value for row in one.contrasts]
+    )
+    for (_, first), (_, second) in zip(one.distances(), two.distances(), strict=True):
+        assert second.kid == pytest.approx(first.kid)
+    assert [row.n for _, row in two.copies()] == [2 * row.n for _, row in one.copies()]
+
+
+def test_a_stage_can_be_done_alone(finished, capsys):
+    config, folder = finished
+    config = config.copy_and_resolve_references()
+    config.only = "measure gan-letterbox-per_class-0"
+    file = folder / "measurements" / "gan-letterbox-per_class-0.json"
+    (folder / "finished" / config.only).unlink()
+    before = Measurement.from_json(json.loads(file.read_text()))
+    runner.run(config, folder)
+    after = Measurement.from_json(json.loads(file.read_text()))
+    assert [row.pairs for row in after.copies] == [row.pairs for row in before.copies]
+    assert after.distances[0].kid == pytest.approx(before.distances[0].kid, rel=1e-3)
+    assert capsys.readouterr().out == f"{config.only} ...\n"
+
+
+def test_a_workdir_belongs_to_one_config(tmp_path):
+    config = ConfigDict({"a": 1, "train": {"steps": 2}, "stage": "train"})
+    folder = tmp_path / "run"
+    run_folder.claim(folder, config, stage="train", free=("stage",))
+    config.stage = "sample"
+    run_folder.claim(folder, config, stage="train", free=("stage",))
+    config.train.steps = 3
+    config.a = 2
+    with pytest.raises(UserError, match=r"it differs in config\.a, config\.train\.steps"):
+        run_folder.claim(folder, config, stage="train", free=("stage",))

@@ -1,0 +1,191 @@
+import hashlib
+import os
+import pwd
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from femur_jax.errors import UserError
+from femur_jax.files import verify_checksums, write_checksums
+
+FILES = {"a.json": b"{}", "part/b": bytes(range(256)), "part/c d": b"", "other/b": b"b"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "folder"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    write_checksums(folder)
+    return folder
+
+
+def _sha256sum(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def _change_unseen(file: Path, content: bytes) -> None:
+    """Keeps size and time of change."""
+    status = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_sha256sum_writes_the_same_and_agrees(folder):
+    names = sorted(FILES)
+    run = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, text=True)
+    assert (folder / "SHA256SUMS").read_text() == run.stdout
+    assert _sha256sum(folder).stdout.splitlines() == [f"{name}: OK" for name in names]
+    (folder / "other/b").write_bytes(b"c")
+    assert _sha256sum(folder).returncode == 1
+
+
+def test_what_sha256sum_wrote_is_accepted(folder):
+    run = subprocess.run(["sha256sum", *FILES], cwd=folder, capture_output=True, text=True)
+    (folder / "SHA256SUMS").write_text(run.stdout)
+    verify_checksums(folder, FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_damaged_file_is_named(folder, name):
+    verify_checksums(folder, FILES)
+    file, whole = folder / name, FILES[name]
+    for content in (whole[:-1], whole + b"\0", bytes([*whole[:-1], 255 - (whole or b"\0")[-1]])):
+        if content != whole:
+            file.write_bytes(content)
+            with pytest.raises(UserError, match=f"{file} is missing or damaged"):
+                verify_checksums(folder, FILES)
+    file.unlink()
+    with pytest.raises(UserError, match=f"{file} is missing or damaged"):
+        verify_checksums(folder, FILES)
+    file.write_bytes(whole)
+    verify_checksums(folder, FILES)
+
+
+def test_a_damaged_list_is_named(folder):
+    verify_checksums(folder, FILES)
+    file = folder / "SHA256SUMS"
+    lines = file.read_bytes().splitlines(keepends=True)
+    whole = b"".join(lines)
+    for damaged in (
+        b"",
+        whole[:-1],
+        whole[:90],
+        b"".join(lines[:-1]),
+        b"".join(lines[1:]),
+        b"text\n",
+        b"\xff\xfe\n",
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{file} is missing or damaged"):
+            verify_checksums(folder, FILES)
+    file.unlink()
+    with pytest.raises(UserError, match=f"{file} is missing or damaged"):
+        verify_checksums(folder, FILES)
+
+
+def test_no_changed_byte_of_the_list_is_accepted(folder):
+    file = folder / "SHA256SUMS"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="is missing or damaged"):
+            verify_checksums(folder, FILES)
+
+
+def test_what_was_found_whole_is_not_read_again(folder):
+    """A change that keeps size and time is missed: the price of opening 50 GB at once."""
+    verify_checksums(folder, FILES)
+    _change_unseen(folder / "part/b", bytes(256))
+    verify_checksums(folder, FILES)
+    (folder / "part/b").touch()
+    with pytest.raises(UserError, match="part/b"):
+        verify_checksums(folder, FILES)
+
+
+def test_what_was_found_damaged_is_read_again(folder):
+    _change_unseen(folder / "part/b", bytes(256))
+    for _ in range(2):
+        with pytest.raises(UserError, match="part/b"):
+            verify_checksums(folder, FILES)
+
+
+def test_each_folder_is_remembered_by_itself(folder, tmp_path):
+    verify_checksums(folder, FILES)
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", folder, copy], check=True)
+    _change_unseen(copy / "part/b", bytes(256))
+    with pytest.raises(UserError, match="copy/part/b"):
+        verify_checksums(copy, FILES)
+
+
+def test_the_cache_lies_in_the_users_cache_folder(folder, cache, tmp_path, monkeypatch):
+    verify_checksums(folder, FILES)
+    assert len(list((cache / "femur_jax" / "verified").iterdir())) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    verify_checksums(folder, FILES)
+    assert len(list((tmp_path / "home/.cache/femur_jax/verified").iterdir())) == 1
+
+
+def _assert_read_each_time(folder: Path) -> None:
+    verify_checksums(folder, FILES)
+    _change_unseen(folder / "part/b", bytes(256))
+    with pytest.raises(UserError, match="part/b"):
+        verify_checksums(folder, FILES)
+
+
+def test_works_without_a_cache_folder(folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    _assert_read_each_time(folder)
+
+
+def test_works_without_a_home(folder, monkeypatch):
+    """As in a container whose user has no line in /etc/passwd."""
+
+    def nobody(uid: int):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    _assert_read_each_time(folder)
+
+
+@pytest.mark.parametrize("call", ["stat", "mkdir"])
+def test_works_with_a_forbidden_cache(folder, cache, monkeypatch, call):
+    """As root, who may do anything, cannot try."""
+    original = getattr(os, call)
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(str(cache)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, call, refuse)
+    _assert_read_each_time(folder)
+
+
+def test_large_files_are_read_to_their_end(tmp_path):
+    content = np.random.default_rng(0).bytes(5 << 20)
+    (tmp_path / "large").write_bytes(content)
+    write_checksums(tmp_path)
+    expected = f"{hashlib.sha256(content).hexdigest()}  large\n"
+    assert (tmp_path / "SHA256SUMS").read_text() == expected
+    (tmp_path / "large").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match="large"):
+        verify_checksums(tmp_path, ["large"])
