@@ -21,7 +21,7 @@ from femur_jax.stages.tasks import make_task
 from femur_jax.training import loop
 from femur_jax.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def write_run(config, workdir, seed=0):
