@@ -1,4 +1,4 @@
-"""HTML templates, which lie beside the modules that fill them."""
+"""HTML templates, which lie next to the modules that fill them, and the base of all pages."""
 
 from pathlib import Path
 
@@ -6,9 +6,12 @@ import jinja2
 
 
 def template_environment(folder: Path) -> jinja2.Environment:
-    """Finds templates in a folder; escapes what is filled in, and refuses unknown names."""
+    """Environment that finds a folder's templates and base.html.j2.
+
+    Values are escaped, and an unknown name is an error.
+    """
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
