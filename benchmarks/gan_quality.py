@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from benchmarks.cohorts import simulated_dataset
 from benchmarks.machine import cpu
 from benchmarks.measurements import Found
-from femur_jax.data.letterbox import place
+from femur_jax.data.letterbox import paste_centred
 from femur_jax.data.loader import batches
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
@@ -179,7 +179,7 @@ def _samples(task: GanTask, params: Params, config: ConfigDict) -> Float[np.ndar
     requests = draw_requests(task.dataset, per_label=_SAMPLES, seed=1)
     square = (_SIDE, _SIDE)
     squares = [
-        place(shrink(pixels, square), square)[0]
+        paste_centred(shrink(pixels, square), square)[0]
         for pixels in task.generate(params, requests, seed=1)
     ]
     return np.stack(squares).reshape(len(squares), -1).astype(np.float32) / 65535

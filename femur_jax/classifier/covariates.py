@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from femur_jax.data.columns import values_of
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,13 @@ class Standardisation:
     deviation: Float[np.ndarray, " columns"]
 
     @classmethod
-    def over_patients(cls, entries: Sequence[Entry], columns: Sequence[str]) -> "Standardisation":
+    def over_patients(
+        cls, entries: Sequence[RadiographEntry], columns: Sequence[str]
+    ) -> "Standardisation":
         """Of the entries' patients; each counts once, with the mean of what is known."""
         own: dict[str, list[np.ndarray]] = {}
         for entry in entries:
-            own.setdefault(entry.patient, []).append(values_of(entry.columns, columns))
+            own.setdefault(entry.patient, []).append(entry.column_values(columns))
         patients = np.array([_known_mean(np.array(rows, float)) for rows in own.values()])
         mean = np.nan_to_num(_known_mean(patients))
         deviation = np.sqrt(np.nan_to_num(_known_mean((patients - mean) ** 2)))

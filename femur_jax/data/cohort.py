@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
@@ -12,17 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from femur_jax.data.columns import as_numbers
 from femur_jax.data.radiograph import LABELS, LATERALITIES, VIEWS
 from femur_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 _COLUMNS = ("path", "patient_id", "hospital", "label")
 _OPTIONAL = {"view": VIEWS, "laterality": LATERALITIES}
+_TOO_LARGE = 1e6
+"""A date or a personal number would be no smaller."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class LabelRow:
     """One line of the label table: a file and what the hospital says of it."""
 
     line: int
@@ -36,14 +38,14 @@ class Entry:
     """Further columns by name, None where the cell is empty."""
 
 
-def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list[Entry]:
+def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list[LabelRow]:
     """Reads and checks labels.csv.
 
     Args:
         labels: CSV file with the columns path, patient_id, hospital, label and, where known,
             view and laterality. Paths are relative to `folder`.
         folder: The folder of radiographs.
-        columns: Further columns to read as numbers; see `columns.as_numbers`.
+        columns: Further columns to read as numbers; see `_as_numbers`.
 
     Raises:
         UserError: A missing folder, file or column, an unknown label, view or laterality, a
@@ -67,8 +69,8 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
         ) from error
     if not entries:
         raise UserError(f"{labels} lists no radiograph; add a line for each file.")
-    files: dict[str, Entry] = {}
-    patients: dict[str, Entry] = {}
+    files: dict[str, LabelRow] = {}
+    patients: dict[str, LabelRow] = {}
     for entry in entries:
         other = files.setdefault(entry.path, entry)
         if other is not entry:
@@ -85,7 +87,7 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
     return entries
 
 
-def _read_table(labels: Path, file: TextIO, folder: Path, columns: Sequence[str]) -> list[Entry]:
+def _read_table(labels: Path, file: TextIO, folder: Path, columns: Sequence[str]) -> list[LabelRow]:
     reader = csv.DictReader(file)
     needed = (*_COLUMNS, *columns)
     missing = [c for c in needed if c not in (reader.fieldnames or ())]
@@ -101,12 +103,12 @@ def _read_table(labels: Path, file: TextIO, folder: Path, columns: Sequence[str]
     entries = [_entry(row, labels, line, folder) for line, row in rows]
     for column in columns:
         cells = [(line, (row[column] or "").strip()) for line, row in rows]
-        for entry, number in zip(entries, as_numbers(labels, column, cells), strict=True):
+        for entry, number in zip(entries, _as_numbers(labels, column, cells), strict=True):
             entry.columns[column] = number
     return entries
 
 
-def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) -> Entry:
+def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) -> LabelRow:
     where = f"{labels}, line {line}"
     value = {key: (row.get(key) or "").strip() for key in (*_COLUMNS, *_OPTIONAL)}
     for column in _COLUMNS:
@@ -122,7 +124,47 @@ def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) ->
             )
     if not _is_file(folder / value["path"]):
         raise UserError(f"{where}: its file is not in {folder}; correct or delete the line.")
-    return Entry(line=line, columns={}, **value)
+    return LabelRow(line=line, columns={}, **value)
+
+
+def _as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> list[float | None]:
+    """One column's cells as numbers, None where a cell is empty.
+
+    Numbers stay as they are. Two words, such as F and M or no and yes, become 0 and 1 in
+    alphabetical order; upper and lower case are the same. The words themselves are not kept.
+
+    Args:
+        labels: The label table, for messages.
+        column: Its name.
+        cells: Line and text of each.
+
+    Raises:
+        UserError: The cells are neither numbers nor two words, or a number has more than six
+            digits, as what names a patient has. The text names a line, never what is in it.
+    """
+    words = sorted({text.casefold() for _, text in cells if text})
+    if len(words) == 2 and not any(_is_number(word) for word in words):
+        return [float(words.index(text.casefold())) if text else None for _, text in cells]
+    for line, text in cells:
+        where = f"{labels}, line {line}: column {column!r}"
+        if text and not _is_number(text):
+            raise UserError(
+                f"{where} holds no number, and the column has not just two words; write numbers, "
+                "and leave a cell empty where nothing is known."
+            )
+        if text and abs(float(text)) >= _TOO_LARGE:
+            raise UserError(
+                f"{where} has more than six digits, which may name a patient; leave out dates "
+                "and identifiers."
+            )
+    return [float(text) if text else None for _, text in cells]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _is_file(path: Path) -> bool:

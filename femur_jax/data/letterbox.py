@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt16
 
-from femur_jax.data.columns import values_of
 from femur_jax.data.pyramid import fitted_size, shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
@@ -43,10 +42,10 @@ def letterbox(
     sizes = dataset.level_sizes(radiograph)
     target = fitted_size(sizes[-1], shape)
     level = next(n for n, size in enumerate(sizes) if size[0] >= target[0] and size[1] >= target[1])
-    pixels, box = place(shrink(dataset.read(radiograph, level), shape), shape)
+    pixels, box = paste_centred(shrink(dataset.read(radiograph, level), shape), shape)
     boxed = Letterbox(pixels=pixels, box=box, label=np.int32(LABELS.index(entry.label)))
     if columns:
-        boxed["columns"] = values_of(entry.columns, columns)
+        boxed["columns"] = entry.column_values(columns)
     return boxed
 
 
@@ -55,7 +54,7 @@ def best_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> int:
     return max(range(len(shapes)), key=lambda n: np.prod(fitted_size(size, shapes[n])))
 
 
-def place(
+def paste_centred(
     image: UInt16[np.ndarray, "_ _"], shape: tuple[int, int]
 ) -> tuple[UInt16[np.ndarray, "height width"], Int32[np.ndarray, "4"]]:
     """An image that fits into a shape in the middle of zeros, and its box."""

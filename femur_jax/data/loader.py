@@ -19,7 +19,7 @@ from jaxtyping import Int32, UInt16
 from femur_jax.data.letterbox import Letterbox, best_shape, letterbox
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
@@ -122,7 +122,7 @@ class Pool:
                 weights = share / shares.sum() * powers / powers.sum()
                 self._groups += zip(hospitals.values(), weights.tolist(), strict=True)
 
-    def _entry(self, position: int) -> Entry:
+    def _entry(self, position: int) -> RadiographEntry:
         dataset, radiograph = self.radiographs[position]
         return dataset.entries[radiograph]
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt16
+from jaxtyping import Float32, UInt16
 from tensorflow_datasets.proto import tf_example_pb2
 
 from femur_jax.data import codec
@@ -44,7 +45,7 @@ FEATURES = tfds.features.FeaturesDict(
 
 
 @dataclass(frozen=True)
-class Entry:
+class RadiographEntry:
     """What the manifest says of one radiograph.
 
     Attributes:
@@ -80,7 +81,7 @@ class Entry:
     columns: dict[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Entry":
+    def from_json(cls, fields: dict[str, Any]) -> "RadiographEntry":
         """Inverts what JSON makes of `dataclasses.asdict`.
 
         Raises:
@@ -95,6 +96,10 @@ class Entry:
             }
         )
 
+    def column_values(self, names: Sequence[str]) -> Float32[np.ndarray, " columns"]:
+        """Numbers of some further columns, in the order of the names, NaN where unknown."""
+        return np.array([self.columns[name] for name in names], np.float32)  # None becomes NaN
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -106,7 +111,7 @@ class Encoded:
         margins: The records of what lies outside the crop, in the order of `margin_boxes`.
     """
 
-    entry: Entry
+    entry: RadiographEntry
     levels: list[list[bytes]]
     margins: list[bytes]
 
@@ -124,7 +129,7 @@ def encode(radiograph: Radiograph, patch: int) -> Encoded:
     crop = radiograph.crop or Box(0, 0, *pixels.shape)
     used = _part(pixels, crop)
     kept = {f.name: getattr(radiograph, f.name) for f in dataclasses.fields(radiograph)}
-    entry = Entry(
+    entry = RadiographEntry(
         **{name: value for name, value in kept.items() if name not in ("pixels", "crop")},
         height=crop.height,
         width=crop.width,
@@ -151,7 +156,7 @@ def _part(pixels: UInt16[np.ndarray, "_ _"], box: Box) -> UInt16[np.ndarray, "_ 
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def _example(entry: Entry) -> Any:
+def _example(entry: RadiographEntry) -> Any:
     """A record with everything but the tile; as TFDS writes it, which takes 0.2 ms."""
     common = {name: getattr(entry, name) for name in FEATURES if hasattr(entry, name)}
     empty = {"tile": b"", "row": 0, "column": 0, "radiograph": entry.name}

@@ -33,7 +33,7 @@ from jaxtyping import UInt16
 from femur_jax.data.cohort import SPLITS, deal_folds, fold_splits
 from femur_jax.data.pyramid import level_sizes
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import FEATURES, Encoded, Entry, margin_boxes, tile_of
+from femur_jax.data.records import FEATURES, Encoded, RadiographEntry, margin_boxes, tile_of
 from femur_jax.errors import UserError
 from femur_jax.files import verify_checksums, write_checksums
 
@@ -68,7 +68,7 @@ class DatasetWriter:
         self._partial = folder.with_name(folder.name + ".partial")
         self._patch = patch
         self._provenance = provenance
-        self._entries: list[Entry] = []
+        self._entries: list[RadiographEntry] = []
         self._shards: dict[tuple[str, str], list[_Shard]] = {}
 
     def __enter__(self) -> "DatasetWriter":
@@ -77,7 +77,7 @@ class DatasetWriter:
         return self
 
     def add(self, encoded: Encoded, split: str, hospital_split: str = "", group: str = "") -> None:
-        """Appends one radiograph; the last three are as in `Entry`."""
+        """Appends one radiograph; the last three are as in `RadiographEntry`."""
         if self._entries and SPLITS.index(split) < SPLITS.index(self._entries[-1].split):
             raise ValueError(f"{split} comes after {self._entries[-1].split}")
         parts = [(f"level_{level}", records) for level, records in enumerate(encoded.levels)]
@@ -210,7 +210,9 @@ class RadiographDataset:
                 verify_checksums(self.folder, [_MANIFEST, *manifest["records"]])
                 self.patch: int = manifest["patch"]
                 self.provenance: dict[str, Any] = manifest["provenance"]
-                self.entries = [Entry.from_json(fields) for fields in manifest["radiographs"]]
+                self.entries = [
+                    RadiographEntry.from_json(fields) for fields in manifest["radiographs"]
+                ]
                 self._lengths: dict[str, int] = manifest["records"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from femur_jax.data.records import Encoded, Entry
+from femur_jax.data.records import Encoded, RadiographEntry
 
 
 @dataclass(frozen=True)
-class Facts:
+class FileFacts:
     """What is known of one file once it was read.
 
     Attributes:
@@ -31,13 +31,13 @@ class Facts:
         perceptual_hash: See `duplicates.perceptual_hash`.
     """
 
-    entry: Entry
+    entry: RadiographEntry
     instance: str
     made_from: tuple[str, ...]
     perceptual_hash: int
 
 
-def write(path: Path, facts: Facts, encoded: Encoded) -> None:
+def write(path: Path, facts: FileFacts, encoded: Encoded) -> None:
     """Writes a spool file, which appears when it is whole."""
     parts = [*encoded.levels, encoded.margins]
     lengths = [[len(record) for record in part] for part in parts]
@@ -49,7 +49,7 @@ def write(path: Path, facts: Facts, encoded: Encoded) -> None:
     partial.replace(path)
 
 
-def read_facts(path: Path) -> Facts | None:
+def read_facts(path: Path) -> FileFacts | None:
     """The facts alone; None where there is no such file, or it did not survive a power cut."""
     if not path.is_file():
         return None
@@ -57,12 +57,13 @@ def read_facts(path: Path) -> Facts | None:
     if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
         return None
     (head, _), _ = _head(data)
-    return Facts(
-        **head | {"entry": Entry.from_json(head["entry"]), "made_from": tuple(head["made_from"])}
+    return FileFacts(
+        **head
+        | {"entry": RadiographEntry.from_json(head["entry"]), "made_from": tuple(head["made_from"])}
     )
 
 
-def read_encoded(path: Path, facts: Facts) -> Encoded:
+def read_encoded(path: Path, facts: FileFacts) -> Encoded:
     """The radiograph, ready to be written."""
     data = path.read_bytes()
     (_, lengths), place = _head(data)

@@ -194,7 +194,7 @@ class SyntheticSpool:
             spacing_source="calibrated" if request.spacing_mm else "unknown",
         )
         encoded = encode(radiograph, self._patch)
-        facts = spool.Facts(encoded.entry, instance="", made_from=(), perceptual_hash=0)
+        facts = spool.FileFacts(encoded.entry, instance="", made_from=(), perceptual_hash=0)
         try:
             spool.write(self._path(number), facts, encoded)
         except OSError as error:

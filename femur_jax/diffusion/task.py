@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key, UInt16
 from ml_collections import ConfigDict
 
-from femur_jax.data.letterbox import place
+from femur_jax.data.letterbox import paste_centred
 from femur_jax.data.loader import Pool, Stream
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
@@ -240,7 +240,7 @@ class DiffusionTask:
         params = state.ema[str(self.config.train.ema_widths[0])]
         made = dict(self.generate(params, dict(enumerate(requests)), config=config, levels=2))
         side = max(max(pixels.shape) for pixels in made.values())
-        grid = np.stack([place(made[n], (side, side))[0] for n in range(len(requests))])
+        grid = np.stack([paste_centred(made[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Int, UInt16
 from PIL import Image
 from tqdm import tqdm
 
-from femur_jax.data.letterbox import letterbox, place
+from femur_jax.data.letterbox import letterbox, paste_centred
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
@@ -144,7 +144,7 @@ def patch_features(
                     for whole, part in zip(finest, size, strict=True)
                 )
                 level = len(dataset.level_sizes(n)) - 1
-                yield place(dataset.window(n, level, (top, left), size), (side, side))[0]
+                yield paste_centred(dataset.window(n, level, (top, left), size), (side, side))[0]
 
     return extract_features(extractor, patches())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
@@ -41,7 +41,7 @@ class Case:
     number: int = 1
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> RadiographEntry:
         """What the dataset says of it."""
         return self.dataset.entries[self.radiograph]
 

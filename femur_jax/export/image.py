@@ -20,7 +20,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 from femur_jax.dicom_values import code, decimal
 
 _NAMESPACE = uuid.UUID("3b0c5e0e-8f0f-5d0c-9a55-7c1d0a4b6a61")
@@ -58,7 +58,7 @@ def header(patient_id: str, patient_name: str) -> Dataset:
     return ds
 
 
-def describe_examination(ds: Dataset, entry: Entry, number: int) -> None:
+def describe_examination(ds: Dataset, entry: RadiographEntry, number: int) -> None:
     """Adds what is known of view and side.
 
     Args:
@@ -82,7 +82,7 @@ def describe_examination(ds: Dataset, entry: Entry, number: int) -> None:
         ds.PixelSpacingCalibrationDescription = "Patient plane"
 
 
-def make_digital_x_ray(ds: Dataset, entry: Entry) -> None:
+def make_digital_x_ray(ds: Dataset, entry: RadiographEntry) -> None:
     """Turns a Secondary Capture image into a Digital X-Ray image (A.26, C.8.11).
 
     The detector's spacing is required there (C.8.11.4). A radiograph that is calibrated to the

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt16
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from femur_jax.data.letterbox import letterbox_box, letterbox_mask, place
+from femur_jax.data.letterbox import letterbox_box, letterbox_mask, paste_centred
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.pyramid import fitted_size
 from femur_jax.data.radiograph import LABELS
@@ -275,7 +275,7 @@ class GanTask:
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         radiographs = self.generate(state.ema, requests, seed=0)
         side = self.config.model.size
-        grid = np.stack([place(pixels, (side, side))[0] for pixels in radiographs])
+        grid = np.stack([paste_centred(pixels, (side, side))[0] for pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}
 
 

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from femur_jax.data.pyramid import shrink
-from femur_jax.data.spool import Facts
+from femur_jax.data.spool import FileFacts
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
-class Found:
+class DuplicateSearch:
     """What is the same among files.
 
     Attributes:
@@ -44,7 +44,7 @@ class Found:
     connected: list[set[str]]
 
 
-def find(files: Sequence[Facts], patients: Sequence[str]) -> Found:
+def find_duplicates(files: Sequence[FileFacts], patients: Sequence[str]) -> DuplicateSearch:
     """Looks for files that show the same; of each picture the first file is kept.
 
     A picture for presentation is preferred to the one for processing that it was made from.
@@ -55,7 +55,7 @@ def find(files: Sequence[Facts], patients: Sequence[str]) -> Found:
     """
     keys = [_keys(facts) for facts in files]
     groups = [group for group in components(keys) if len(group) > 1]
-    found = Found([], [], [])
+    found = DuplicateSearch([], [], [])
     for group in groups:
         if len({files[n].entry.label for n in group}) > 1:
             found.conflicts.extend(group)
@@ -74,12 +74,12 @@ def find(files: Sequence[Facts], patients: Sequence[str]) -> Found:
     return found
 
 
-def _keys(facts: Facts) -> list[tuple[str, str]]:
+def _keys(facts: FileFacts) -> list[tuple[str, str]]:
     instances = {facts.instance, *facts.made_from} - {""}
     return [("pixels", facts.entry.sha256), *(("instance", uid) for uid in sorted(instances))]
 
 
-def _duplicate(files: Sequence[Facts], n: int, kept: int) -> Duplicate | None:
+def _duplicate(files: Sequence[FileFacts], n: int, kept: int) -> Duplicate | None:
     a, b = files[n], files[kept]
     if a.entry.sha256 == b.entry.sha256:
         return Duplicate(n, kept, "pixels")
@@ -119,7 +119,7 @@ def perceptual_hash(pixels: UInt16[np.ndarray, "height width"]) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def similar_pairs(hashes: Sequence[int], *, most: int) -> list[tuple[int, int, int]]:
+def close_hashes(hashes: Sequence[int], *, most: int) -> list[tuple[int, int, int]]:
     """Pairs of positions whose hashes differ in at most `most` bits, and in how many."""
     codes = np.array(hashes, np.uint64)
     pairs = []

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from femur_jax.data import cohort, spool
 from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.records import Entry, encode
+from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import SCHEMA, DatasetWriter
 from femur_jax.errors import UserError
 from femur_jax.ingest import duplicates
@@ -64,7 +64,7 @@ class _Job:
     """One file to read; `spool` names everything that the result depends on."""
 
     path: Path
-    entry: cohort.Entry
+    entry: cohort.LabelRow
     pseudonym: cohort.Pseudonyms
     patch: int
     spool: Path
@@ -142,9 +142,11 @@ def ingest(
         _lock(lock, out)
         jobs = [_job(folder / e.path, e, pseudonym, patch, spooled) for e in entries]
         results = _read_all(jobs, workers, limits)
-        read = {n: result for n, result in enumerate(results) if isinstance(result, spool.Facts)}
+        read = {
+            n: result for n, result in enumerate(results) if isinstance(result, spool.FileFacts)
+        }
         positions = list(read)
-        found = duplicates.find(
+        found = duplicates.find_duplicates(
             [read[n] for n in positions], [entries[n].patient_id for n in positions]
         )
         codes = {n: code for n, code in enumerate(results) if isinstance(code, str)}
@@ -190,7 +192,7 @@ def _lock(file, out: Path) -> None:
 
 
 def _job(
-    path: Path, entry: cohort.Entry, pseudonym: cohort.Pseudonyms, patch: int, folder: Path
+    path: Path, entry: cohort.LabelRow, pseudonym: cohort.Pseudonyms, patch: int, folder: Path
 ) -> _Job:
     status = path.stat()
     row = dataclasses.asdict(entry)
@@ -199,9 +201,9 @@ def _job(
     return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
 
 
-def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.Facts | str]:
+def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.FileFacts | str]:
     """For each job what its file holds, or the code of why it cannot be used."""
-    results: list[spool.Facts | str | None] = [spool.read_facts(job.spool) for job in jobs]
+    results: list[spool.FileFacts | str | None] = [spool.read_facts(job.spool) for job in jobs]
     left = [n for n, result in enumerate(results) if result is None]
     done = each(
         _read,
@@ -216,7 +218,7 @@ def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.
     return [result for result in results if result is not None]
 
 
-def _read(job: _Job) -> spool.Facts | str:
+def _read(job: _Job) -> spool.FileFacts | str:
     """Reads one file and spools it, in a worker process."""
     try:
         if job.path.suffix.lower() in SUFFIXES:
@@ -242,7 +244,7 @@ def _read(job: _Job) -> spool.Facts | str:
     except RejectedFileError as error:
         return error.code
     look = duplicates.perceptual_hash(picture.pixels)
-    facts = spool.Facts(encoded.entry, picture.instance, picture.made_from, look)
+    facts = spool.FileFacts(encoded.entry, picture.instance, picture.made_from, look)
     try:
         spool.write(job.spool, facts, encoded)
     except OSError as error:  # no fault of the file
@@ -253,7 +255,7 @@ def _read(job: _Job) -> spool.Facts | str:
 
 
 def _hospital_splits(
-    entries: Sequence[cohort.Entry],
+    entries: Sequence[cohort.LabelRow],
     connected: Sequence[set[str]],
     fractions: Sequence[float],
     seed: int,
@@ -280,7 +282,7 @@ def _hospital_splits(
 
 def _check_share(
     codes: Mapping[int, str],
-    entries: Sequence[cohort.Entry],
+    entries: Sequence[cohort.LabelRow],
     labels: Path,
     max_quarantined: float,
     spooled: Path,
@@ -298,7 +300,7 @@ def _check_share(
     )
 
 
-def _about(entry: cohort.Entry, pseudonym: cohort.Pseudonyms) -> dict[str, str | int]:
+def _about(entry: cohort.LabelRow, pseudonym: cohort.Pseudonyms) -> dict[str, str | int]:
     """What the tables beside the manifest say of a file."""
     return {
         "file": pseudonym("file", entry.path),
@@ -323,10 +325,10 @@ def _duplicate_lines(
     )
 
 
-def _similar_lines(entries: Sequence[Entry], hashes: Sequence[int]) -> str:
+def _similar_lines(entries: Sequence[RadiographEntry], hashes: Sequence[int]) -> str:
     return _json_lines(
         {"files": [entries[a].name, entries[b].name], "bits": bits}
-        for a, b, bits in duplicates.similar_pairs(hashes, most=_SIMILAR_BITS)
+        for a, b, bits in duplicates.close_hashes(hashes, most=_SIMILAR_BITS)
         if entries[a].patient != entries[b].patient
     )
 

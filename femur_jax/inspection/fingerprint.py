@@ -20,26 +20,32 @@ from tqdm import tqdm
 
 from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.files import CHECKSUMS
 from femur_jax.ingest.pipeline import DUPLICATES, QUARANTINE, SIMILAR, SUMMARY
-from femur_jax.inspection.leaks import Leak, Pair, find_leaks, similar_pairs, verdict
+from femur_jax.inspection.leaks import (
+    Leak,
+    SimilarPair,
+    find_leaks,
+    read_similar_pairs,
+    summarise_leaks,
+)
 from femur_jax.inspection.separation import TELLING_AUC, Separation, separation
 
 _BINS = 24
 _ODD_CLASS = 0.05  # chance that all patients of a hospital are of one class
 _ODD_SHARE = 0.001  # of hospitals, in which chance alone leads to such a share of AFF
 
-_NUMBERS: dict[str, Callable[[Entry], float]] = {
+_NUMBERS: dict[str, Callable[[RadiographEntry], float]] = {
     "megapixels": lambda e: e.height * e.width / 1e6,
     "aspect": lambda e: e.width / e.height,
     "spacing_mm": lambda e: e.spacing_mm or math.nan,
     "age": lambda e: e.source.age or math.nan,
     "share_cut": lambda e: 1 - e.height * e.width / math.prod(e.recorded),
 }
-_CATEGORIES: dict[str, Callable[[Entry], str]] = {
+_CATEGORIES: dict[str, Callable[[RadiographEntry], str]] = {
     "hospital": lambda e: e.hospital,
     "vendor": lambda e: e.source.vendor,
     "syntax": lambda e: e.source.syntax,
@@ -57,7 +63,7 @@ _COMPARED = ("megapixels", "aspect", "spacing_mm", "mean_grey", "contrast")
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetFacts:
     """What is known of each radiograph, in the order of the dataset's entries.
 
     Attributes:
@@ -102,7 +108,7 @@ class Hospital:
         name: Pseudonym.
         radiographs, patients: Number of each label.
         crops: Radiographs of which a part was cut.
-        numbers: Of `Facts.numbers`; None where nothing is known.
+        numbers: Of `DatasetFacts.numbers`; None where nothing is known.
         categories: How often each word occurs, most frequent first.
         duplicates: Files left out since they repeat others.
         quarantined: Files that could not be used, by code.
@@ -151,7 +157,7 @@ class Fingerprint:
         lines: What became of the label table's lines; None where it was not ingested.
         quarantined: Files that could not be used, by code.
         by_patient, by_hospital: Sizes of the splits by patient, and of those by hospital.
-        histograms: Of `Facts.numbers`.
+        histograms: Of `DatasetFacts.numbers`.
         separations: The most telling fact first.
         leaks: For each kind of thing, also where nothing leaks; see `find_leaks`.
         similar: Pairs across splits first.
@@ -171,7 +177,7 @@ class Fingerprint:
     histograms: list[Histogram]
     separations: list[Separation]
     leaks: list[Leak]
-    similar: list[Pair]
+    similar: list[SimilarPair]
     verdict: str
     checks: list[Check]
 
@@ -194,7 +200,7 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
     hospitals = _hospitals(entries, facts, quarantined, duplicates)
     separations = _separations(entries, facts)
     leaks = find_leaks(entries)
-    similar = similar_pairs(entries, _lines(dataset, SIMILAR))
+    similar = read_similar_pairs(entries, _lines(dataset, SIMILAR))
     return Fingerprint(
         dataset=hashlib.sha256((dataset.folder / CHECKSUMS).read_bytes()).hexdigest(),
         provenance=dataset.provenance,
@@ -209,7 +215,7 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
         separations=separations,
         leaks=leaks,
         similar=similar,
-        verdict=verdict(leaks, similar),
+        verdict=summarise_leaks(leaks, similar),
         checks=[
             *_line_checks(entries, lines, len(quarantined), len(duplicates)),
             *_class_checks(entries),
@@ -228,7 +234,7 @@ def _lines(dataset: RadiographDataset, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _facts(dataset: RadiographDataset) -> Facts:
+def _facts(dataset: RadiographDataset) -> DatasetFacts:
     entries = dataset.entries
     numbers = {name: np.array([of(e) for e in entries], float) for name, of in _NUMBERS.items()}
     grey = np.empty((2, len(entries)))
@@ -236,7 +242,9 @@ def _facts(dataset: RadiographDataset) -> Facts:
         pixels = dataset.read(n, 0) / 65535
         grey[:, n] = pixels.mean(), pixels.std()
     numbers |= {"mean_grey": grey[0], "contrast": grey[1]}
-    return Facts(numbers, {name: [of(e) for e in entries] for name, of in _CATEGORIES.items()})
+    return DatasetFacts(
+        numbers, {name: [of(e) for e in entries] for name, of in _CATEGORIES.items()}
+    )
 
 
 def _counts(words: Iterable[str]) -> dict[str, int]:
@@ -244,7 +252,9 @@ def _counts(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _sizes(entries: Sequence[Entry], split_of: Callable[[Entry], str]) -> list[Count]:
+def _sizes(
+    entries: Sequence[RadiographEntry], split_of: Callable[[RadiographEntry], str]
+) -> list[Count]:
     """Empty where there are no such splits."""
     found = []
     for split in SPLITS:
@@ -259,8 +269,8 @@ def _sizes(entries: Sequence[Entry], split_of: Callable[[Entry], str]) -> list[C
 
 
 def _hospitals(
-    entries: Sequence[Entry],
-    facts: Facts,
+    entries: Sequence[RadiographEntry],
+    facts: DatasetFacts,
     quarantined: Sequence[dict[str, Any]],
     duplicates: Sequence[dict[str, Any]],
 ) -> list[Hospital]:
@@ -300,7 +310,7 @@ def _span(values: Float[np.ndarray, " radiograph"]) -> Span | None:
     return Span(len(known), float(low), float(median), float(mean), float(high))
 
 
-def _mark(hospitals: Sequence[Hospital], facts: Facts) -> None:
+def _mark(hospitals: Sequence[Hospital], facts: DatasetFacts) -> None:
     """Marks what sets a hospital apart from the others."""
     usual = next(iter(_counts(facts.categories["photometric"])))
     atypical = sum(h.patients["AFF"] for h in hospitals)
@@ -352,7 +362,7 @@ def far_off(values: Float[np.ndarray, " hospital"]) -> Bool[np.ndarray, " hospit
 # Classes
 
 
-def _histograms(entries: Sequence[Entry], facts: Facts) -> list[Histogram]:
+def _histograms(entries: Sequence[RadiographEntry], facts: DatasetFacts) -> list[Histogram]:
     labels = np.array([e.label for e in entries])
     found = []
     for fact, values in facts.numbers.items():
@@ -373,7 +383,7 @@ def _histograms(entries: Sequence[Entry], facts: Facts) -> list[Histogram]:
     return found
 
 
-def _separations(entries: Sequence[Entry], facts: Facts) -> list[Separation]:
+def _separations(entries: Sequence[RadiographEntry], facts: DatasetFacts) -> list[Separation]:
     """The most telling fact first."""
     patients: dict[str, list[int]] = {}
     for n, entry in enumerate(entries):
@@ -396,7 +406,10 @@ def _separations(entries: Sequence[Entry], facts: Facts) -> list[Separation]:
 
 
 def _line_checks(
-    entries: Sequence[Entry], lines: dict[str, int] | None, quarantined: int, duplicates: int
+    entries: Sequence[RadiographEntry],
+    lines: dict[str, int] | None,
+    quarantined: int,
+    duplicates: int,
 ) -> list[Check]:
     if lines is None:
         return []
@@ -409,7 +422,7 @@ def _line_checks(
     return [Check("Is each line of the label table accounted for?", _pass(whole), finding)]
 
 
-def _class_checks(entries: Sequence[Entry]) -> list[Check]:
+def _class_checks(entries: Sequence[RadiographEntry]) -> list[Check]:
     labels: dict[str, set[str]] = {}
     for entry in entries:
         labels.setdefault(entry.patient, set()).add(entry.label)
@@ -426,7 +439,7 @@ def _class_checks(entries: Sequence[Entry]) -> list[Check]:
     ]
 
 
-def _leak_checks(leaks: Sequence[Leak], similar: Sequence[Pair]) -> list[Check]:
+def _leak_checks(leaks: Sequence[Leak], similar: Sequence[SimilarPair]) -> list[Check]:
     checks = [
         Check(
             f"Are {leak.kind} in one split each, by {leak.by}?",
@@ -441,7 +454,7 @@ def _leak_checks(leaks: Sequence[Leak], similar: Sequence[Pair]) -> list[Check]:
 
 
 def _look_checks(
-    hospitals: Sequence[Hospital], separations: Sequence[Separation], facts: Facts
+    hospitals: Sequence[Hospital], separations: Sequence[Separation], facts: DatasetFacts
 ) -> list[Check]:
     marked = sum(bool(h.marks) for h in hospitals)
     telling = [s.fact for s in separations if s.telling]

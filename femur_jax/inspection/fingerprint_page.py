@@ -16,7 +16,7 @@ from tqdm import tqdm
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.inspection.fingerprint import Fingerprint, Histogram
 from femur_jax.templates import template_environment
@@ -37,7 +37,7 @@ class Thumbnail:
         crop: Top, left, height and width of the crop in percent; None where it is everything.
     """
 
-    entry: Entry
+    entry: RadiographEntry
     data: str
     height: int
     width: int
@@ -87,7 +87,7 @@ def write_page(
 
 
 def contact_sheet(
-    entries: Sequence[Entry], label: str, most: int | None, seed: int = 0
+    entries: Sequence[RadiographEntry], label: str, most: int | None, seed: int = 0
 ) -> list[int]:
     """Which radiographs of a class to show, by position; hospital by hospital.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Pair:
+class SimilarPair:
     """Two patients' radiographs that look alike.
 
     Attributes:
@@ -37,14 +37,16 @@ class Pair:
     across: bool
 
 
-def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
+def find_leaks(entries: Sequence[RadiographEntry]) -> list[Leak]:
     """Looks for what no two splits may share; a patient of no hospital split is in none.
 
     Returns:
         For each kind of thing and of split one item, also where nothing leaks; none for splits
         by hospital where there are none.
     """
-    things: list[tuple[str, str, Callable[[Entry], str], Callable[[Entry], str]]] = [
+    things: list[
+        tuple[str, str, Callable[[RadiographEntry], str], Callable[[RadiographEntry], str]]
+    ] = [
         ("patients", "patient", lambda e: e.patient, lambda e: e.split),
         ("pictures", "patient", lambda e: e.sha256, lambda e: e.split),
         ("patients", "hospital", lambda e: e.patient, lambda e: e.hospital_split),
@@ -53,7 +55,7 @@ def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
     ]
     found = []
     for kind, by, thing, split in things:
-        groups: dict[str, list[Entry]] = {}
+        groups: dict[str, list[RadiographEntry]] = {}
         for entry in entries:
             if split(entry):
                 groups.setdefault(thing(entry), []).append(entry)
@@ -65,7 +67,9 @@ def find_leaks(entries: Sequence[Entry]) -> list[Leak]:
     return found
 
 
-def similar_pairs(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[Pair]:
+def read_similar_pairs(
+    entries: Sequence[RadiographEntry], rows: Sequence[dict[str, Any]]
+) -> list[SimilarPair]:
     """What similar.jsonl says of a dataset: pairs across splits first, then the most alike.
 
     Args:
@@ -78,11 +82,11 @@ def similar_pairs(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> l
         a, b = (by_name[name] for name in row["files"])
         apart = "" not in (a.hospital_split, b.hospital_split)
         across = a.split != b.split or (apart and a.hospital_split != b.hospital_split)
-        found.append(Pair((a.name, b.name), row["bits"], across))
+        found.append(SimilarPair((a.name, b.name), row["bits"], across))
     return sorted(found, key=lambda pair: (not pair.across, pair.bits, pair.files))
 
 
-def verdict(leaks: Sequence[Leak], similar: Sequence[Pair]) -> str:
+def summarise_leaks(leaks: Sequence[Leak], similar: Sequence[SimilarPair]) -> str:
     """What was found, in a sentence or two."""
     found = [f"{k.kind} in several splits by {k.by}: {len(k.names)}" for k in leaks if k.names]
     if found:

@@ -20,7 +20,7 @@ class Separation:
     """How well one fact alone tells AFF from NFF, over patients.
 
     Attributes:
-        fact: Key of `Facts.numbers` or `Facts.categories`.
+        fact: Key of `DatasetFacts.numbers` or `DatasetFacts.categories`.
         patients: Those of whom it is known.
         auc: Area under the ROC curve, see `separation`; None where a class has too few.
         chance: 97.5th percentile of the AUC of a fact that tells nothing.

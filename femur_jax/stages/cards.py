@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from femur_jax import run_folder
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import Entry
+from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.measurement import Measurement
 from femur_jax.files import write_atomically
@@ -100,14 +100,14 @@ def _classes(labels: Sequence[str]) -> str:
     return ", ".join(f"{label} ({_CLASSES[label]})" for label in labels)
 
 
-def _counts(entries: Sequence[Entry]) -> str:
+def _counts(entries: Sequence[RadiographEntry]) -> str:
     counts = Counter(entry.label for entry in entries)
     return (
         f"{len(entries)} radiographs (" + ", ".join(f"{n} {la}" for la, n in counts.items()) + ")"
     )
 
 
-def _sizes(entries: Sequence[Entry]) -> str:
+def _sizes(entries: Sequence[RadiographEntry]) -> str:
     sides = [side for entry in entries for side in (entry.height, entry.width)]
     return f"with sides of {min(sides)} to {max(sides)} pixels"
 

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from femur_jax.data.cohort import (
     SPLITS,
-    Entry,
+    LabelRow,
     Pseudonyms,
     deal_folds,
     fold_splits,
@@ -43,15 +43,15 @@ def _read(folder, text, encoding="utf-8"):
 
 def test_reads_a_table(folder):
     assert _read(folder, GOOD) == [
-        Entry(2, "a.png", "p1", "h1", "AFF", "AP", "L"),
-        Entry(3, "b.png", "p1", "h1", "AFF", "unknown", "unknown"),
-        Entry(4, "c.png", "p2", "h2", "NFF", "lateral", "R"),
+        LabelRow(2, "a.png", "p1", "h1", "AFF", "AP", "L"),
+        LabelRow(3, "b.png", "p1", "h1", "AFF", "unknown", "unknown"),
+        LabelRow(4, "c.png", "p2", "h2", "NFF", "lateral", "R"),
     ]
 
 
 def test_reads_what_spreadsheets_write(folder):
     plain = "label,path,comment,hospital,patient_id\r\nNFF, a.png ,x,Örebro,1\r\n"
-    expected = [Entry(2, "a.png", "1", "Örebro", "NFF", "unknown", "unknown")]
+    expected = [LabelRow(2, "a.png", "1", "Örebro", "NFF", "unknown", "unknown")]
     assert _read(folder, plain, "utf-8-sig") == expected
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from femur_jax.data.letterbox import best_shape, letterbox, letterbox_box, letterbox_mask, place
+from femur_jax.data.letterbox import (
+    best_shape,
+    letterbox,
+    letterbox_box,
+    letterbox_mask,
+    paste_centred,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +25,7 @@ def test_boxes_are_centred(size, shape, expected):
     box = letterbox_box(size, shape)
     assert tuple(box) == expected
     image = np.arange(1, 1 + size[0] * size[1], dtype=np.uint16).reshape(size)
-    pixels, placed = place(image, shape)
+    pixels, placed = paste_centred(image, shape)
     np.testing.assert_array_equal(placed, box)
     before = np.array(expected[:2])
     after = np.array(shape) - before - size
@@ -33,7 +39,7 @@ def test_masks_show_the_boxes():
     mask = np.asarray(letterbox_mask(boxes, (14, 12)))
     assert mask.shape == (2, 14, 12, 1)
     for box, shown in zip(boxes, mask, strict=True):
-        pixels, _ = place(np.ones(box[2:], np.uint16), (14, 12))
+        pixels, _ = paste_centred(np.ones(box[2:], np.uint16), (14, 12))
         np.testing.assert_array_equal(shown[..., 0], pixels)
 
 

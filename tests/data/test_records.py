@@ -12,7 +12,7 @@ from femur_jax.data.pyramid import pyramid
 from femur_jax.data.radiograph import Box, Radiograph, Source
 from femur_jax.data.records import (
     FEATURES,
-    Entry,
+    RadiographEntry,
     encode,
     margin_boxes,
     pixel_hash,
@@ -55,7 +55,7 @@ def test_the_entry_says_what_the_radiograph_is():
 
 def test_an_entry_survives_json():
     entry = encode(WHOLE, PATCH).entry
-    again = Entry.from_json(json.loads(json.dumps(dataclasses.asdict(entry))))
+    again = RadiographEntry.from_json(json.loads(json.dumps(dataclasses.asdict(entry))))
     assert again == entry
     assert isinstance(again.crop, Box) and isinstance(again.source, Source)
 
@@ -66,7 +66,7 @@ def test_an_entry_survives_json():
 def test_what_is_no_entry_is_told(damage):
     fields = dataclasses.asdict(encode(WHOLE, PATCH).entry)
     with pytest.raises((TypeError, KeyError)):
-        Entry.from_json(fields | damage)
+        RadiographEntry.from_json(fields | damage)
 
 
 def test_levels_are_tiles_of_the_crops_pyramid():

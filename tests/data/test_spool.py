@@ -11,7 +11,7 @@ from femur_jax.data.radiograph import Box, Radiograph, Source
 from femur_jax.data.records import Encoded, encode
 
 
-def _read_radiograph(seed: int, height: int, width: int) -> tuple[spool.Facts, Encoded]:
+def _read_radiograph(seed: int, height: int, width: int) -> tuple[spool.FileFacts, Encoded]:
     radiograph = Radiograph(
         pixels=np.random.default_rng(seed).integers(0, 65536, (height, width), np.uint16),
         name="a1",
@@ -24,7 +24,7 @@ def _read_radiograph(seed: int, height: int, width: int) -> tuple[spool.Facts, E
         source=Source(syntax="RLE", bits=12, age=77),
     )
     encoded = encode(radiograph, 16)
-    return spool.Facts(encoded.entry, "d4", ("e5", "f6"), 2**64 - 3), encoded
+    return spool.FileFacts(encoded.entry, "d4", ("e5", "f6"), 2**64 - 3), encoded
 
 
 FACTS, ENCODED = _read_radiograph(0, 40, 30)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.degraded_sets import CHOICES, PIXELS, features_for
-from femur_jax.data.letterbox import place
+from femur_jax.data.letterbox import paste_centred
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
@@ -48,7 +48,7 @@ def features(extractor, dataset, chosen, change=lambda image, seed: image):
         if side > 12:
             top, left = (max(0, (length - side) // 2) for length in image.shape)
             image = image[top : top + side, left : left + side]
-        made.append(place(shrink(image, (side, side)), (side, side))[0])
+        made.append(paste_centred(shrink(image, (side, side)), (side, side))[0])
     return extract_features(extractor, made)
 
 

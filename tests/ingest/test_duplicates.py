@@ -7,19 +7,19 @@ import scipy.ndimage
 from PIL import Image
 
 from femur_jax.data.radiograph import Box, Source
-from femur_jax.data.records import Entry
-from femur_jax.data.spool import Facts
+from femur_jax.data.records import RadiographEntry
+from femur_jax.data.spool import FileFacts
 from femur_jax.ingest.duplicates import (
     Duplicate,
+    close_hashes,
     components,
-    find,
+    find_duplicates,
     perceptual_hash,
-    similar_pairs,
 )
 
 
 def _facts(pixels, instance="", made_from=(), label="NFF", intent="presentation"):
-    entry = Entry(
+    entry = RadiographEntry(
         name="n",
         height=1,
         width=2,
@@ -35,11 +35,11 @@ def _facts(pixels, instance="", made_from=(), label="NFF", intent="presentation"
         source=Source(intent=intent),
         sha256=pixels,
     )
-    return Facts(entry, instance, tuple(made_from), 0)
+    return FileFacts(entry, instance, tuple(made_from), 0)
 
 
 def _find(*files, patients=None):
-    return find(files, patients or [str(n) for n in range(len(files))])
+    return find_duplicates(files, patients or [str(n) for n in range(len(files))])
 
 
 def test_different_pictures_are_kept():
@@ -162,5 +162,5 @@ def test_similar_pairs_are_those_of_all():
         if (hashes[a] ^ hashes[b]).bit_count() <= 3
     ]
     assert len(expected) == 3
-    assert similar_pairs(hashes, most=3) == expected
-    assert similar_pairs([], most=3) == []
+    assert close_hashes(hashes, most=3) == expected
+    assert close_hashes([], most=3) == []
