@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from femur_jax.data.cohort import SPLITS
 from femur_jax.errors import UserError
 from femur_jax.reader_study.answers import AnswerStore
-from femur_jax.reader_study.design import REAL, Design
+from femur_jax.reader_study.design import REAL_SOURCE, Design
 from femur_jax.reader_study.study import open_study
 
 # What one command needs alone is imported there: a server comes back in a blink, and TFDS and
@@ -129,7 +129,7 @@ def synthetic_sources(arguments: Sequence[str]) -> dict[str, list["RadiographDat
         if dataset.provenance.get("kind") == "real":
             raise UserError(f"{folder} is of patients; give synthetic radiographs.")
         name = given or dataset.provenance.get("model", "synthetic")
-        if name == REAL or (name in sources and not given):
+        if name == REAL_SOURCE or (name in sources and not given):
             raise UserError(f"Name the source of {folder} as NAME={folder}; {name} is taken.")
         sources.setdefault(name, []).append(dataset)
     return sources

@@ -1,4 +1,4 @@
-"""Do readers tell synthetic radiographs from real ones, and read both equally well?
+"""Reader study: can doctors distinguish synthetic from real radiographs, and read both as well?
 
-A study is a folder: `build` makes it, `server` shows it to readers, `analysis` scores it.
+A study is a folder: `build` creates it, `server` shows it to readers, `analysis` scores it.
 """

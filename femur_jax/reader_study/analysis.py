@@ -1,4 +1,4 @@
-"""What the readers of a study answered, as a flat list of findings."""
+"""Scores the answers of a study's readers as a flat list of findings."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import Interval
 from femur_jax.reader_study import obuchowski_rockette
 from femur_jax.reader_study.answers import AnswerStore
-from femur_jax.reader_study.design import REAL, Case
+from femur_jax.reader_study.design import REAL_SOURCE, Case
 from femur_jax.reader_study.questions import CONFIDENCE, QUESTIONS
 from femur_jax.reader_study.statistics import (
     equivalence_p,
@@ -26,25 +26,27 @@ from femur_jax.reader_study.statistics import (
 )
 from femur_jax.reader_study.study import Study
 
-SYNTHETIC = "synthetic"
-ALL = "all readers"
+ANY_SYNTHETIC = "synthetic"
+"""The source that stands for all synthetic sources together."""
+
+ALL_READERS = "all readers"
 _ARTEFACTS = next(q.options for q in QUESTIONS["single"] if q.name == "artefacts")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One number.
+    """One estimated number.
 
     Attributes:
-        topic: 'detection', 'diagnosis', 'realism', 'agreement', 'time' or 'artefacts'.
-        measure: What was measured.
-        reader: Whose, or ALL.
-        source: Of which radiographs: 'real', SYNTHETIC or the name of one source.
-        n: Readings, pairs of readings, or readers that it rests on.
-        value: The estimate.
-        low, high: Ends of its 95% interval; of reading times, the quartiles.
-        p: Of the test that the topic names.
-        p_holm: The same, adjusted for all tests of the topic.
+        topic: Topic: 'detection', 'diagnosis', 'realism', 'agreement', 'time' or 'artefacts'.
+        measure: Name of the measure.
+        reader: Code of the reader, codes of two compared readers, or ALL_READERS.
+        source: Source of the radiographs: REAL_SOURCE, ANY_SYNTHETIC or a generator's name.
+        n: Number of readings, pairs of readings, or readers behind the estimate.
+        value: Estimate of the measure.
+        low, high: Limits of the 95% interval; for reading times, the quartiles.
+        p: P value of the topic's test, if it has one.
+        p_holm: P value adjusted by Holm's method for all tests of the topic.
     """
 
     topic: str
@@ -61,15 +63,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reader answered to one radiograph, and the truth about it.
+    """One reader's answers to one radiograph, and the truth about it.
 
     Attributes:
         reader: Code of the reader.
-        case: The radiograph; of a pair, the one taken for synthetic.
-        block: 'single' or 'pair'.
-        repeat: Whether the reader had answered to it before.
-        answers: By question.
-        seconds: Looked at, without pauses.
+        case: The radiograph; for a pair, the one that the reader called synthetic.
+        block: Block of the session, 'single' or 'pair'.
+        repeat: Whether the reader had answered to this radiograph before.
+        answers: Answers by question.
+        seconds: Reading time without pauses.
     """
 
     reader: str
@@ -80,20 +82,20 @@ class Reading:
     seconds: float
 
     @property
-    def right(self) -> bool:
-        """Whether real and synthetic were told apart."""
+    def is_correct(self) -> bool:
+        """Whether the reader recognised the source as real or synthetic."""
         called_synthetic = self.block == "pair" or self.answers["source"] > CONFIDENCE / 2
-        return called_synthetic == (self.case.source != REAL)
+        return called_synthetic == (self.case.source != REAL_SOURCE)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a study found.
+    """Results of a study.
 
     Attributes:
-        readings: All scored ones, in the order of the sessions.
-        progress: By reader, items answered and items in all.
-        findings: The numbers.
+        readings: All scored readings, in the order of the sessions.
+        progress: Number of answered items and of all items, by reader.
+        findings: All findings, in the order of the page.
     """
 
     readings: list[Reading]
@@ -102,48 +104,47 @@ class Results:
 
 
 def analyse(study: Study, store: AnswerStore, readers: Sequence[str] = ()) -> Results:
-    """Scores a study, finished or not.
+    """Scores a study, whether or not its readers have finished.
 
     Args:
-        study: The study.
-        store: Its answers.
-        readers: Whom to score; everybody by default.
+        study: The study to score.
+        store: Answers of the study.
+        readers: Codes of the readers to score; all readers by default.
 
     Raises:
-        UserError: A reader is unknown, or none has answered anything that is scored.
+        UserError: A reader is unknown, or no reader has answered a scored item.
     """
     known = store.readers()
     for reader in readers:
         if reader not in known:
             raise UserError(
-                f"No reader {reader!r} was invited to {study.folder}; "
-                f"there are: {', '.join(known) or 'none'}."
+                f"No reader {reader!r} was invited to {study.folder}; its readers are: "
+                f"{', '.join(known) or 'none'}."
             )
     chosen = list(dict.fromkeys(readers or known))
     readings = [reading for reader in chosen for reading in _readings(study, store, reader)]
     if not any(reading.block == "single" for reading in readings):
-        raise UserError(f"No radiograph of {study.folder} was read yet; let readers finish first.")
+        raise UserError(f"No scored radiograph of {study.folder} has been read yet.")
     progress = {r: (store.next_number(r), len(store.items(r))) for r in chosen}
     first = [reading for reading in readings if not reading.repeat]
     single = {r: [x for x in first if x.reader == r and x.block == "single"] for r in chosen}
-    single = {r: own for r, own in single.items() if own}
-    margin = study.design.margin
+    single = {r: group for r, group in single.items() if group}
     findings: list[Finding] = []
-    for reader, own in single.items():
+    for reader, group in single.items():
         pairs = [x for x in first if x.reader == reader and x.block == "pair"]
-        findings += _detection(reader, own, pairs, margin)
+        findings += _detection(reader, group, pairs, study.design.margin)
     if len(single) > 1:
         findings += _mean_detection(single)
-    for reader, own in single.items():
-        findings += _diagnosis(reader, own)
+    for reader, group in single.items():
+        findings += _diagnosis(reader, group)
     if len(single) > 1:
         findings += _mean_diagnosis(single)
     findings += _realism(single)
     findings += _agreement(single, [x for x in readings if x.block == "single"])
-    for reader, own in single.items():
-        findings += _times(reader, own)
-    for reader, own in single.items():
-        findings += _artefacts(reader, own)
+    for reader, group in single.items():
+        findings += _times(reader, group)
+    for reader, group in single.items():
+        findings += _artefacts(reader, group)
     return Results(readings, progress, findings)
 
 
@@ -155,8 +156,8 @@ def _readings(study: Study, store: AnswerStore, reader: str) -> list[Reading]:
         item = answered.item
         if not answered.final or item.block not in ("single", "pair"):
             continue
-        place = answered.answers["synthetic"] - 1 if item.block == "pair" else 0
-        image = item.images[place]
+        side = answered.answers["synthetic"] - 1 if item.block == "pair" else 0
+        image = item.images[side]
         result.append(
             Reading(
                 reader=reader,
@@ -172,32 +173,32 @@ def _readings(study: Study, store: AnswerStore, reader: str) -> list[Reading]:
 
 
 def _of(readings: Iterable[Reading], source: str) -> list[Reading]:
-    """The readings of a source; SYNTHETIC stands for all that are not real."""
+    """Readings of radiographs from one source, or from any synthetic one for ANY_SYNTHETIC."""
     return [
         x
         for x in readings
-        if x.case.source == source or (source == SYNTHETIC and x.case.source != REAL)
+        if x.case.source == source or (source == ANY_SYNTHETIC and x.case.source != REAL_SOURCE)
     ]
 
 
 def _sources(readings: Iterable[Reading]) -> list[str]:
-    """Real, synthetic, and each source of synthetic ones if there are several."""
-    names = sorted({x.case.source for x in readings} - {REAL})
-    return [REAL, SYNTHETIC, *(names if len(names) > 1 else ())]
+    """REAL_SOURCE, ANY_SYNTHETIC, and each synthetic source if there are several."""
+    names = sorted({x.case.source for x in readings} - {REAL_SOURCE})
+    return [REAL_SOURCE, ANY_SYNTHETIC, *(names if len(names) > 1 else ())]
 
 
 def _ratings(
     readings: Sequence[Reading], question: str
 ) -> tuple[Float[np.ndarray, " reading"], Bool[np.ndarray, " reading"]]:
-    """Answers on a confidence scale, and where the second class is true."""
+    """Answers on a confidence scale, and whether the second class is the true one."""
     positive = [
-        x.case.source != REAL if question == "source" else x.case.label == LABELS[1]
+        x.case.source != REAL_SOURCE if question == "source" else x.case.label == LABELS[1]
         for x in readings
     ]
     return np.array([x.answers[question] for x in readings], float), np.array(positive, bool)
 
 
-def _found(
+def _finding(
     topic: str, measure: str, reader: str, source: str, n: int, interval: Interval, **more: Any
 ) -> Finding:
     return Finding(
@@ -206,34 +207,34 @@ def _found(
 
 
 def _detection(
-    reader: str, own: Sequence[Reading], pairs: Sequence[Reading], margin: float
+    reader: str, single: Sequence[Reading], pairs: Sequence[Reading], margin: float
 ) -> list[Finding]:
-    """Real or synthetic? p is that of equivalence to guessing within the margin."""
-    result = []
-    for measure, readings in (("accuracy", own), ("accuracy, pairs", pairs)):
+    """Real or synthetic? p tests equivalence to guessing within the margin."""
+    findings = []
+    for measure, readings in (("accuracy", single), ("accuracy, pairs", pairs)):
         if readings:
-            right, n = sum(x.right for x in readings), len(readings)
-            p = equivalence_p(right, n, margin)
-            interval = proportion(right, n)
-            result.append(_found("detection", measure, reader, SYNTHETIC, n, interval, p=p))
-    ratings, positive = _ratings(own, "source")
-    if _two_each(positive):
+            correct, n = sum(x.is_correct for x in readings), len(readings)
+            p = equivalence_p(correct, n, margin)
+            interval = proportion(correct, n)
+            findings.append(_finding("detection", measure, reader, ANY_SYNTHETIC, n, interval, p=p))
+    ratings, positive = _ratings(single, "source")
+    if _has_two_each(positive):
         area = roc_area(ratings, positive)
-        result.append(_found("detection", "ROC AUC", reader, SYNTHETIC, len(own), area))
-    return result
+        findings.append(_finding("detection", "ROC AUC", reader, ANY_SYNTHETIC, len(single), area))
+    return findings
 
 
-def _two_each(positive: Bool[np.ndarray, " case"]) -> bool:
+def _has_two_each(positive: Bool[np.ndarray, " case"]) -> bool:
     return bool(min(positive.sum(), (~positive).sum()) >= 2)
 
 
 def _common(single: dict[str, list[Reading]], source: str | None = None) -> list[list[Reading]]:
-    """Each reader's readings of the radiographs that all have read, in one order."""
-    groups = [own if source is None else _of(own, source) for own in single.values()]
-    shared = set.intersection(*({x.case.image for x in own} for own in groups))
+    """Each reader's readings of the radiographs that all of them have read, in the same order."""
+    groups = [group if source is None else _of(group, source) for group in single.values()]
+    shared = set.intersection(*({x.case.image for x in group} for group in groups))
     return [
-        sorted((x for x in own if x.case.image in shared), key=lambda x: x.case.image)
-        for own in groups
+        sorted((x for x in group if x.case.image in shared), key=lambda x: x.case.image)
+        for group in groups
     ]
 
 
@@ -241,90 +242,94 @@ def _delong(groups: list[list[Reading]], question: str) -> tuple[np.ndarray, np.
     if not groups[0]:
         return None
     positive = _ratings(groups[0], question)[1]
-    if not _two_each(positive):
+    if not _has_two_each(positive):
         return None
-    ratings = np.stack([_ratings(own, question)[0] for own in groups])
+    ratings = np.stack([_ratings(group, question)[0] for group in groups])
     return obuchowski_rockette.delong(ratings, positive)
 
 
 def _mean_detection(single: dict[str, list[Reading]]) -> list[Finding]:
-    found = _delong(_common(single), "source")
-    if found is None:
+    areas = _delong(_common(single), "source")
+    if areas is None:
         return []
-    area = obuchowski_rockette.mean_area(*found)
-    return [_found("detection", "mean ROC AUC", ALL, SYNTHETIC, len(single), area)]
+    mean = obuchowski_rockette.mean_area(*areas)
+    return [_finding("detection", "mean ROC AUC", ALL_READERS, ANY_SYNTHETIC, len(single), mean)]
 
 
-def _diagnosis(reader: str, own: Sequence[Reading]) -> list[Finding]:
+def _diagnosis(reader: str, single: Sequence[Reading]) -> list[Finding]:
     """AFF or NFF?"""
-    result = []
-    for source in _sources(own):
-        ratings, positive = _ratings(_of(own, source), "label")
+    findings = []
+    for source in _sources(single):
+        ratings, positive = _ratings(_of(single, source), "label")
         called = ratings > CONFIDENCE / 2
-        for measure, right in (
+        for measure, correct in (
             ("sensitivity", called[positive]),
             ("specificity", ~called[~positive]),
         ):
-            if right.size:
-                interval = proportion(int(right.sum()), right.size)
-                result.append(_found("diagnosis", measure, reader, source, right.size, interval))
-        if _two_each(positive):
+            if correct.size:
+                n = correct.size
+                interval = proportion(int(correct.sum()), n)
+                findings.append(_finding("diagnosis", measure, reader, source, n, interval))
+        if _has_two_each(positive):
             area = roc_area(ratings, positive)
-            result.append(_found("diagnosis", "ROC AUC", reader, source, len(ratings), area))
-    return result
+            findings.append(_finding("diagnosis", "ROC AUC", reader, source, len(ratings), area))
+    return findings
 
 
 def _mean_diagnosis(single: dict[str, list[Reading]]) -> list[Finding]:
-    """Mean areas on real and on synthetic radiographs, and Obuchowski-Rockette's p between them.
+    """Mean areas on real and on synthetic radiographs, and the p of their difference.
 
-    The two are tests with cases of their own, so covariances between them are zero.
+    p is that of Obuchowski and Rockette. The two tests have different cases, so the covariances
+    between them are zero.
     """
-    found = {source: _delong(_common(single, source), "label") for source in (REAL, SYNTHETIC)}
-    known = {source: values for source, values in found.items() if values is not None}
-    n = len(single)
-    result = [
-        _found("diagnosis", "mean ROC AUC", ALL, source, n, obuchowski_rockette.mean_area(*values))
-        for source, values in known.items()
-    ]
-    if len(known) == 2:
-        covariances = np.zeros((2, n, 2, n))
-        for test, (_, own) in enumerate(known.values()):
-            covariances[test, :, test] = own
-        areas = np.stack([areas for areas, _ in known.values()])
-        test = obuchowski_rockette.compare(areas, covariances)
-        measure = "difference of mean ROC AUC"
-        source = f"{REAL} - {SYNTHETIC}"
-        result.append(_found("diagnosis", measure, ALL, source, n, test.difference, p=test.p))
-    return result
+    areas: list[np.ndarray] = []
+    covariances = np.zeros((2, len(single), 2, len(single)))
+    findings: list[Finding] = []
+
+    def add(measure: str, source: str, interval: Interval, p: float | None = None) -> None:
+        n = len(single)
+        findings.append(_finding("diagnosis", measure, ALL_READERS, source, n, interval, p=p))
+
+    for test, source in enumerate((REAL_SOURCE, ANY_SYNTHETIC)):
+        estimate = _delong(_common(single, source), "label")
+        if estimate is not None:
+            areas.append(estimate[0])
+            covariances[test, :, test] = estimate[1]
+            add("mean ROC AUC", source, obuchowski_rockette.mean_area(*estimate))
+    if len(areas) == 2:
+        comparison = obuchowski_rockette.compare(np.stack(areas), covariances)
+        source = f"{REAL_SOURCE} - {ANY_SYNTHETIC}"
+        add("difference of mean ROC AUC", source, comparison.difference, comparison.p)
+    return findings
 
 
 def _realism(single: dict[str, list[Reading]]) -> list[Finding]:
-    """Mean realism, and how much more of it the real one of a matched pair has."""
+    """Mean realism, and the mean difference between real and synthetic within matched pairs."""
     means, tests = [], []
-    for reader, own in single.items():
-        for source in _sources(own):
-            ratings = [x.answers["realism"] for x in _of(own, source)]
+    for reader, group in single.items():
+        for source in _sources(group):
+            ratings = [x.answers["realism"] for x in _of(group, source)]
             if ratings:
                 mean = float(np.mean(ratings))
                 means.append(Finding("realism", "mean", reader, source, len(ratings), mean))
-        real = {x.case.pair: x.answers["realism"] for x in _of(own, REAL)}
-        for source in sorted({x.case.source for x in own} - {REAL}):
+        real = {x.case.pair: x.answers["realism"] for x in _of(group, REAL_SOURCE)}
+        for source in sorted({x.case.source for x in group} - {REAL_SOURCE}):
             pairs = [
                 (real[x.case.pair], x.answers["realism"])
-                for x in _of(own, source)
+                for x in _of(group, source)
                 if x.case.pair in real
             ]
             if pairs:
                 difference, p = paired_difference(*np.array(pairs).T)
-                name, what = f"{REAL} - {source}", "difference within pairs"
-                tests.append(Finding("realism", what, reader, name, len(pairs), difference, p=p))
+                name, measure = f"{REAL_SOURCE} - {source}", "difference within pairs"
+                tests.append(Finding("realism", measure, reader, name, len(pairs), difference, p=p))
     adjusted = holm([test.p for test in tests if test.p is not None])
     return means + [replace(t, p_holm=p) for t, p in zip(tests, adjusted, strict=True)]
 
 
 def _agreement(single: dict[str, list[Reading]], readings: Sequence[Reading]) -> list[Finding]:
-    """Cohen's kappa of calls, and linearly weighted of steps, within and between readers."""
-    result = []
+    """Cohen's kappa of the calls and weighted kappa of the steps, within and between readers."""
+    findings = []
 
     def compare(name: str, first: Sequence[Reading], second: Sequence[Reading]) -> None:
         for question, measure in (("source", "real or synthetic"), ("label", "AFF or NFF")):
@@ -336,37 +341,37 @@ def _agreement(single: dict[str, list[Reading]], readings: Sequence[Reading]) ->
                 ("kappa", kappa((a > half).astype(int), (b > half).astype(int))),
                 ("weighted kappa", weighted_kappa(a, b, CONFIDENCE)),
             ):
-                result.append(Finding("agreement", f"{kind}, {measure}", name, "all", n, value))
+                findings.append(Finding("agreement", f"{kind}, {measure}", name, "all", n, value))
 
-    for reader, own in single.items():
-        again = {x.case.image: x for x in readings if x.reader == reader and x.repeat}
-        first = [x for x in own if x.case.image in again]
+    for reader, group in single.items():
+        repeats = {x.case.image: x for x in readings if x.reader == reader and x.repeat}
+        first = [x for x in group if x.case.image in repeats]
         if first:
-            compare(f"{reader}, repeats", first, [again[x.case.image] for x in first])
+            compare(f"{reader}, repeats", first, [repeats[x.case.image] for x in first])
     for one, two in itertools.combinations(single, 2):
         common = _common({one: single[one], two: single[two]})
         if common[0]:
             compare(f"{one}, {two}", *common)
-    return result
+    return findings
 
 
-def _times(reader: str, own: Sequence[Reading]) -> list[Finding]:
-    result = []
-    for source in _sources(own):
-        seconds = [x.seconds for x in _of(own, source)]
+def _times(reader: str, single: Sequence[Reading]) -> list[Finding]:
+    findings = []
+    for source in _sources(single):
+        seconds = [x.seconds for x in _of(single, source)]
         if seconds:
             low, median, high = (float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75)))
-            interval = Interval(median, low, high)
-            result.append(_found("time", "median seconds", reader, source, len(seconds), interval))
-    return result
+            interval, n = Interval(median, low, high), len(seconds)
+            findings.append(_finding("time", "median seconds", reader, source, n, interval))
+    return findings
 
 
-def _artefacts(reader: str, own: Sequence[Reading]) -> list[Finding]:
-    result = []
-    for name, source in itertools.product(_ARTEFACTS, _sources(own)):
-        readings = _of(own, source)
+def _artefacts(reader: str, single: Sequence[Reading]) -> list[Finding]:
+    findings = []
+    for name, source in itertools.product(_ARTEFACTS, _sources(single)):
+        readings = _of(single, source)
         if readings:
             n = len(readings)
             ticked = sum(name in x.answers.get("artefacts", ()) for x in readings)
-            result.append(_found("artefacts", name, reader, source, n, proportion(ticked, n)))
-    return result
+            findings.append(_finding("artefacts", name, reader, source, n, proportion(ticked, n)))
+    return findings

@@ -1,7 +1,7 @@
-"""Readers, their sessions and their answers: one SQLite file in the study's folder.
+"""Readers, their sessions and their answers, in one SQLite file in the study's folder.
 
-Write-ahead logging with full synchronisation: what was acknowledged survives the death of the
-server and of the machine.
+SQLite uses a write-ahead log with full synchronisation, so acknowledged answers survive a crash of
+the server or the machine.
 """
 
 import contextlib
@@ -36,18 +36,18 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 class OutOfTurnError(Exception):
-    """The item is not the reader's next one: another window of the same reader went on."""
+    """The item is not the current one: it was answered in another window of the same reader."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a reader answered to one item.
+    """A reader's answers to one item.
 
     Attributes:
-        item: The item.
-        answers: By question.
-        milliseconds: How long the reader looked at it, without pauses.
-        final: Whether the reader went on; else a draft.
+        item: The item of the session.
+        answers: Answers by question.
+        milliseconds: Reading time without pauses.
+        final: Whether the answers are final. Otherwise they are a draft.
     """
 
     item: Item
@@ -57,57 +57,57 @@ class Answered:
 
 
 class AnswerStore:
-    """The answers of a study. One connection, to be used from one thread."""
+    """Answers of a study. It holds one database connection, for use from one thread."""
 
     def __init__(self, study: Study):
-        """Opens the answers of a study, or begins them.
+        """Opens the answers of a study, or creates the file.
 
         Raises:
-            UserError: The study is not the one that the readers began, or the file is damaged.
+            UserError: The study was changed after its readers started, or the file is damaged.
         """
         self._study = study
         path = study.folder / ANSWERS
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
-            begun = self._begin()
+            fingerprint = self._prepare()
         except sqlite3.DatabaseError as error:
             self.close()
             raise UserError(
-                f"{path} cannot be used ({error}); make room on its disk, or restore it."
+                f"{path} cannot be opened ({error}); free disk space, or restore it from a copy."
             ) from error
-        if begun != study.fingerprint:
+        if fingerprint != study.fingerprint:
             self.close()
             raise UserError(
-                f"{study.folder} was changed after its readers began; restore it from a copy, or "
+                f"{study.folder} was changed after its readers started; restore it from a copy, or "
                 "build a new study for new readers."
             )
 
-    def _begin(self) -> str:
-        """Prepares the file; returns the fingerprint of the study that it was begun with."""
+    def _prepare(self) -> str:
+        """Prepares the file; returns the fingerprint of the study for which it was created."""
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.executescript(_SCHEMA)
         with self._transaction():
-            begun = self._db.execute("SELECT fingerprint FROM study").fetchone()
-            if begun is None:
-                begun = (self._study.fingerprint,)
-                self._db.execute("INSERT INTO study VALUES (?)", begun)
-        return begun[0]
+            row = self._db.execute("SELECT fingerprint FROM study").fetchone()
+            if row is None:
+                row = (self._study.fingerprint,)
+                self._db.execute("INSERT INTO study VALUES (?)", row)
+        return row[0]
 
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
 
     def invite(self, reader: str) -> None:
-        """Adds a reader and fixes the order of the session; a known one stays as it is.
+        """Adds a reader and fixes the order of the session. A known reader does not change.
 
         Raises:
-            UserError: The name is not made of 1 to 40 letters, digits, '-' and '_'.
+            UserError: The code does not consist of 1 to 40 letters, digits, '-' and '_'.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", reader):
             raise UserError(
-                f"{reader!r} cannot name a reader; give a code of letters, digits, '-' and '_'."
+                f"{reader!r} is not a valid reader code; use 1 to 40 letters, digits, '-' and '_'."
             )
         items = schedule(self._study.design, self._study.cases, reader)
         rows = [(reader, n, item.block, json.dumps(item.images)) for n, item in enumerate(items)]
@@ -119,28 +119,30 @@ class AnswerStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing; another process waits meanwhile."""
+        """Commits all changes or none. Other processes wait until it ends."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # with a full disk, SQLite has already rolled back
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
     def readers(self) -> dict[str, str]:
-        """Tokens by reader."""
+        """Returns the readers' tokens, by reader."""
         return dict(self._db.execute("SELECT name, token FROM readers ORDER BY rowid"))
 
     def reader_of(self, token: str) -> str | None:
-        """The reader to whom a token was given."""
+        """Returns the reader who has a token, or None."""
         query = "SELECT name FROM readers WHERE token = ?"
-        found = self._db.execute(query, (token,)).fetchone()
-        return found[0] if found else None
+        row = self._db.execute(query, (token,)).fetchone()
+        return row[0] if row else None
 
     def items(self, reader: str) -> list[Item]:
-        """A reader's session."""
+        """Returns the items of a reader's session."""
         query = "SELECT block, images FROM items WHERE reader = ? ORDER BY number"
         return [
             Item(block, tuple(json.loads(images)))
@@ -148,7 +150,7 @@ class AnswerStore:
         ]
 
     def answered(self, reader: str) -> list[Answered]:
-        """A reader's answers in the order of the session; the last may be a draft."""
+        """Returns a reader's answers in the order of the session. The last may be a draft."""
         query = """
             SELECT block, images, answers, milliseconds, final
             FROM answers JOIN items USING (reader, number) WHERE reader = ? ORDER BY number
@@ -159,26 +161,26 @@ class AnswerStore:
         ]
 
     def next_number(self, reader: str) -> int:
-        """The first item without a final answer; the number of items at the end."""
+        """Returns the number of the current item: the first one without final answers."""
         query = "SELECT count(*) FROM answers WHERE reader = ? AND final"
         return self._db.execute(query, (reader,)).fetchone()[0]
 
     def save(
         self, reader: str, number: int, answers: dict[str, Any], milliseconds: int, *, final: bool
     ) -> None:
-        """Keeps answers; when this returns they are on the disk.
+        """Saves answers. They are on disk when this returns.
 
-        Saving the same final answers again does nothing, for a page repeats what was not
-        acknowledged.
+        Saving the same final answers again has no effect, since the page repeats requests that were
+        not acknowledged.
 
         Raises:
-            OutOfTurnError: The item is not the next one.
-            sqlite3.OperationalError: The disk is full; what was saved before is kept.
+            OutOfTurnError: The item is not the current one.
+            sqlite3.OperationalError: The disk is full. Earlier answers are kept.
         """
         text = json.dumps(answers, sort_keys=True)
         with self._transaction():
             if number != self.next_number(reader):
-                if final and self._final(reader, number) == text:
+                if final and self._final_answers(reader, number) == text:
                     return
                 raise OutOfTurnError(number)
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -187,7 +189,7 @@ class AnswerStore:
                 (reader, number, text, milliseconds, final, now),
             )
 
-    def _final(self, reader: str, number: int) -> str | None:
+    def _final_answers(self, reader: str, number: int) -> str | None:
         query = "SELECT answers FROM answers WHERE reader = ? AND number = ? AND final"
-        found: Sequence[str] | None = self._db.execute(query, (reader, number)).fetchone()
-        return found[0] if found else None
+        row: Sequence[str] | None = self._db.execute(query, (reader, number)).fetchone()
+        return row[0] if row else None

@@ -1,4 +1,4 @@
-"""Making a study: the same treatment for real and synthetic radiographs, and no trace of which."""
+"""Builds a reader study, with the same processing for real and synthetic radiographs."""
 
 import dataclasses
 import json
@@ -29,37 +29,37 @@ def build(
     *,
     splits: Sequence[str],
 ) -> float:
-    """Makes a study, which appears under its name only when it is complete.
+    """Builds a study. The folder appears under its final name only when it is complete.
 
     Args:
-        out: The new folder.
-        design: Its settings.
-        real: The dataset of patients.
-        synthetic: Datasets by the name of their source.
-        splits: The splits that real radiographs come from.
+        out: Folder of the new study.
+        design: Settings of the study.
+        real: The dataset of real patients.
+        synthetic: Synthetic datasets by the name of their source.
+        splits: Splits from which real radiographs are drawn.
 
     Returns:
-        Mean share of a radiograph's area that was cut off to give pairs equal aspect ratios.
+        Mean share of a radiograph's area that is cropped so that pairs have equal aspect ratios.
 
     Raises:
-        UserError: `out` exists, the radiographs are too few, or one is damaged.
-        OSError: The disk is full, or cannot be written to; nothing is left behind.
+        UserError: `out` exists, there are too few radiographs, or one is damaged.
+        OSError: The disk is full or not writable. No incomplete study remains.
     """
     if out.exists():
-        raise UserError(f"{out} exists; remove it or name another folder.")
+        raise UserError(f"{out} exists; remove it or choose another folder.")
     pairs = matched_pairs(design, real, splits, synthetic)
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # remains of a killed build
     (partial / IMAGES).mkdir(parents=True)
     try:
-        # Decoding, resizing and deflating release the lock.
+        # Threads suffice, since decoding, resizing and compressing release Python's lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            made = pool.map(
+            results = pool.map(
                 lambda n: _write_pair(partial / IMAGES, design.seed, n, pairs[n]),
                 range(len(pairs)),
             )
-            written = list(tqdm(made, "pairs", len(pairs), delay=10))
-        cases = [case for two, _ in written for case in two]
+            written = list(tqdm(results, "pairs", len(pairs), delay=10))
+        cases = [case for both, _ in written for case in both]
         study = {
             "schema": SCHEMA,
             "design": dataclasses.asdict(design),
@@ -71,16 +71,16 @@ def build(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return float(np.mean([lost for _, lost in written]))
+    return float(np.mean([cropped for _, cropped in written]))
 
 
 def _write_pair(
     folder: Path, seed: int, number: int, pair: MatchedPair
 ) -> tuple[list[Case], float]:
-    """Writes both radiographs of a pair; returns them and the mean share that was cut off."""
+    """Writes both radiographs of a pair; returns their cases and the mean share that is cropped."""
     both = (pair.real, pair.synthetic)
     size = pictures.common_size(pair.real.size, pair.synthetic.size)
-    files = [pictures.encode(pictures.bring_to(c.dataset.read(c.position), size)) for c in both]
+    files = [pictures.encode(pictures.standardise(c.dataset.read(c.position), size)) for c in both]
     cases = []
     for candidate, file in zip(both, files, strict=True):
         case = _case(seed, number, pair, candidate)
@@ -88,7 +88,7 @@ def _write_pair(
         path.write_bytes(file.ljust(max(map(len, files)), b"\0"))
         os.utime(path, (0, 0))
         cases.append(case)
-    return cases, sum(pictures.lost_share(c.size, size) for c in both) / 2
+    return cases, sum(pictures.cropped_share(c.size, size) for c in both) / 2
 
 
 def _case(seed: int, number: int, pair: MatchedPair, candidate: Candidate) -> Case:

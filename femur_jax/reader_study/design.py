@@ -1,4 +1,4 @@
-"""What a reader study consists of, and in which order a reader sees it."""
+"""Settings and radiographs of a reader study, and the order in which a reader sees them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,27 +8,28 @@ import numpy as np
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.errors import UserError
 
-REAL = "real"
-"""The source of a case that is a patient's radiograph."""
+REAL_SOURCE = "real"
+"""The source of a case that shows a patient's radiograph."""
 
 BLOCKS = ("display", "practice", "single", "pair")
-"""The parts of a session in their order: the check of the display, radiographs one at a time for
-practice and for the score, and pairs of a real and a synthetic one (2AFC)."""
+"""Blocks of a session in their order: the display check, single radiographs for practice, single
+radiographs that are scored, and pairs of a real and a synthetic one (2AFC)."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Settings of a study, fixed before it begins.
+    """Settings of a study, fixed before it starts.
 
     Attributes:
-        seed: Of the choice of radiographs and of every order.
-        single: Radiographs read one at a time, half real, half synthetic, half AFF, half NFF.
-        repeats: Share of these that come a second time, unannounced.
-        pairs: Pairs of a real and a synthetic radiograph of one class, all different from the
-            ones before.
-        practice: Radiographs to practise with, one at a time, which are not scored.
-        margin: Equivalence margin: readers count as unable to tell synthetic from real if
-            accuracy is shown to lie within 0.5 +- margin.
+        seed: Seed of the choice of radiographs and of every random order.
+        single: Number of radiographs read one at a time. Half are real and half synthetic; half
+            show AFF and half NFF.
+        repeats: Share of the single radiographs that appear a second time, unannounced.
+        pairs: Number of pairs of a real and a synthetic radiograph of the same class. They do not
+            appear in other blocks.
+        practice: Number of practice radiographs, shown one at a time and not scored.
+        margin: Equivalence margin. Readers count as unable to distinguish synthetic from real
+            radiographs if their accuracy is shown to lie within 0.5 +- margin.
     """
 
     seed: int = 0
@@ -40,23 +41,23 @@ class Design:
 
     def __post_init__(self):
         """Raises:
-        UserError: A number cannot be balanced, or is out of range.
+        UserError: A count cannot be balanced or a value is out of range.
         """
         for name, multiple, least in (("single", 4, 4), ("pairs", 2, 0), ("practice", 4, 0)):
             count = getattr(self, name)
             if count < least or count % multiple:
                 raise UserError(
-                    f"--{name} is {count}; give a multiple of {multiple}, {least} or more, so that "
-                    "sources and classes are balanced."
+                    f"--{name} is {count}; give a multiple of {multiple} that is at least {least}, "
+                    "so that sources and classes are balanced."
                 )
-        # Repeats are of the first third and come in the last one.
+        # Repeats come from the first third of the block, so their share is below a third.
         if not 0 <= self.repeats <= 0.3:
-            raise UserError(f"--repeats is {self.repeats}; give a share from 0 to 0.3.")
+            raise UserError(f"--repeats is {self.repeats}; give a share between 0 and 0.3.")
         if not 0 < self.margin < 0.5:
             raise UserError(f"--margin is {self.margin}; give a number between 0 and 0.5.")
 
     def pairs_per_class(self) -> dict[str, int]:
-        """Matched pairs of a real and a synthetic radiograph that each block takes."""
+        """Returns the number of matched pairs of each class that each block needs."""
         return {"practice": self.practice // 4, "single": self.single // 4, "pair": self.pairs // 2}
 
 
@@ -65,12 +66,12 @@ class Case:
     """One radiograph of a study and the truth about it.
 
     Attributes:
-        image: Name of its file.
-        pair: Number of its matched pair, a real and a synthetic one of equal class and size.
-        block: One of BLOCKS.
-        source: REAL, or what made it.
-        label: One of LABELS; what a synthetic one was meant to show.
-        radiograph: Its name in the dataset that it came from.
+        image: Name of the image file, without its suffix.
+        pair: Number of the matched pair: a real and a synthetic radiograph of equal class and size.
+        block: Block of the session, one of BLOCKS.
+        source: REAL_SOURCE, or the name of the generator.
+        label: Class, one of LABELS; the requested class for a synthetic radiograph.
+        radiograph: Name of the radiograph in its dataset.
     """
 
     image: str
@@ -83,17 +84,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Item:
-    """One page of a session: the block and the radiographs shown, from left to right."""
+    """One page of a session: its block and its radiographs from left to right."""
 
     block: str
     images: tuple[str, ...] = ()
 
 
 def schedule(design: Design, cases: Sequence[Case], reader: str) -> list[Item]:
-    """A reader's session: the same for the same seed and reader, and for no other.
+    """Returns a reader's session, which depends on the seed and the reader alone.
 
-    Repeats are of the first third of the single radiographs and fall into the last third, so that
-    at least a third of the block lies between. In half of the pairs the real one is on the left.
+    Repeats come from the first third of the single radiographs and appear in the last third, so at
+    least a third of the block lies between both readings. In half of the pairs the real radiograph
+    is on the left.
     """
     rng = np.random.default_rng(int(seeded_hash(design.seed, f"reader {reader}")[:16], 16))
 
@@ -103,10 +105,10 @@ def schedule(design: Design, cases: Sequence[Case], reader: str) -> list[Item]:
     images = {block: [c.image for c in cases if c.block == block] for block in BLOCKS}
     practice, single = shuffled(images["practice"]), shuffled(images["single"])
     third = len(single) // 3
-    again = shuffled(single[:third])[: round(design.repeats * len(single))]
-    single = single[:-third] + shuffled(single[-third:] + again) if third else single
+    repeated = shuffled(single[:third])[: round(design.repeats * len(single))]
+    single = single[:-third] + shuffled(single[-third:] + repeated) if third else single
     sides: dict[int, list[str]] = {}
-    for case in sorted(cases, key=lambda case: case.source != REAL):
+    for case in sorted(cases, key=lambda case: case.source != REAL_SOURCE):
         if case.block == "pair":
             sides.setdefault(case.pair, []).append(case.image)
     order = rng.permutation(sorted(sides)).tolist()

@@ -1,4 +1,4 @@
-"""Choosing pairs of a real and a synthetic radiograph that size and class cannot tell apart."""
+"""Chooses pairs of a real and a synthetic radiograph of the same class and of similar size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.reader_study.design import REAL, Design
+from femur_jax.reader_study.design import REAL_SOURCE, Design
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A radiograph that may be shown: its dataset, its place there and its source."""
+    """A radiograph that may be shown: its dataset, its position in the dataset, and its source."""
 
     dataset: RadiographDataset
     position: int
@@ -29,13 +29,13 @@ class Candidate:
 
     @property
     def patient(self) -> str:
-        """Pseudonym."""
+        """Pseudonym of the patient."""
         return self.dataset.entries[self.position].patient
 
 
 @dataclass(frozen=True)
 class MatchedPair:
-    """A real and a synthetic radiograph of one class and of similar size, and their block."""
+    """A real and a synthetic radiograph of one class and similar size, with their block."""
 
     real: Candidate
     synthetic: Candidate
@@ -49,64 +49,68 @@ def matched_pairs(
     splits: Sequence[str],
     synthetic: Mapping[str, Sequence[RadiographDataset]],
 ) -> list[MatchedPair]:
-    """Chooses radiographs for all blocks.
+    """Chooses the radiographs of all blocks.
 
-    Synthetic ones are drawn by chance, equally often of each source. Each gets the real one that
-    fits it best in height and width, all pairs together being the best assignment. Of each real
-    patient one radiograph can be chosen, so readings are independent.
+    Synthetic radiographs are drawn at random, equally many from each source. Real ones are matched
+    to them by height and width, with the assignment that is best for all pairs together. Each
+    patient contributes at most one radiograph, so that readings are independent.
 
     Args:
-        design: Of the study.
-        real: The dataset of patients.
-        splits: The splits that real ones come from; no generator may have been trained on them.
-        synthetic: Datasets by the name of their source.
+        design: Settings of the study.
+        real: The dataset of real patients.
+        splits: Splits from which real radiographs are drawn. No generator may have been trained on
+            them.
+        synthetic: Synthetic datasets by the name of their source.
 
     Raises:
-        UserError: There are too few of a class.
+        UserError: There are too few radiographs of a class.
     """
     blocks = [block for block, count in design.pairs_per_class().items() for _ in range(count)]
     where = " and ".join(splits)
     pairs: list[MatchedPair] = []
     for label in LABELS:
-        taken = {pair.real.patient for pair in pairs}  # who had fractures of both classes
+        taken = {pair.real.patient for pair in pairs}  # some have fractures of both classes
         patients: dict[str, Candidate] = {}
-        for n in _order(design, real, label):
-            candidate = Candidate(real, n, REAL)
+        for n in _shuffled(design, real, label):
+            candidate = Candidate(real, n, REAL_SOURCE)
             if real.entries[n].split in splits and candidate.patient not in taken:
                 patients.setdefault(candidate.patient, candidate)
         pool = list(patients.values())
-        _enough(len(pool), len(blocks), f"patients with {label} in the split {where}", "real")
+        needed = f"patients with {label} in the split {where}"
+        _check_enough(len(pool), len(blocks), needed, "real")
         queues = {
-            source: [Candidate(d, n, source) for d in datasets for n in _order(design, d, label)]
+            source: [Candidate(d, n, source) for d in datasets for n in _shuffled(design, d, label)]
             for source, datasets in synthetic.items()
         }
         chosen = []
-        for turn in range(len(blocks)):  # sources take turns, so each block has all of them
+        for turn in range(
+            len(blocks)
+        ):  # sources take turns, so that each block contains all of them
             source = list(queues)[turn % len(queues)]
             share = len(range(turn % len(queues), len(blocks), len(queues)))
-            _enough(len(queues[source]) + turn // len(queues), share, label, source)
+            _check_enough(len(queues[source]) + turn // len(queues), share, label, source)
             chosen.append(queues[source].pop(0))
         for block, candidate, match in zip(blocks, chosen, _best_match(chosen, pool), strict=True):
             pairs.append(MatchedPair(match, candidate, label, block))
     return pairs
 
 
-def _order(design: Design, dataset: RadiographDataset, label: str) -> list[int]:
-    """The radiographs of a class in an order of chance."""
-    own = [n for n, entry in enumerate(dataset.entries) if entry.label == label]
-    return sorted(own, key=lambda n: seeded_hash(design.seed, dataset.entries[n].sha256))
+def _shuffled(design: Design, dataset: RadiographDataset, label: str) -> list[int]:
+    """Positions of the radiographs of a class, in random order."""
+    positions = [n for n, entry in enumerate(dataset.entries) if entry.label == label]
+    return sorted(positions, key=lambda n: seeded_hash(design.seed, dataset.entries[n].sha256))
 
 
-def _enough(have: int, needed: int, what: str, source: str) -> None:
-    if have < needed:
+def _check_enough(available: int, needed: int, what: str, source: str) -> None:
+    if available < needed:
         raise UserError(
-            f"The design takes {needed} {source} {what}, and there are {have}; lower --single, "
-            "--pairs or --practice, or give more radiographs."
+            f"The design needs {needed} {source} {what}, but there are {available}; lower "
+            "--single, --pairs or --practice, or add radiographs."
         )
 
 
 def _best_match(chosen: Sequence[Candidate], pool: Sequence[Candidate]) -> list[Candidate]:
-    """For each of the chosen a different one of the pool."""
+    """Returns a different candidate of the pool for each chosen one."""
     logs = [np.log([candidate.size for candidate in group]) for group in (chosen, pool)]
     cost = np.abs(logs[0][:, None] - logs[1][None]).sum(axis=-1)
     _, columns = linear_sum_assignment(cost)

@@ -1,9 +1,9 @@
-"""Areas under ROC curves of several readers: DeLong's covariances and Obuchowski-Rockette's tests.
+"""Compares the areas under the ROC curves of several readers, after Obuchowski and Rockette.
 
-Symbols are those of Hillis 2014, "A marginal-mean ANOVA approach for analyzing multireader
-multicase radiological imaging data", Statistics in Medicine 33: t tests (modalities), r readers,
-MS mean squares, Cov2 the mean covariance of two readers of one test, Cov3 of two readers of two
-tests. Readers and cases are random.
+Readers and cases are random. The symbols are those of Hillis 2014, "A marginal-mean ANOVA approach
+for analyzing multireader multicase radiological imaging data", Statistics in Medicine 33: t is the
+number of tests (modalities), r the number of readers, MS a mean square, Cov2 the mean covariance of
+two readers of the same test, and Cov3 that of two readers of different tests.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ def delong(
     """Empirical areas under the ROC curve and their covariances (DeLong et al. 1988, eqs. 4-6).
 
     Args:
-        ratings: Of each reading (a reader with a test) for the same cases, higher for positive.
+        ratings: Ratings of the same cases, one row a reading (a reader with a test); higher
+            means positive.
         positive: True where the case is positive.
 
     Returns:
@@ -39,13 +40,13 @@ def delong(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether tests differ in their readers' mean area.
+    """Comparison of the readers' mean areas between tests.
 
     Attributes:
         f: The F statistic.
-        df1, df2: Its degrees of freedom.
-        p: Of the hypothesis that all tests have equal areas.
-        difference: Of the first two tests' mean areas, with its 95% interval.
+        df1, df2: Degrees of freedom of the F statistic.
+        p: P value of the hypothesis that all tests have equal areas.
+        difference: Difference of the first two tests' mean areas, with its interval.
     """
 
     f: float
@@ -60,9 +61,9 @@ def compare(
     covariances: Float[np.ndarray, "test reader test reader"],
     confidence: float = 0.95,
 ) -> Comparison:
-    """Tests whether the mean areas of t >= 2 tests are equal, for r >= 2 readers of all tests.
+    """Tests whether t >= 2 tests have equal mean areas, for r >= 2 readers who read all tests.
 
-    Tests with cases of their own have covariances of zero between them (Hillis 2014, section 5).
+    The covariances between tests with different cases are zero (Hillis 2014, section 5).
     """
     t, r = areas.shape
     ms_t, ms_tr = _mean_squares(areas)
@@ -72,7 +73,7 @@ def compare(
     denominator = ms_tr + max(r * (cov2 - cov3), 0.0)
     df1 = t - 1
     df2 = denominator**2 / (ms_tr**2 / (df1 * (r - 1))) if ms_tr > 0 else np.inf
-    f = ms_t / denominator if denominator > 0 else np.nan  # nothing varies, nothing to test
+    f = ms_t / denominator if denominator > 0 else np.nan  # undefined where nothing varies
     half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * np.sqrt(2 / r * denominator)
     difference = areas[0].mean() - areas[1].mean()
     return Comparison(
@@ -99,16 +100,16 @@ def mean_area(
     covariances: Float[np.ndarray, "reader reader"],
     confidence: float = 0.95,
 ) -> Interval:
-    """The mean area of r >= 2 readers of one test, with an interval for readers and cases alike.
+    """Mean area of r >= 2 readers of one test, with an interval for random readers and cases.
 
-    The interval is cut at 0 and 1.
+    The interval is clipped to [0, 1].
     """
     r = len(areas)
     ms_r = areas.var(ddof=1)
     cov2 = covariances[~np.eye(r, dtype=bool)].mean()
     scale = ms_r + max(r * cov2, 0.0)
     mean = float(areas.mean())
-    if scale == 0:  # every reader alike and perfect: nothing varies
+    if scale == 0:  # every reader is perfect, so nothing varies
         return Interval(mean, mean, mean)
     df2 = scale**2 / (ms_r**2 / (r - 1)) if ms_r > 0 else np.inf
     half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * np.sqrt(scale / r)

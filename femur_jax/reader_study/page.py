@@ -1,4 +1,4 @@
-"""The results of a study: one HTML page and two CSV files."""
+"""Writes the results of a study: one HTML page and two CSV files."""
 
 import csv
 import dataclasses
@@ -10,19 +10,19 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from femur_jax.reader_study.analysis import Finding, Reading, Results
-from femur_jax.reader_study.design import REAL, Design
+from femur_jax.reader_study.design import REAL_SOURCE, Design
 from femur_jax.templates import template_environment
 
-_SIDE = 240  # of the ROC chart, in pixels
+_SIDE = 240  # side of the ROC chart in pixels
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Findings of a topic as a table.
+    """Findings of one topic, arranged as a table.
 
     Attributes:
-        columns: Its columns' names.
-        rows: For each row what names it, and its findings by column.
+        columns: Column names in their order.
+        rows: Findings by column, for each row by its names.
     """
 
     columns: list[str]
@@ -40,7 +40,7 @@ class Curve:
 def write_results(results: Results, design: Design, out: Path) -> None:
     """Writes results.html, findings.csv and answers.csv into a folder.
 
-    answers.csv has one line for each scored answer with the truth about it.
+    answers.csv has one line for each scored reading, with the true source and class.
     """
     with (out / "findings.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in dataclasses.fields(Finding)])
@@ -56,7 +56,7 @@ def write_results(results: Results, design: Design, out: Path) -> None:
         design=design,
         progress=results.progress,
         detection=[finding for finding in results.findings if finding.topic == "detection"],
-        verdict=_verdict,
+        conclusion=_conclusion,
         diagnosis=_grid(results, "diagnosis", ("reader", "measure"), "source"),
         realism=_grid(results, "realism", ("reader",), "source"),
         agreement=_grid(results, "agreement", ("reader",), "measure"),
@@ -69,8 +69,8 @@ def write_results(results: Results, design: Design, out: Path) -> None:
     (out / "results.html").write_text(html, encoding="utf-8")
 
 
-def _verdict(finding: Finding) -> str:
-    """What the accuracy of a reader shows."""
+def _conclusion(finding: Finding) -> str:
+    """What a reader's accuracy shows, in words."""
     shown = []
     if finding.p is not None and finding.p < 0.05:
         shown.append("within the margin")
@@ -114,10 +114,12 @@ def _row(reading: Reading) -> dict[str, object]:
 def _curves(readings: Sequence[Reading]) -> list[Curve]:
     curves = []
     for reader in dict.fromkeys(reading.reader for reading in readings):
-        own = [x for x in readings if x.reader == reader and x.block == "single" and not x.repeat]
-        synthetic = np.array([x.case.source != REAL for x in own], bool)
+        single = [
+            x for x in readings if x.reader == reader and x.block == "single" and not x.repeat
+        ]
+        synthetic = np.array([x.case.source != REAL_SOURCE for x in single], bool)
         if synthetic.any() and not synthetic.all():
-            x, y, _ = roc_curve(synthetic, [reading.answers["source"] for reading in own])
+            x, y, _ = roc_curve(synthetic, [reading.answers["source"] for reading in single])
             points = (f"{_SIDE * a:.1f} {_SIDE * (1 - b):.1f}" for a, b in zip(x, y, strict=True))
             curves.append(Curve(reader, "M" + "L".join(points)))
     return curves

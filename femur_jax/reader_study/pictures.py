@@ -1,4 +1,4 @@
-"""The same treatment of real and synthetic radiographs, and the bytes that the page reads."""
+"""Standardises real and synthetic radiographs alike, and encodes them for the page."""
 
 import struct
 import zlib
@@ -12,16 +12,16 @@ from femur_jax.data import codec
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"fjr1"
 _SHRINK = 0.9
-_COMPRESSION_LEVEL = 1  # 3% larger than level 6, and written in a quarter of the time
-_TAILS = (0.1, 99.9)  # percentiles of the grey values that become black and white
+_COMPRESSION_LEVEL = 1  # files are 3% larger than at level 6, and take a quarter of the time
+_TAILS = (0.1, 99.9)  # percentiles of the grey values that map to black and white
 
 
 def common_size(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
-    """Height and width to which both radiographs of a pair are brought.
+    """Returns the height and width to which both radiographs of a pair are resized.
 
-    Its aspect ratio is the geometric mean of theirs, so both lose an equal share to the crop. It
-    is smaller than either by a tenth at least, so both are resampled and neither keeps its own
-    pixel grid, with the traces of a detector or of a network in it.
+    The aspect ratio is the geometric mean of both, so that cropping removes an equal share of each.
+    Both shrink by at least a tenth, so that both are resampled and neither keeps its original pixel
+    grid, which could show traces of a detector or of a network.
     """
     aspect = np.sqrt(first[0] / first[1] * second[0] / second[1])
     heights = [min(height, width * aspect) for height, width in (first, second)]
@@ -29,26 +29,26 @@ def common_size(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, i
     return max(1, int(height)), max(1, int(height / aspect))
 
 
-def lost_share(size: tuple[int, int], target: tuple[int, int]) -> float:
-    """Share of a radiograph's area that `bring_to` cuts off."""
+def cropped_share(size: tuple[int, int], target: tuple[int, int]) -> float:
+    """Returns the share of a radiograph's area that `standardise` crops."""
     _, _, width, height = _centre(size, target)
     return 1 - height * width / (size[0] * size[1])
 
 
 def _centre(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the central part with the target's aspect ratio."""
+    """Left, top, width and height of the central crop with the target's aspect ratio."""
     height = min(float(size[0]), size[1] * target[0] / target[1])
     width = min(float(size[1]), size[0] * target[1] / target[0])
     return (size[1] - width) / 2, (size[0] - height) / 2, width, height
 
 
-def bring_to(
+def standardise(
     pixels: UInt16[np.ndarray, "_ _"], target: tuple[int, int]
 ) -> UInt16[np.ndarray, "height width"]:
-    """Cuts out the centre, shrinks it with antialiasing and stretches its grey values.
+    """Crops the centre, shrinks it with antialiasing, and stretches its grey values.
 
-    The grey values' 0.1st percentile becomes 0 and their 99.9th 65535, so neither range nor
-    window tells where a radiograph comes from.
+    The 0.1st percentile of the grey values becomes 0 and the 99.9th becomes 65535, so that the
+    range of values does not reveal the source.
     """
     left, top, width, height = _centre(pixels.shape, target)
     image = Image.fromarray(pixels.astype(np.float32))
@@ -60,10 +60,11 @@ def bring_to(
 
 
 def encode(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
-    """The file that the page decodes: 16-bit values without loss, which a PNG would not show.
+    """Encodes 16-bit values without loss. Browsers would reduce a 16-bit PNG to 8 bits.
 
-    Little-endian "fjr1", height, width and length of the rest (32 bits each), then zlib of
-    `codec.difference_planes`; a browser has DecompressionStream for that.
+    The file holds "fjr1", the height, the width, and the length of the body (32 bits each,
+    little-endian). The body is `codec.difference_planes` compressed with zlib, which the browser's
+    DecompressionStream reads.
     """
     body = zlib.compress(codec.difference_planes(pixels), _COMPRESSION_LEVEL)
     return _HEADER.pack(_MAGIC, *pixels.shape, len(body)) + body

@@ -1,10 +1,11 @@
-"""What a reader is asked, block by block, and which answers there are."""
+"""Questions of each block, and their possible answers."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 CONFIDENCE = 6
-"""Steps of a confidence scale: 1 to 3 for the first class, surest first, 4 to 6 for the second."""
+"""Number of steps of a confidence scale. 1 to 3 mean the first class and 4 to 6 the second; 1 and 6
+are the most confident."""
 
 LONGEST_REMARK = 2000
 
@@ -14,9 +15,10 @@ class Question:
     """One question.
 
     Attributes:
-        name: Key of its answer, and of its text on the page.
-        kind: 'scale': one step of `options`; 'ticks': any of `options`; 'text': free.
-        options: Names of the steps (answered by number, from 1) or of the boxes.
+        name: Key of the answer, and of the question's text on the page.
+        kind: Type of answer: 'scale' is one step of `options`, 'ticks' any number of `options`, and
+            'text' free text.
+        options: Possible answers: the steps of a scale (numbered from 1) or the tick boxes.
     """
 
     name: str
@@ -47,25 +49,25 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "single": _SINGLE,
     "pair": (Question("synthetic", "scale", ("left", "right")), Question("remark", "text")),
 }
-"""By block."""
+"""Questions of each block, by its name."""
 
 
 def check_answers(block: str, answers: dict[str, Any], *, final: bool) -> None:
-    """Refuses what no page sends.
+    """Checks that the page could have sent these answers.
 
     Args:
-        block: Key of QUESTIONS.
-        answers: By question; a scale's from 1, a list of ticked boxes, or text.
+        block: Block of the questions, a key of QUESTIONS.
+        answers: Answers by question: a step from 1, a list of ticked boxes, or text.
         final: Whether every scale must be answered.
 
     Raises:
-        ValueError: An answer belongs to no question, is none of the options, or is missing.
+        ValueError: An answer belongs to no question, matches no option, or is missing.
     """
     questions = {question.name: question for question in QUESTIONS[block]}
     for name, answer in answers.items():
         question = questions.get(name)
         if question is None:
-            raise ValueError(f"no question {name!r} in block {block}")
+            raise ValueError(f"block {block} has no question {name!r}")
         if question.kind == "scale":
             fits = type(answer) is int and 1 <= answer <= len(question.options)
         elif question.kind == "ticks":
@@ -73,7 +75,7 @@ def check_answers(block: str, answers: dict[str, Any], *, final: bool) -> None:
         else:
             fits = isinstance(answer, str) and len(answer) <= LONGEST_REMARK
         if not fits:
-            raise ValueError(f"{answer!r} answers no question {name!r}")
+            raise ValueError(f"{answer!r} is not a valid answer to {name!r}")
     scales = {question.name for question in QUESTIONS[block] if question.kind == "scale"}
     if final and not scales <= answers.keys():
-        raise ValueError(f"no answer to {', '.join(sorted(scales - answers.keys()))}")
+        raise ValueError(f"missing answers: {', '.join(sorted(scales - answers.keys()))}")

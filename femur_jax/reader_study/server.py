@@ -1,8 +1,8 @@
-"""The web server of a study, on loopback: the page, and for each reader the next radiograph.
+"""Web server of a study on loopback: serves the page and each reader's next radiographs.
 
-A reader's link carries a token after '#', which browsers send to nobody; the page puts it into
-each request's Authorization header. Radiographs are asked for by their number in the session, and
-only the next two are given.
+A reader's link carries a token after '#', which browsers do not send; the page puts it into the
+Authorization header of each request. Radiographs are requested by their number in the session, and
+only those of the current and the next item are served.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _WEB = Path(__file__).parent / "web"
 _LARGEST_BODY = 1 << 16
 _LONGEST_MS = 10**9
 _HEADERS = {
-    "Cache-Control": "no-store",  # patients' radiographs do not stay in a browser's cache
+    "Cache-Control": "no-store",  # keeps patients' radiographs out of the browser's cache
     "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -42,10 +42,10 @@ _HEADERS = {
 
 
 def application(study: Study, store: AnswerStore) -> Starlette:
-    """The ASGI application.
+    """Returns the ASGI application.
 
-    Its functions do not yield between reading and writing the store, so requests of several
-    readers take turns.
+    No handler yields between reading and writing the store, so requests of several readers do not
+    interleave.
     """
 
     def reader_of(request: Request) -> str:
@@ -77,21 +77,21 @@ def application(study: Study, store: AnswerStore) -> Starlette:
 
     async def image(request: Request) -> Response:
         reader = reader_of(request)
-        number, place = request.path_params["number"], request.path_params["place"]
-        items, due = store.items(reader), store.next_number(reader)
-        if not due <= number <= due + 1 or number >= len(items):
-            raise HTTPException(404, "This radiograph is not due.")
-        if place >= len(items[number].images):
-            raise HTTPException(404, "There is no such radiograph.")
+        number, side = request.path_params["number"], request.path_params["side"]
+        items, current = store.items(reader), store.next_number(reader)
+        if not current <= number <= current + 1 or number >= len(items):
+            raise HTTPException(404, "This item is not the current or the next one.")
+        if side >= len(items[number].images):
+            raise HTTPException(404, "This item has no such radiograph.")
         return FileResponse(
-            study.image(items[number].images[place]), media_type="application/octet-stream"
+            study.image(items[number].images[side]), media_type="application/octet-stream"
         )
 
     async def save(request: Request) -> Response:
         reader = reader_of(request)
         body = b""
-        async for part in request.stream():
-            body += part
+        async for chunk in request.stream():
+            body += chunk
             if len(body) > _LARGEST_BODY:
                 raise HTTPException(413, "The answer is too long.")
         number, blocks = request.path_params["number"], store.items(reader)
@@ -99,24 +99,24 @@ def application(study: Study, store: AnswerStore) -> Starlette:
             sent = json.loads(body)
             answers, milliseconds, final = sent["answers"], sent["milliseconds"], sent["final"]
             if type(milliseconds) is not int or not 0 <= milliseconds <= _LONGEST_MS:
-                raise ValueError("no time")
+                raise ValueError("the time is missing or out of range")
             if type(final) is not bool or type(answers) is not dict:
-                raise ValueError("no answers, or not said whether final")
+                raise ValueError("answers or final are missing or have the wrong type")
             check_answers(blocks[number].block, answers, final=final)
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise HTTPException(422, "This is no answer.") from error
+            raise HTTPException(422, "These answers are not valid.") from error
         try:
             store.save(reader, number, answers, milliseconds, final=final)
         except OutOfTurnError as error:
-            raise HTTPException(409, "Another window of this reader went on.") from error
+            raise HTTPException(409, "This item was already answered in another window.") from error
         except sqlite3.OperationalError as error:
-            raise HTTPException(507, f"The server could not save: {error}.") from error
+            raise HTTPException(507, f"The server could not save the answers: {error}.") from error
         return Response(status_code=204)
 
     async def with_headers(
-        request: Request, answer: Callable[[Request], Awaitable[Response]]
+        request: Request, handle: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        response = await answer(request)
+        response = await handle(request)
         response.headers.update(_HEADERS)
         return response
 
@@ -124,11 +124,11 @@ def application(study: Study, store: AnswerStore) -> Starlette:
         routes=[
             Route("/api/session", session),
             Route("/api/items/{number:int}", save, methods=["PUT"]),
-            Route("/api/items/{number:int}/images/{place:int}", image),
+            Route("/api/items/{number:int}/images/{side:int}", image),
             Mount("/", StaticFiles(directory=_WEB, html=True)),
         ],
         middleware=[
-            # A page of another name that resolves to loopback is refused (DNS rebinding).
+            # Refuses requests under another host name that resolves to loopback (DNS rebinding).
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
             Middleware(BaseHTTPMiddleware, dispatch=with_headers),
         ],
@@ -136,25 +136,25 @@ def application(study: Study, store: AnswerStore) -> Starlette:
 
 
 def serve(study: Study, store: AnswerStore, port: int) -> None:
-    """Prints each reader's link and serves until interrupted.
+    """Prints each reader's link and serves the study until it is interrupted.
 
     Raises:
-        UserError: No reader was invited, or the port is taken.
+        UserError: No reader was invited, or the port is in use.
     """
     readers = store.readers()
     if not readers:
-        raise UserError("No reader was invited yet; add --invite with a code for each.")
+        raise UserError("No reader was invited yet; add --invite with a code for each reader.")
     try:
-        listening = socket.create_server((HOST, port))
+        listener = socket.create_server((HOST, port))
     except OSError as error:
-        raise UserError(f"Port {port}: {error.strerror}; name another with --port.") from None
+        raise UserError(f"Port {port}: {error.strerror}; choose another with --port.") from None
     config = uvicorn.Config(
         application(study, store), log_config=None, log_level="error", access_log=False
     )
     for reader, token in readers.items():
         done, items = store.next_number(reader), len(store.items(reader))
-        link = f"http://{HOST}:{listening.getsockname()[1]}/#{token}"
+        link = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
         print(f"{reader}  {done} of {items} done  {link}", flush=True)
-    print("Ctrl-C ends the server; nothing is lost.", flush=True)
+    print("Ctrl-C stops the server; all answers are saved.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listener])

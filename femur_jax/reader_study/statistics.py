@@ -1,4 +1,4 @@
-"""Statistics of one or two readers: exact intervals, equivalence, paired tests, agreement."""
+"""Statistics of one or two readers: exact intervals, equivalence, paired tests and agreement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from femur_jax.reader_study.obuchowski_rockette import delong
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """A share with its exact interval (Clopper and Pearson 1934)."""
-    found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
-    return Interval(successes / n, float(found.low), float(found.high))
+    """Returns a proportion with its exact interval (Clopper and Pearson 1934)."""
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
+    return Interval(successes / n, float(interval.low), float(interval.high))
 
 
 def equivalence_p(successes: int, n: int, margin: float) -> float:
-    """Two one-sided exact tests that a share lies within 0.5 +- margin (Schuirmann 1987).
+    """P value of two one-sided exact tests (Schuirmann 1987) for a proportion within 0.5 +- margin.
 
-    Below 0.05 exactly if the exact 90% interval lies within the margins.
+    It is below 0.05 if and only if the exact 90% interval lies within the margin.
     """
     return max(
         float(scipy.stats.binomtest(successes, n, 0.5 - margin, "greater").pvalue),
@@ -44,20 +44,20 @@ def roc_area(
 def paired_difference(
     first: Int[np.ndarray, " pair"], second: Int[np.ndarray, " pair"]
 ) -> tuple[float, float]:
-    """Mean difference of ratings and the p of Wilcoxon's signed-rank test (zeros as Pratt 1959).
+    """Mean difference of ratings, and p of Wilcoxon's signed-rank test with zeros as in Pratt 1959.
 
-    Ties and zeros rule out the exact distribution, so p is of the normal approximation; it is 1
-    where all differences are zero.
+    Ties and zeros rule out the exact distribution, so p comes from the normal approximation. It is
+    1 if all differences are zero.
     """
     difference = (first - second).astype(float)
     if not difference.any():
         return 0.0, 1.0
-    found: Any = scipy.stats.wilcoxon(difference, zero_method="pratt", method="asymptotic")
-    return float(difference.mean()), float(found.pvalue)
+    test: Any = scipy.stats.wilcoxon(difference, zero_method="pratt", method="asymptotic")
+    return float(difference.mean()), float(test.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusts p values of a family of tests (Holm 1979)."""
+    """Adjusts the p values of a family of tests by Holm's method (1979)."""
     order = np.argsort(p)
     steps = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))
@@ -66,14 +66,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def kappa(first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"]) -> float:
-    """Cohen's kappa of two readings, nan where both know one and the same answer only."""
+    """Cohen's kappa of two readings; nan if all answers of both are the same."""
     return _kappa(first, second, np.union1d(first, second), None)
 
 
 def weighted_kappa(
     first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"], steps: int
 ) -> float:
-    """The same for answers on a scale from 1 to `steps`, weighted linearly by their distance."""
+    """Cohen's kappa on a scale from 1 to `steps`, with linear weights."""
     return _kappa(first, second, np.arange(1, steps + 1), "linear")
 
 
@@ -89,20 +89,21 @@ def _kappa(
 
 
 def detectable_accuracy(n: int, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest accuracy above 0.5 that an exact two-sided test of n readings finds with a power.
+    """Smallest accuracy above 0.5 that an exact two-sided test of n readings detects.
 
-    nan where n is so small that even n right answers prove nothing.
+    The test detects it with a probability of `power`. The result is nan if n is so small that not
+    even n correct answers are significant.
     """
     k = np.arange(n + 1)
     significant = k[scipy.stats.binom.sf(k - 1, n, 0.5) <= alpha / 2]
     if not significant.size:
         return float("nan")
-    # P(at least k right) as a function of the accuracy is the beta distribution of k, n - k + 1.
+    # As a function of the accuracy, P(at least k correct) is the CDF of Beta(k, n - k + 1).
     return float(scipy.stats.beta.ppf(power, significant[0], n - significant[0] + 1))
 
 
 def equivalence_power(n: int, margin: float, alpha: float = 0.05) -> float:
-    """Chance that n readings show equivalence within 0.5 +- margin where readers do guess."""
+    """Probability that n readings of a guessing reader show equivalence within 0.5 +- margin."""
     k = np.arange(n + 1)
     lower = scipy.stats.binom.sf(k - 1, n, 0.5 - margin) < alpha
     upper = scipy.stats.binom.cdf(k, n, 0.5 + margin) < alpha

@@ -1,13 +1,13 @@
 """A reader study as a folder.
 
     STUDY/
-      study.json        the design and the truth; the page never gets it
+      study.json        the design and the truth, which the page never receives
       images/NAME.bin   the radiographs, see `pictures.encode`
-      SHA256SUMS        of these, as they were when the study was made
+      SHA256SUMS        checksums of study.json and the images
       answers.sqlite    readers, their sessions and their answers, see `answers`
 
-Names are drawn by chance. The two files of a matched pair have equal size in pixels and in bytes,
-and all files the same time of change, so no property of a file tells what it shows.
+File names are random. Both files of a matched pair have the same size in pixels and in bytes, and
+all files have the same modification time, so no property of a file reveals what it shows.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class Study:
-    """A study that was made.
+    """An existing study.
 
     Attributes:
-        folder: Where it lies.
-        design: Its settings.
-        cases: Its radiographs and the truth about them.
-        fingerprint: SHA-256 of all of it; other readers' answers belong to another study.
+        folder: Folder of the study.
+        design: Settings of the study.
+        cases: Radiographs of the study and the truth about them.
+        fingerprint: SHA-256 of the study's checksums. Answers belong to one fingerprint.
     """
 
     folder: Path
@@ -42,33 +42,33 @@ class Study:
     fingerprint: str
 
     def image(self, name: str) -> Path:
-        """The file of a radiograph."""
+        """Returns the file of a radiograph."""
         return self.folder / IMAGES / f"{name}.bin"
 
 
 def open_study(folder: Path) -> Study:
-    """Opens a study and checks that nothing of it was changed.
+    """Opens a study and verifies its checksums.
 
     Raises:
-        UserError: There is none, or a file is missing or was changed.
+        UserError: The folder holds no study, or a file is missing or was changed.
     """
     path = folder / STUDY_FILE
     if not path.is_file():
         raise UserError(
             f"{folder} holds no reader study ({STUDY_FILE} is missing); make one with "
-            "tools/reader_study.py build."
+            "`femur readers build`."
         )
     try:
         verify_checksums(folder, [STUDY_FILE])
-        found = json.loads(path.read_text())
-        if found["schema"] != SCHEMA:
+        contents = json.loads(path.read_text())
+        if contents["schema"] != SCHEMA:
             raise UserError(
-                f"{path} has schema {found['schema']}, and this version reads {SCHEMA}."
+                f"{path} has schema {contents['schema']}, but this version reads schema {SCHEMA}."
             )
         return Study(
             folder,
-            Design(**found["design"]),
-            [Case(**case) for case in found["cases"]],
+            Design(**contents["design"]),
+            [Case(**case) for case in contents["cases"]],
             hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest(),
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Datasets of small radiographs, and one study made of them."""
+"""Datasets of small radiographs, a study built from them, and its server."""
 
 import http.client
 import shutil
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write_dataset(folder, kind, *, per_label, split="train", seed=0, sides=(90, 220), low=0):
-    """Shafts with a break; `low` lifts the darkest grey value, as a habit of one source would."""
+    """Writes a dataset of fractured shafts; `low` is the darkest grey value."""
     rng = np.random.default_rng(seed)
     with DatasetWriter(folder, patch=64, provenance={"kind": kind, "model": folder.name}) as writer:
         for n in range(2 * per_label):
@@ -44,7 +44,7 @@ def write_dataset(folder, kind, *, per_label, split="train", seed=0, sides=(90, 
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
-    """A dataset of patients, and of two generators."""
+    """A dataset of real patients, and datasets of two generators."""
     folder = tmp_path_factory.mktemp("sources")
     return SimpleNamespace(
         real=write_dataset(folder / "femur", "real", per_label=16, split="test", seed=1),
@@ -62,7 +62,7 @@ DESIGN = Design(seed=3, single=24, repeats=0.25, pairs=4, practice=4, margin=0.1
 
 @pytest.fixture(scope="session")
 def built(sources, tmp_path_factory):
-    """A study that nobody may write to."""
+    """A study that tests must not change."""
     folder = tmp_path_factory.mktemp("built") / "study"
     build(folder, DESIGN, sources.real, sources.synthetic, splits=["test"])
     return open_study(folder)
@@ -70,16 +70,16 @@ def built(sources, tmp_path_factory):
 
 @pytest.fixture
 def study(built, tmp_path):
-    """A copy of it for one test."""
+    """A copy of the study for one test."""
     return open_study(shutil.copytree(built.folder, tmp_path / "study"))
 
 
 class Server:
-    """`tools/reader_study.py serve` as a process of its own.
+    """A process that runs `tools/reader_study.py serve`.
 
     Attributes:
-        port: Where it listens.
-        links: By reader.
+        port: Port of the server.
+        links: Links of the readers, by reader.
     """
 
     def __init__(self, folder, *invited, port=0):
@@ -108,13 +108,13 @@ class Server:
         self.kill()
 
     def kill(self):
-        """At once, as by a power cut."""
+        """Kills the server at once, as a power cut would."""
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
 
     def ask(self, path, *, token="", method="GET", body=None, host=None):
-        """Sends a request as it is written; returns status, body and headers."""
+        """Sends a request with the exact path; returns status, body and headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.putrequest(method, path, skip_host=host is not None)
@@ -143,13 +143,13 @@ def served(study):
 
 @pytest.fixture(scope="session")
 def server(built, tmp_path_factory):
-    """One for tests that change nothing."""
+    """A server for tests that change nothing."""
     folder = shutil.copytree(built.folder, tmp_path_factory.mktemp("served") / "study")
     with Server(folder, "anna") as server:
         yield server
 
 
 def items_of(study, reader):
-    """A reader's session, read beside the running server."""
+    """Reads a reader's session while the server runs."""
     with closing(AnswerStore(study)) as store:
         return store.items(reader)

@@ -13,7 +13,7 @@ from femur_jax.reader_study.page import write_results
 
 
 def read_all(study, store, reader, rng, *, stop=None):
-    """Answers by chance, with a leaning to the truth; a remark that is no HTML to be obeyed."""
+    """Answers at random, but more often correctly; one remark contains HTML."""
     truth = {case.image: case for case in study.cases}
     store.invite(reader)
     for number, item in enumerate(store.items(reader)[:stop]):
@@ -23,8 +23,8 @@ def read_all(study, store, reader, rng, *, stop=None):
         elif item.block == "pair":
             answers = {"synthetic": int(rng.integers(1, 3)), "remark": ""}
         else:
-            lean = [cases[0].source != "real", cases[0].label == "AFF"]
-            source, label = (int(rng.integers(1, 5) + 2 * positive) for positive in lean)
+            truths = [cases[0].source != "real", cases[0].label == "AFF"]
+            source, label = (int(rng.integers(1, 5) + 2 * positive) for positive in truths)
             answers = {
                 "source": source,
                 "label": label,
@@ -51,29 +51,29 @@ def test_findings_against_the_plain_table_of_answers(read, tmp_path):
     write_results(results, study.design, tmp_path)
     with (tmp_path / "answers.csv").open() as file:
         rows = list(csv.DictReader(file))
-    found = {(f.topic, f.measure, f.reader, f.source): f for f in results.findings}
-    assert len(found) == len(results.findings)  # no two say the same
-    found |= {key[1:]: finding for key, finding in found.items()}
+    findings = {(f.topic, f.measure, f.reader, f.source): f for f in results.findings}
+    assert len(findings) == len(results.findings)  # no two findings have the same key
+    findings |= {key[1:]: finding for key, finding in findings.items()}
     tests = []
     for reader in ("anna", "bo"):
-        own = [r for r in rows if r["reader"] == reader and r["block"] == "single"]
-        first = [r for r in own if r["repeat"] == "0"]
-        assert (len(own), len(first)) == (30, 24)
+        single = [r for r in rows if r["reader"] == reader and r["block"] == "single"]
+        first = [r for r in single if r["repeat"] == "0"]
+        assert (len(single), len(first)) == (30, 24)
         synthetic = np.array([r["true_source"] != "real" for r in first])
         source = np.array([int(r["answer_source"]) for r in first])
         label = np.array([int(r["answer_label"]) for r in first])
         aff = np.array([r["true_label"] == "AFF" for r in first])
-        accuracy = found["accuracy", reader, "synthetic"]
+        accuracy = findings["accuracy", reader, "synthetic"]
         assert (accuracy.value, accuracy.n) == (np.mean((source > 3) == synthetic), 24)
-        detection = found["detection", "ROC AUC", reader, "synthetic"]
+        detection = findings["detection", "ROC AUC", reader, "synthetic"]
         assert detection.value == pytest.approx(roc_auc_score(synthetic, source))
         for name, group in (("real", ~synthetic), ("synthetic", synthetic)):
-            assert found["sensitivity", reader, name].value == np.mean(label[group & aff] > 3)
-            assert found["specificity", reader, name].value == np.mean(label[group & ~aff] <= 3)
+            assert findings["sensitivity", reader, name].value == np.mean(label[group & aff] > 3)
+            assert findings["specificity", reader, name].value == np.mean(label[group & ~aff] <= 3)
             seconds = [float(r["seconds"]) for r, is_in in zip(first, group, strict=True) if is_in]
-            assert found["median seconds", reader, name].value == np.median(seconds)
+            assert findings["median seconds", reader, name].value == np.median(seconds)
         ticked = [r["answer_artefacts"] == "texture" for r in first if r["true_source"] == "gan"]
-        assert found["texture", reader, "gan"].value == np.mean(ticked)
+        assert findings["texture", reader, "gan"].value == np.mean(ticked)
         for generator in ("diffusion", "gan"):
             realism = {r["radiograph"]: int(r["answer_realism"]) for r in first}
             pairs = [r["pair"] for r in first if r["true_source"] == generator]
@@ -85,28 +85,28 @@ def test_findings_against_the_plain_table_of_answers(read, tmp_path):
                 )
                 for two in by_pair
             ]
-            finding = found["difference within pairs", reader, f"real - {generator}"]
+            finding = findings["difference within pairs", reader, f"real - {generator}"]
             assert (finding.value, finding.n) == (pytest.approx(np.mean(difference)), 6)
             tests.append(finding)
-        again = [r for r in own if r["repeat"] == "1"]
+        again = [r for r in single if r["repeat"] == "1"]
         before = [next(f for f in first if f["image"] == r["image"]) for r in again]
         calls = [[int(r["answer_label"]) > 3 for r in group] for group in (before, again)]
-        kappa = found["kappa, AFF or NFF", f"{reader}, repeats", "all"]
+        kappa = findings["kappa, AFF or NFF", f"{reader}, repeats", "all"]
         assert kappa.value == pytest.approx(cohen_kappa_score(*calls)) and kappa.n == 6
         pairs = [r for r in rows if r["reader"] == reader and r["block"] == "pair"]
         right = sum(r["true_source"] != "real" for r in pairs)
         exact = scipy.stats.binomtest(right, 4).proportion_ci(method="exact")
-        assert found["accuracy, pairs", reader, "synthetic"].low == exact.low
+        assert findings["accuracy, pairs", reader, "synthetic"].low == exact.low
     assert min(test.p_holm / test.p for test in tests) >= 1
-    # carl is not finished: 20 items are the display, 4 for practice and 15 radiographs.
+    # carl has not finished: his 20 items are the display check, 4 for practice and 15 scored ones.
     assert results.progress["carl"] == (20, 39)
-    assert found["accuracy", "carl", "synthetic"].n == 15
-    common = found["kappa, AFF or NFF", "anna, carl", "all"]
+    assert findings["accuracy", "carl", "synthetic"].n == 15
+    common = findings["kappa, AFF or NFF", "anna, carl", "all"]
     assert common.n == 15
-    assert found["mean ROC AUC", "all readers", "real"].n == 3
+    assert findings["mean ROC AUC", "all readers", "real"].n == 3
 
 
-def test_the_page_escapes_and_refers_to_nothing(read, tmp_path):
+def test_the_page_escapes_remarks_and_loads_no_other_file(read, tmp_path):
     study, store = read
     write_results(analyse(study, store), study.design, tmp_path)
     html = (tmp_path / "results.html").read_text()
@@ -116,21 +116,21 @@ def test_the_page_escapes_and_refers_to_nothing(read, tmp_path):
     assert html.count("<table>") == html.count("</table>") == 8
 
 
-def test_one_reader_has_no_statistics_of_several(read):
+def test_results_of_one_reader_contain_no_statistics_of_several(read):
     study, store = read
     results = analyse(study, store, ["anna"])
     assert {finding.reader for finding in results.findings} == {"anna", "anna, repeats"}
 
 
-def test_nothing_read_is_told(study):
+def test_scoring_reports_missing_readings_and_unknown_readers(study):
     store = AnswerStore(study)
-    with pytest.raises(UserError, match=r"No radiograph of .* was read yet"):
+    with pytest.raises(UserError, match=r"No scored radiograph of .* has been read yet"):
         analyse(study, store)
     store.invite("anna")
     store.save("anna", 0, {"visible": []}, 10, final=True)
-    with pytest.raises(UserError, match=r"No radiograph of .* was read yet"):
+    with pytest.raises(UserError, match=r"No scored radiograph of .* has been read yet"):
         analyse(study, store)
-    with pytest.raises(UserError, match=r"No reader 'bo' was invited .* there are: anna"):
+    with pytest.raises(UserError, match=r"No reader 'bo' was invited .* readers are: anna"):
         analyse(study, store, ["bo"])
     store.close()
 

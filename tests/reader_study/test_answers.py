@@ -12,16 +12,18 @@ from femur_jax.reader_study.study import ANSWERS, open_study
 SINGLE = {"source": 5, "label": 2, "realism": 3, "artefacts": ["texture"], "remark": ""}
 
 
-def test_answers_are_kept_in_turn(study):
+def test_answers_are_saved_in_order(study):
     store = AnswerStore(study)
     store.invite("anna")
     token = store.readers()["anna"]
-    store.invite("anna")  # once more changes nothing
+    store.invite("anna")  # a second invitation changes nothing
     assert store.readers() == {"anna": token} and len(token) >= 20
     assert store.items("anna") == schedule(study.design, study.cases, "anna")
     store.save("anna", 0, {"visible": []}, 10, final=False)
     store.save("anna", 0, {"visible": ["dark"]}, 20, final=True)
-    store.save("anna", 0, {"visible": ["dark"]}, 25, final=True)  # its receipt was lost
+    store.save(
+        "anna", 0, {"visible": ["dark"]}, 25, final=True
+    )  # repeated as after a lost response
     for number, answers in ((0, {"visible": []}), (2, SINGLE)):
         with pytest.raises(OutOfTurnError):
             store.save("anna", number, answers, 20, final=True)
@@ -30,8 +32,8 @@ def test_answers_are_kept_in_turn(study):
     store.save("anna", 1, SINGLE, 30, final=False)
     store.close()
     store = AnswerStore(open_study(study.folder))
-    found = [(a.item.block, a.answers, a.milliseconds, a.final) for a in store.answered("anna")]
-    assert found == [("display", {"visible": ["dark"]}, 20, True), ("practice", SINGLE, 30, False)]
+    saved = [(a.item.block, a.answers, a.milliseconds, a.final) for a in store.answered("anna")]
+    assert saved == [("display", {"visible": ["dark"]}, 20, True), ("practice", SINGLE, 30, False)]
     assert store.next_number("anna") == 1
     store.close()
 
@@ -39,36 +41,36 @@ def test_answers_are_kept_in_turn(study):
 def test_a_study_that_changed_is_refused(study):
     AnswerStore(study).close()
     study.image(study.cases[0].image).write_bytes(b"another")
-    whole = {path: path.read_bytes() for path in study.folder.glob(f"{ANSWERS}*")}
-    for path in whole:
+    answers = {path: path.read_bytes() for path in study.folder.glob(f"{ANSWERS}*")}
+    for path in answers:
         path.unlink()
-    write_checksums(study.folder)  # whoever edits a study may write new checksums
-    for path, data in whole.items():
+    write_checksums(study.folder)  # somebody who edits a study may also write new checksums
+    for path, data in answers.items():
         path.write_bytes(data)
-    with pytest.raises(UserError, match="was changed after its readers began"):
+    with pytest.raises(UserError, match="was changed after its readers started"):
         AnswerStore(open_study(study.folder))
 
 
 def test_a_damaged_file_of_answers_is_refused(study):
     (study.folder / ANSWERS).write_bytes(b"no database" * 1000)
-    with pytest.raises(UserError, match=r"answers\.sqlite cannot be used"):
+    with pytest.raises(UserError, match=r"answers\.sqlite cannot be opened"):
         AnswerStore(study)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../anna", "x" * 41, "Åsa"])
-def test_readers_are_codes(study, name):
+def test_reader_codes_are_checked(study, name):
     store = AnswerStore(study)
-    with pytest.raises(UserError, match="cannot name a reader"):
+    with pytest.raises(UserError, match="is not a valid reader code"):
         store.invite(name)
     store.close()
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(study):
+def test_a_full_disk_loses_no_saved_answers(study):
     store = AnswerStore(study)
     store.invite("anna")
     store.save("anna", 0, {"visible": []}, 10, final=True)
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own limit: SQLITE_FULL
+    store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite raises SQLITE_FULL at this limit
     with pytest.raises(sqlite3.OperationalError, match="full"):
         store.save("anna", 1, SINGLE | {"remark": "x" * 9000}, 10, final=True)
     assert store.next_number("anna") == 1
@@ -90,14 +92,14 @@ def test_a_full_disk_loses_nothing_that_was_saved(study):
         ("pair", {"synthetic": 0}),
     ],
 )
-def test_answers_that_no_page_sends_are_refused(block, change):
-    whole = {"single": SINGLE, "pair": {"synthetic": 2}}[block]
-    check_answers(block, whole, final=True)
+def test_answers_that_the_page_cannot_send_are_refused(block, change):
+    answers = {"single": SINGLE, "pair": {"synthetic": 2}}[block]
+    check_answers(block, answers, final=True)
     with pytest.raises(ValueError):
-        check_answers(block, whole | change, final=True)
+        check_answers(block, answers | change, final=True)
 
 
-def test_a_final_answer_is_complete():
+def test_final_answers_must_be_complete():
     for question in QUESTIONS["single"]:
         rest = {name: answer for name, answer in SINGLE.items() if name != question.name}
         check_answers("single", rest, final=False)

@@ -1,4 +1,4 @@
-"""The page in Chromium, used as a reader would."""
+"""Uses the page in Chromium as a reader would."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def chromium():
     if path is None:
         pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        # The sandbox cannot be had by root, and these pages are our own.
+        # The sandbox does not work for root; the pages are trusted.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
@@ -40,7 +40,7 @@ def chromium():
 
 @pytest.fixture
 def browser(chromium):
-    """A browser of its own for the test, that fails it on any error of the page's scripts."""
+    """Opens pages in separate browser contexts, and fails the test on any script error."""
     contexts, errors = [], []
 
     def open_page(link, *, width=900, height=600):
@@ -68,15 +68,15 @@ def small(sources, tmp_path_factory):
     return folder
 
 
-def begin(page):
-    """From the first page to the display check."""
+def start_session(page):
+    """Moves from the first page to the display check."""
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     at_item(page, 1)
 
 
 def at_item(page, number, timeout=30000):
-    """Waits until an item is on the screen and can be answered."""
+    """Waits until an item is on the screen and accepts answers."""
     page.wait_for_function(
         f"""() => document.getElementById("count").textContent.startsWith("{number} /")
             && [...document.querySelectorAll(".state")].every((e) => e.textContent)
@@ -88,8 +88,8 @@ def at_item(page, number, timeout=30000):
     page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
 
 
-def go_on(page, number, keys):
-    """Answers, saves, passes the next block's first page if there is one."""
+def answer_item(page, number, keys):
+    """Answers and saves an item, and passes the introduction of the next block if there is one."""
     page.keyboard.type(keys)
     page.keyboard.press("Enter")
     page.wait_for_function(
@@ -103,15 +103,15 @@ def go_on(page, number, keys):
 def test_a_whole_session_by_keyboard_and_its_score(small, browser, tmp_path, capsys):
     study = open_study(shutil.copytree(small, tmp_path / "study"))
     truth = {case.image: case for case in study.cases}
-    # anna sees through everything; bo takes all for real and AFF.
+    # anna answers everything correctly; bo calls every radiograph real and AFF.
     typed = {"anna": [], "bo": []}
     with Server(study.folder, "anna", "bo") as server:
         store = AnswerStore(study)
         pages = {r: browser(link, width=640, height=360) for r, link in server.links.items()}
         for page in pages.values():
-            begin(page)
+            start_session(page)
         for number, _ in enumerate(store.items("anna"), 1):
-            for reader, page in pages.items():  # both at once
+            for reader, page in pages.items():  # both sessions run at the same time
                 item = store.items(reader)[number - 1]
                 cases = [truth[image] for image in item.images]
                 if item.block == "display":
@@ -133,13 +133,13 @@ def test_a_whole_session_by_keyboard_and_its_score(small, browser, tmp_path, cap
                     keys = "{source}{label}{realism}".format(**answers) + "2" * synthetic
                 typed[reader].append(answers)
                 at_item(page, number)
-                go_on(page, number, keys)
+                answer_item(page, number, keys)
         for page in pages.values():
             page.wait_for_selector("text=Thank you")
     for reader, answers in typed.items():
-        found = store.answered(reader)
-        assert [answered.answers for answered in found] == answers
-        assert all(answered.final and 0 < answered.milliseconds < 60000 for answered in found)
+        saved = store.answered(reader)
+        assert [answered.answers for answered in saved] == answers
+        assert all(answered.final and 0 < answered.milliseconds < 60000 for answered in saved)
     store.close()
 
     assert reader_study.main(["score", str(study.folder)]) == 0
@@ -154,17 +154,17 @@ def test_a_whole_session_by_keyboard_and_its_score(small, browser, tmp_path, cap
     assert value["sensitivity", "bo", "real"] == value["sensitivity", "bo", "synthetic"] == 1
     assert value["specificity", "bo", "real"] == value["specificity", "bo", "synthetic"] == 0
     assert value["difference within pairs", "anna", "real - diffusion"] == 3
-    assert value["kappa, AFF or NFF", "anna, bo", "all"] == 0  # bo never changes
+    assert value["kappa, AFF or NFF", "anna, bo", "all"] == 0  # bo always gives the same answer
     with (out / "answers.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * (5 + 2)
     assert reader_study.main(["score", str(study.folder), "--out", str(out)]) == 2
-    again = ["score", str(study.folder), "--out", str(tmp_path / "x"), "--readers", "carl"]
-    assert reader_study.main(again) == 2
+    unknown = ["score", str(study.folder), "--out", str(tmp_path / "x"), "--readers", "carl"]
+    assert reader_study.main(unknown) == 2
     assert "No reader 'carl'" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
-def shown(page):
-    """The canvas' grey values."""
+def grey_values(page):
+    """Grey values of the canvas."""
     height, width, values = page.evaluate(
         """() => {
             const canvas = document.querySelector("canvas");
@@ -179,27 +179,27 @@ def shown(page):
 
 
 class View:
-    """What a canvas should show, by DICOM's LINEAR_EXACT window and linear interpolation."""
+    """Expected grey values of a canvas, by DICOM's LINEAR_EXACT window and linear interpolation."""
 
     def __init__(self, pixels, height, width):
         self.pixels, self.size = pixels.astype(float), (height, width)
         self.level, self.window = 65535 / 2, 65535.0
         self.scale = min(height / pixels.shape[0], width / pixels.shape[1])
-        self.origin = [
+        self.corner = [
             (n - m / self.scale) / 2 for n, m in zip(pixels.shape, self.size, strict=True)
         ]
 
     def zoom(self, factor, at):
         for axis in (0, 1):
-            self.origin[axis] += at[axis] / self.scale * (1 - 1 / factor)
+            self.corner[axis] += at[axis] / self.scale * (1 - 1 / factor)
         self.scale *= factor
 
     def grey(self):
-        places = [
-            (np.arange(m) + 0.5) / self.scale + o
-            for m, o in zip(self.size, self.origin, strict=True)
+        positions = [
+            (np.arange(m) + 0.5) / self.scale + start
+            for m, start in zip(self.size, self.corner, strict=True)
         ]
-        rows, columns = np.meshgrid(*places, indexing="ij")
+        rows, columns = np.meshgrid(*positions, indexing="ij")
         inside = (rows >= 0) & (rows <= self.pixels.shape[0])
         inside &= (columns >= 0) & (columns <= self.pixels.shape[1])
         values = scipy.ndimage.map_coordinates(
@@ -209,7 +209,7 @@ class View:
         return np.floor(y + 0.5), inside
 
     def check(self, page, *, inverted=False, tolerance=1):
-        image = shown(page)
+        image = grey_values(page)
         expected, inside = self.grey()
         if inverted:
             expected = 255 - expected
@@ -221,13 +221,13 @@ class View:
 
 
 def settle(page):
-    """Waits until a view that moved is interpolated."""
+    """Waits until a moved view is interpolated."""
     page.wait_for_timeout(150)
     page.evaluate("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
 
 
 def check_pattern(image):
-    """The steps that SMPTE RP 133 asks for: 0 and 5%, 95 and 100%."""
+    """Checks the grey steps of SMPTE RP 133: 0, 5, 95 and 100%."""
     scale = min(image.shape[0] / 1000, image.shape[1] / 1600)
     middle = [(m - n * scale) / 2 for m, n in zip(image.shape, (1000, 1600), strict=True)]
 
@@ -242,12 +242,12 @@ def test_window_level_zoom_and_pan_on_pixel_values(served, browser):
     item = items_of(study, "anna")[1]
     pixels = decode(study.image(item.images[0]).read_bytes())
     page = browser(server.links["anna"], width=760, height=400)
-    begin(page)
-    check_pattern(shown(page))
-    go_on(page, 1, "")
+    start_session(page)
+    check_pattern(grey_values(page))
+    answer_item(page, 1, "")
     at_item(page, 2)
     box = page.query_selector("canvas").bounding_box()
-    height, width = shown(page).shape
+    height, width = grey_values(page).shape
     assert (height, width) == (box["height"], box["width"])
     view = View(pixels, height, width)
     view.check(page)
@@ -278,12 +278,12 @@ def test_window_level_zoom_and_pan_on_pixel_values(served, browser):
     view.zoom(np.exp(0.6), (200, 240))
     view.check(page)
     drag(70, -30, "right")
-    view.origin[0] += 30 / view.scale
-    view.origin[1] -= 70 / view.scale
+    view.corner[0] += 30 / view.scale
+    view.corner[1] -= 70 / view.scale
     view.check(page)
     page.keyboard.press("ArrowLeft")
     settle(page)
-    view.origin[1] -= 60 / view.scale
+    view.corner[1] -= 60 / view.scale
     view.check(page)
     page.keyboard.press("r")
     settle(page)
@@ -292,35 +292,35 @@ def test_window_level_zoom_and_pan_on_pixel_values(served, browser):
     page.keyboard.press("o")
     settle(page)
     assert "100 %" in page.inner_text(".state")
-    # One to one: the very pixels, in the middle.
+    # One to one: the canvas shows the exact pixels of the radiograph in its middle.
     top, left = (round((m - n) / 2) for m, n in zip((height, width), pixels.shape, strict=True))
     expected = np.floor(255 * (pixels / 65535) + 0.5)
-    image = shown(page)
-    found = [
+    image = grey_values(page)
+    crops = [
         image[top + dy : top + dy + pixels.shape[0], left + dx : left + dx + pixels.shape[1]]
         for dy in (-1, 0, 1)
         for dx in (-1, 0, 1)
     ]
-    assert any(np.array_equal(part, expected) for part in found)
+    assert any(np.array_equal(crop, expected) for crop in crops)
 
 
-def test_a_small_view_averages_and_skips_nothing(served, browser):
+def test_a_small_view_averages_pixels(served, browser):
     study, server = served
     item = items_of(study, "anna")[1]
     pixels = decode(study.image(item.images[0]).read_bytes()).astype(float)
     page = browser(server.links["anna"], width=450, height=96)
-    begin(page)
-    go_on(page, 1, "")
+    start_session(page)
+    answer_item(page, 1, "")
     at_item(page, 2)
-    height, width = shown(page).shape
+    height, width = grey_values(page).shape
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    assert 0.25 < scale < 0.5  # the view is of the level that averages 2 x 2 pixels
+    assert 0.25 < scale < 0.5  # the view uses the level that averages 2 x 2 pixels
     even = np.pad(pixels, [(0, n % 2) for n in pixels.shape], mode="edge")
     halved = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean(axis=(1, 3))
     view = View(halved, height, width)
     view.scale = 2 * scale
-    both = zip(pixels.shape, (height, width), strict=True)
-    view.origin = [(n - m / scale) / 4 for n, m in both]
+    sizes = zip(pixels.shape, (height, width), strict=True)
+    view.corner = [(n - m / scale) / 4 for n, m in sizes]
     view.check(page)
 
 
@@ -329,7 +329,7 @@ def answered(study, reader):
         return store.answered(reader)
 
 
-def until(condition):
+def wait_until(condition):
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
@@ -339,13 +339,13 @@ def until(condition):
 def test_a_reload_and_a_killed_browser_lose_nothing(served, browser):
     study, server = served
     page = browser(server.links["anna"])
-    begin(page)
-    go_on(page, 1, "")
+    start_session(page)
+    answer_item(page, 1, "")
     at_item(page, 2)
     page.keyboard.type("42")
     page.keyboard.press("m")
     page.keyboard.type("cortex 1")
-    until(lambda: answered(study, "anna")[-1].answers.get("remark") == "cortex 1")
+    wait_until(lambda: answered(study, "anna")[-1].answers.get("remark") == "cortex 1")
     before = answered(study, "anna")[-1]
     assert not before.final
     page.reload()
@@ -357,15 +357,15 @@ def test_a_reload_and_a_killed_browser_lose_nothing(served, browser):
     assert page.input_value("textarea") == "cortex 1"
     checked = page.eval_on_selector_all("input:checked", "all => all.map((e) => e.name + e.value)")
     assert checked == ["source4", "label2"]
-    page.context.close()  # the browser dies
+    page.context.close()  # as if the browser had crashed
     page = browser(server.links["anna"])
     page.wait_for_selector("text=Welcome back")
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     at_item(page, 2)
-    page.keyboard.press("Enter")  # refused: realism is missing
+    page.keyboard.press("Enter")  # refused, since realism is not answered
     assert page.query_selector("fieldset.missing[data-question=realism]")
-    go_on(page, 2, "3")
+    answer_item(page, 2, "3")
     at_item(page, 3)
     after = answered(study, "anna")[-1]
     assert after.final and after.milliseconds >= before.milliseconds
@@ -374,19 +374,19 @@ def test_a_reload_and_a_killed_browser_lose_nothing(served, browser):
     }  # fmt: skip
 
 
-def test_a_killed_server_comes_back_and_gets_the_answer(served, browser):
+def test_a_restarted_server_receives_the_waiting_answers(served, browser):
     study, server = served
     page = browser(server.links["anna"])
-    begin(page)
-    go_on(page, 1, "")
+    start_session(page)
+    answer_item(page, 1, "")
     at_item(page, 2)
     page.keyboard.type("61")
-    until(lambda: answered(study, "anna")[-1].answers.get("label") == 1)
+    wait_until(lambda: answered(study, "anna")[-1].answers.get("label") == 1)
     server.kill()
     page.keyboard.type("5")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=No connection to the server")
-    assert page.inner_text("#count").startswith("2 /")  # it does not go on unsaved
+    assert page.inner_text("#count").startswith("2 /")  # the page waits until the answers are saved
     with Server(study.folder, port=server.port):
         at_item(page, 3)
         assert page.inner_text("#notice") == ""
@@ -394,13 +394,13 @@ def test_a_killed_server_comes_back_and_gets_the_answer(served, browser):
         assert (final[1].answers["source"], final[1].answers["realism"]) == (6, 5)
 
 
-def test_a_disk_that_refuses_writes_is_told_and_waited_for(served, browser):
+def test_the_page_reports_a_full_disk_and_waits(served, browser):
     study, server = served
     page = browser(server.links["anna"])
-    begin(page)
-    go_on(page, 1, "")
+    start_session(page)
+    answer_item(page, 1, "")
     at_item(page, 2)
-    # The kernel refuses to let the write-ahead log grow, as a full disk would.
+    # The kernel refuses any growth of the write-ahead log, as with a full disk.
     size = (study.folder / f"{ANSWERS}-wal").stat().st_size
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -415,9 +415,9 @@ def test_a_disk_that_refuses_writes_is_told_and_waited_for(served, browser):
 def test_a_second_window_follows_the_first(served, browser):
     study, server = served
     first, second = browser(server.links["anna"]), browser(server.links["anna"])
-    begin(first)
-    begin(second)
-    go_on(first, 1, "1")
+    start_session(first)
+    start_session(second)
+    answer_item(first, 1, "1")
     at_item(first, 2)
     second.keyboard.press("Enter")
     second.wait_for_selector("text=Welcome back")
@@ -428,10 +428,10 @@ def test_a_second_window_follows_the_first(served, browser):
 def test_pause_stops_the_clock_and_hides_the_radiograph(served, browser):
     study, server = served
     page = browser(server.links["anna"])
-    begin(page)
+    start_session(page)
     page.keyboard.press("p")
-    page.wait_for_selector("text=The clock stands still")
-    until(lambda: answered(study, "anna"))
+    page.wait_for_selector("text=The clock is stopped")
+    wait_until(lambda: answered(study, "anna"))
     before = answered(study, "anna")[0].milliseconds
     centre = page.query_selector("canvas").bounding_box()
     on_top = page.evaluate(
@@ -439,25 +439,25 @@ def test_pause_stops_the_clock_and_hides_the_radiograph(served, browser):
         [centre["x"] + 5, centre["y"] + 5],
     )
     assert on_top
-    page.keyboard.type("123")  # nothing is answered behind the cover
+    page.keyboard.type("123")  # keys do not answer questions during a pause
     page.wait_for_timeout(2500)
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Practice")
-    until(lambda: answered(study, "anna")[-1].final)
-    found = answered(study, "anna")[0]
-    assert found.answers == {"visible": []}
-    assert before <= found.milliseconds < before + 2000
+    wait_until(lambda: answered(study, "anna")[-1].final)
+    saved = answered(study, "anna")[0]
+    assert saved.answers == {"visible": []}
+    assert before <= saved.milliseconds < before + 2000
 
 
-def test_a_link_that_is_not_valid_shows_nothing(server, browser):
+def test_an_invalid_link_shows_no_radiograph(server, browser):
     page = browser(server.links["anna"][:-3] + "xyz")
     page.wait_for_selector("text=This link is not valid")
     page.keyboard.press("Enter")
     assert page.query_selector("canvas") is None and page.query_selector("fieldset") is None
 
 
-def test_both_languages_have_words_for_everything(server, browser):
+def test_both_languages_have_all_texts(server, browser):
     page = browser(server.links["anna"])
     texts = page.evaluate("import('/text.js').then(({ texts }) => JSON.stringify(texts))")
     english, swedish = json.loads(texts)["en"], json.loads(texts)["sv"]
@@ -473,5 +473,5 @@ def test_both_languages_have_words_for_everything(server, browser):
             assert set(text["questions"][question.name].get("options", {})) == set(question.options)
     page.click("#language")
     assert re.search("Granskningsstudie", page.inner_text("#overlay"))
-    begin(page)
+    start_session(page)
     assert "Vad kan du se?" in page.inner_text("form")

@@ -7,7 +7,7 @@ from femur_jax.reader_study.design import Design, schedule
 from tests.reader_study.conftest import DESIGN
 
 
-def test_a_session_shows_everything_in_an_order_of_the_readers_own(built):
+def test_a_session_shows_every_radiograph_in_an_order_that_depends_on_the_reader(built):
     items = schedule(DESIGN, built.cases, "anna")
     assert items == schedule(DESIGN, built.cases, "anna")
     assert items != schedule(DESIGN, built.cases, "bo")
@@ -19,18 +19,18 @@ def test_a_session_shows_everything_in_an_order_of_the_readers_own(built):
         assert shown == {case.image for case in built.cases if case.block == block}
 
 
-def test_repeats_come_late_and_once(built):
+def test_repeats_appear_once_and_late(built):
     single = [
         item.images[0] for item in schedule(DESIGN, built.cases, "anna") if item.block == "single"
     ]
-    again = [image for image, count in Counter(single).items() if count == 2]
-    assert len(again) == 6 and len(single) == 30
-    for image in again:
+    repeated = [image for image, count in Counter(single).items() if count == 2]
+    assert len(repeated) == 6 and len(single) == 30
+    for image in repeated:
         first, second = (n for n, other in enumerate(single) if other == image)
         assert second - first >= 24 // 3
 
 
-def test_pairs_are_of_one_class_and_half_have_the_real_one_on_the_left(built):
+def test_pairs_have_one_class_and_the_real_one_is_on_the_left_in_half_of_them(built):
     cases = {case.image: case for case in built.cases}
     for reader in ("anna", "bo", "carl"):
         pairs = [
@@ -53,6 +53,6 @@ def test_pairs_are_of_one_class_and_half_have_the_real_one_on_the_left(built):
         {"margin": 0.5},
     ],
 )
-def test_a_design_that_cannot_be_is_refused(wrong):
+def test_an_invalid_design_is_refused(wrong):
     with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
         Design(**wrong)

@@ -3,16 +3,17 @@ import pytest
 
 from femur_jax.reader_study.obuchowski_rockette import compare, delong, mean_area
 
-# Van Dyke et al. 1993, CINE against spin-echo MRI for aortic dissection, 5 readers, 45 cases with
-# and 69 without: wins of a positive over a negative case, ties counted half. Areas and covariances
-# as published by Smith and Hillis 2020 (MRMCaov, SPIE 11316), tables for empirical areas.
+# Van Dyke et al. 1993 compared cine and spin-echo MRI for aortic dissection, with 5 readers, 45 cases
+# with a dissection and 69 without. The numbers count the pairs in which the positive case has the
+# higher rating, with ties counted half. Areas and covariances are those of the tables for empirical
+# areas in Smith and Hillis 2020 (MRMCaov, SPIE 11316).
 VAN_DYKE = np.array(
     [[2855.5, 2666.5, 2806.5, 3021.5, 2576.5], [2943.0, 2811.0, 2862.0, 3103.0, 2887.5]]
 ) / (45 * 69)
 
 
 def covariances(error, cov1, cov2, cov3):
-    """Those of 2 tests and 5 readers that the model of Obuchowski and Rockette assumes."""
+    """Covariances of 2 tests and 5 readers in the model of Obuchowski and Rockette."""
     test, reader = np.eye(2)[:, None, :, None], np.eye(5)[None, :, None, :]
     return (
         error * test * reader
@@ -23,19 +24,19 @@ def covariances(error, cov1, cov2, cov3):
 
 
 def test_published_comparison_with_the_same_cases_for_both_tests():
-    found = compare(VAN_DYKE, covariances(0.0007921325, 0.0003420090, 0.0003395265, 0.0002358497))
-    assert (found.f, found.df1) == (pytest.approx(4.484854, abs=5e-6), 1)
-    assert found.df2 == pytest.approx(15.06611, abs=2e-5)
-    assert found.p == pytest.approx(0.05123303, abs=1e-7)
-    interval = found.difference.value, found.difference.low, found.difference.high
+    result = compare(VAN_DYKE, covariances(0.0007921325, 0.0003420090, 0.0003395265, 0.0002358497))
+    assert (result.f, result.df1) == (pytest.approx(4.484854, abs=5e-6), 1)
+    assert result.df2 == pytest.approx(15.06611, abs=2e-5)
+    assert result.p == pytest.approx(0.05123303, abs=1e-7)
+    interval = result.difference.value, result.difference.low, result.difference.high
     assert interval == pytest.approx((-0.04380032, -0.0878671960, 0.0002665519), abs=2e-8)
 
 
-def test_published_comparison_with_cases_of_their_own():
-    found = compare(VAN_DYKE, covariances(0.0008058382, 0, 0.0003455973, 0))
-    assert (found.f, found.df2) == pytest.approx((2.104491, 68.42325), rel=1e-6)
-    assert found.p == pytest.approx(0.1514363, abs=1e-7)
-    interval = found.difference.low, found.difference.high
+def test_published_comparison_with_different_cases_for_each_test():
+    result = compare(VAN_DYKE, covariances(0.0008058382, 0, 0.0003455973, 0))
+    assert (result.f, result.df2) == pytest.approx((2.104491, 68.42325), rel=1e-6)
+    assert result.p == pytest.approx(0.1514363, abs=1e-7)
+    interval = result.difference.low, result.difference.high
     assert interval == pytest.approx((-0.10404242, 0.01644178), abs=2e-8)
 
 
@@ -47,9 +48,11 @@ def test_published_comparison_with_cases_of_their_own():
     ],
 )
 def test_published_intervals_of_one_test(test, cov2, mean, low, high):
-    own = np.where(np.eye(5, dtype=bool), np.nan, cov2)  # variances play no part
-    found = mean_area(VAN_DYKE[test], own)
-    assert (found.value, found.low, found.high) == pytest.approx((mean, low, high), abs=1e-7)
+    covariance = np.where(np.eye(5, dtype=bool), np.nan, cov2)  # the variances are not used
+    mean_interval = mean_area(VAN_DYKE[test], covariance)
+    assert (mean_interval.value, mean_interval.low, mean_interval.high) == pytest.approx(
+        (mean, low, high), abs=1e-7
+    )
 
 
 def test_delong_by_the_definition():
@@ -74,8 +77,8 @@ def test_delong_by_the_definition():
     assert areas == pytest.approx(theta)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    """Random readers and cases from a binormal model; 95% of 400 is 380 +- 4.4."""
+def test_intervals_contain_the_truth_at_their_nominal_rate():
+    """Readers and cases come from a binormal model; 95% of 400 is 380 +- 4.4."""
     rng = np.random.default_rng(1)
     positive = np.arange(80) < 40
     truth, held, rejected = [], 0, 0
@@ -94,7 +97,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert held >= 366 and rejected <= 34
 
 
-def test_perfect_readers_leave_nothing_to_test():
+def test_the_comparison_of_perfect_readers_is_undefined():
     areas, none = np.ones((2, 3)), np.zeros((2, 3, 2, 3))
     assert np.isnan(compare(areas, none).p)
     assert mean_area(areas[0], none[0, :, 0]).low == 1

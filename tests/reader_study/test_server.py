@@ -25,7 +25,7 @@ def test_a_session_over_http(served):
     assert headers["cache-control"] == "no-store"
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert session["blocks"].count("single") == 30
-    # Nothing that is sent names a source, a class, a file or a patient.
+    # The response names no source, class, file or patient.
     text = body.decode() + str(headers)
     for case in study.cases:
         assert case.image not in text and case.radiograph not in text
@@ -48,7 +48,7 @@ def test_a_session_over_http(served):
     assert json.loads(server.ask("/api/session", token=server.token("bo"))[1])["next"] == 0
 
 
-def test_only_radiographs_that_are_due_are_given(served):
+def test_only_the_radiographs_of_the_current_and_the_next_item_are_served(served):
     study, server = served
     token = server.token("anna")
     items = items_of(study, "anna")
@@ -80,7 +80,7 @@ def test_only_radiographs_that_are_due_are_given(served):
         "/images/../../study.json",
     ],
 )
-def test_no_path_leads_out(server, path):
+def test_no_path_leads_out_of_the_page_folder(server, path):
     status, body, _ = server.ask(path, token=server.token("anna"))
     assert status in (400, 404) and len(body) < 200
 
@@ -93,12 +93,12 @@ def test_a_wrong_token_is_refused(server, path):
     assert server.ask("/api/items/0", token="x", method="PUT", body=body)[0] == 403
 
 
-def test_other_hosts_names_are_refused(server):
+def test_other_host_names_are_refused(server):
     assert server.ask("/", host="evil.example")[0] == 400
     assert server.ask("/", host=f"localhost:{server.port}")[0] == 200
 
 
-def test_what_was_acknowledged_survives_a_kill(study):
+def test_acknowledged_answers_survive_a_kill(study):
     done = 0
     port = 0
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_what_was_acknowledged_survives_a_kill(study):
     store.close()
 
 
-def test_mistakes_of_whoever_serves(study, server, capsys):
+def test_serving_reports_missing_readers_and_a_used_port(study, server, capsys):
     assert reader_study.main(["serve", str(study.folder)]) == 2
     assert "No reader was invited" in capsys.readouterr().err
     arguments = ["serve", str(study.folder), "--invite", "anna", "--port", str(server.port)]

@@ -19,12 +19,12 @@ from femur_jax.reader_study.statistics import (
 
 
 def test_exact_interval_by_its_definition():
-    """Each end makes what was seen, or more extreme, have a probability of 2.5%."""
-    found = proportion(17, 40)
+    """At each limit, the observed count or a more extreme one has a probability of 2.5%."""
+    interval = proportion(17, 40)
     mass = lambda p, ks: sum(math.comb(40, k) * p**k * (1 - p) ** (40 - k) for k in ks)  # noqa: E731
-    assert found.value == 17 / 40
-    assert mass(found.low, range(17, 41)) == pytest.approx(0.025, rel=1e-6)
-    assert mass(found.high, range(18)) == pytest.approx(0.025, rel=1e-6)
+    assert interval.value == 17 / 40
+    assert mass(interval.low, range(17, 41)) == pytest.approx(0.025, rel=1e-6)
+    assert mass(interval.high, range(18)) == pytest.approx(0.025, rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [50, 200])
@@ -35,7 +35,7 @@ def test_equivalence_is_the_90_percent_interval_within_the_margin(n):
 
 
 def test_the_planned_sizes():
-    # 200 readings: an accuracy of about 0.605 is found with 80% power; chance spans 0.43 to 0.57.
+    # 200 readings detect an accuracy of about 0.605 with 80% power; guessing spans 0.43 to 0.57.
     assert detectable_accuracy(200) == pytest.approx(0.6025, abs=0.004)
     half = proportion(100, 200)
     assert (half.low, half.high) == (pytest.approx(0.43, abs=0.003), pytest.approx(0.57, abs=0.003))
@@ -43,8 +43,8 @@ def test_the_planned_sizes():
     rng = np.random.default_rng(0)
     right = rng.binomial(100, detectable_accuracy(100), 40000)
     p = np.array([scipy.stats.binomtest(k, 100).pvalue for k in range(101)])
-    found = np.mean((p < 0.05)[right] & (right > 50))
-    assert found == pytest.approx(0.8, abs=0.01)
+    power = np.mean((p < 0.05)[right] & (right > 50))
+    assert power == pytest.approx(0.8, abs=0.01)
     shown = np.array([equivalence_p(k, 100, 0.15) < 0.05 for k in range(101)])
     assert equivalence_power(100, 0.15) == pytest.approx(
         shown[rng.binomial(100, 0.5, 40000)].mean(), abs=0.01
@@ -52,23 +52,23 @@ def test_the_planned_sizes():
 
 
 def test_holm_is_the_closure_of_bonferroni():
-    """A hypothesis falls if each set of hypotheses that holds it falls by Bonferroni's test."""
+    """A hypothesis is rejected if Bonferroni's test rejects every set that contains it."""
     p = [0.01, 0.04, 0.03, 0.005, 0.2]
     sets = [s for n in range(1, 6) for s in itertools.combinations(range(5), n)]
-    for own, found in enumerate(holm(p)):
-        closed = max(min(1.0, len(s) * min(p[k] for k in s)) for s in sets if own in s)
-        assert found == pytest.approx(closed)
+    for n, adjusted in enumerate(holm(p)):
+        closed = max(min(1.0, len(s) * min(p[k] for k in s)) for s in sets if n in s)
+        assert adjusted == pytest.approx(closed)
     assert holm([]) == []
 
 
 def test_kappa_of_a_known_table():
-    # Cohen's formula by hand: agreement 0.7, by chance 0.5, so 0.2 / 0.5.
+    # By Cohen's formula: the agreement is 0.7, and 0.5 by chance, so kappa is 0.2 / 0.5.
     first, second = (
         np.repeat([1, 1, 0, 0], [20, 5, 10, 15]),
         np.repeat([1, 0, 1, 0], [20, 5, 10, 15]),
     )
     assert kappa(first, second) == pytest.approx(0.4)
-    # Linear weights: 1 - observed / expected mean distance; steps that nobody chose count too.
+    # With linear weights, kappa is 1 - observed / expected mean distance; unused steps count too.
     a, b = np.array([1, 2, 3, 6]), np.array([1, 3, 3, 4])
     expected = np.abs(a[:, None] - b[None]).mean()
     assert weighted_kappa(a, b, 6) == pytest.approx(1 - np.abs(a - b).mean() / expected)
@@ -80,7 +80,7 @@ def test_the_signed_rank_test_against_all_permutations_of_signs():
     first, second = rng.integers(1, 6, (2, 14))
     mean, p = paired_difference(first + (np.arange(14) % 2), second)
     difference = first + (np.arange(14) % 2) - second
-    ranks = scipy.stats.rankdata(np.abs(difference))  # Pratt: zeros are ranked, then left out
+    ranks = scipy.stats.rankdata(np.abs(difference))  # Pratt: zeros are ranked and then removed
     ranks, signs = ranks[difference != 0], np.sign(difference[difference != 0])
     flips = np.array(list(itertools.product((-1, 1), repeat=len(ranks))))
     exact = np.mean(np.abs(flips @ ranks) >= abs(signs @ ranks) - 1e-9)
@@ -89,11 +89,11 @@ def test_the_signed_rank_test_against_all_permutations_of_signs():
     assert paired_difference(first, first) == (0.0, 1.0)
 
 
-def test_roc_area_is_cut_at_one():
+def test_the_interval_of_the_roc_area_is_clipped_at_one():
     positive = np.arange(12) < 5
-    found = roc_area(positive + 0.0, positive)
-    assert (found.value, found.low, found.high) == (1, 1, 1)
+    area = roc_area(positive + 0.0, positive)
+    assert (area.value, area.low, area.high) == (1, 1, 1)
     ratings = np.where(positive, 3.0, 2.0)
     ratings[0] = 1
-    found = roc_area(ratings, positive)
-    assert found.value == pytest.approx(0.8) and found.high == 1 and 0.3 < found.low < 0.6
+    area = roc_area(ratings, positive)
+    assert area.value == pytest.approx(0.8) and area.high == 1 and 0.3 < area.low < 0.6

@@ -13,7 +13,7 @@ from tests.reader_study.conftest import DESIGN, write_dataset
 from tests.reader_study.test_pictures import decode
 
 
-def test_sources_and_classes_are_balanced_and_no_patient_comes_twice(built):
+def test_sources_and_classes_are_balanced_and_no_patient_appears_twice(built):
     count = Counter((case.block, case.source == "real", case.label) for case in built.cases)
     expected = {"practice": 1, "single": 6, "pair": 2}
     assert count == {
@@ -27,7 +27,7 @@ def test_sources_and_classes_are_balanced_and_no_patient_comes_twice(built):
     assert len({case.radiograph for case in built.cases}) == len(built.cases)
 
 
-def test_no_property_of_a_file_tells_the_source(built):
+def test_no_property_of_a_file_reveals_the_source(built):
     pairs = defaultdict(dict)
     for case in built.cases:
         path = built.image(case.image)
@@ -49,7 +49,7 @@ def test_no_property_of_a_file_tells_the_source(built):
     assert abs(np.corrcoef(real, np.arange(len(real)))[0, 1]) < 0.4  # chance: 0.17
 
 
-def test_the_same_seed_makes_the_same_bytes(built, sources, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(built, sources, tmp_path):
     build(tmp_path / "again", DESIGN, sources.real, sources.synthetic, splits=["test"])
     assert open_study(tmp_path / "again").fingerprint == built.fingerprint
     other = Design(**(vars(DESIGN) | {"seed": 4}))
@@ -59,22 +59,22 @@ def test_the_same_seed_makes_the_same_bytes(built, sources, tmp_path):
 
 def test_too_few_radiographs_are_refused(sources, tmp_path):
     real, synthetic = sources.real, sources.synthetic
-    with pytest.raises(UserError, match=r"takes 18 real patients with NFF .* there are 16"):
+    with pytest.raises(UserError, match=r"needs 18 real patients with NFF .* there are 16"):
         build(
             tmp_path / "a", Design(single=64, pairs=2, practice=4), real, synthetic, splits=["test"]
         )
-    with pytest.raises(UserError, match="takes 11 diffusion NFF, and there are 8"):
+    with pytest.raises(UserError, match="needs 11 diffusion NFF, but there are 8"):
         few = {"diffusion": synthetic["diffusion"]}
         build(tmp_path / "a", Design(single=40, pairs=2, practice=0), real, few, splits=["test"])
-    with pytest.raises(UserError, match="in the split train, and there are 0"):
+    with pytest.raises(UserError, match="in the split train, but there are 0"):
         build(tmp_path / "a", Design(single=4, pairs=2), real, synthetic, splits=["train"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_patient_with_both_classes_one_radiograph_is_taken(sources, tmp_path):
+def test_a_patient_with_both_classes_contributes_one_radiograph(sources, tmp_path):
     real = write_dataset(tmp_path / "real", "real", per_label=6, split="test")
     for n, entry in enumerate(real.entries):
-        object.__setattr__(entry, "patient", f"patient-{n // 2}")  # each has both classes
+        object.__setattr__(entry, "patient", f"patient-{n // 2}")  # each patient has both classes
     design = Design(single=12, pairs=0, practice=0, repeats=0.0)
     build(tmp_path / "study", design, real, sources.synthetic, splits=["test"])
     cases = open_study(tmp_path / "study").cases
@@ -98,13 +98,13 @@ def test_a_change_is_detected(study):
         open_study(study.folder)
 
 
-def test_there_must_be_a_study(tmp_path):
+def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no reader study"):
         open_study(tmp_path)
 
 
 def test_a_failing_disk_leaves_nothing_behind(sources, tmp_path):
-    """A limit on the size of files stands in for the full disk: the kernel refuses the write."""
+    """The kernel refuses writes beyond a limit on the file size, as with a full disk."""
     import resource
     import signal
 

@@ -44,16 +44,16 @@ def test_real_and_synthetic_are_not_confused(sources, tmp_path, capsys):
     [
         (["--single", "10"], "--single is 10; give a multiple of 4"),
         (["--margin", "0.7"], "--margin is 0.7"),
-        (["--splits", "validation", "train"], "in the split validation and train, and there are 0"),
+        (["--splits", "validation", "train"], "in the split validation and train, but there are 0"),
     ],
 )
-def test_mistakes_are_told(sources, tmp_path, capsys, arguments, message):
+def test_mistakes_are_reported(sources, tmp_path, capsys, arguments, message):
     assert build(sources, tmp_path / "study", *arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_folders_are_told(sources, tmp_path, capsys):
+def test_missing_folders_are_reported(sources, tmp_path, capsys):
     assert build(sources, tmp_path / "study", real=str(tmp_path / "none")) == 2
     assert "holds no radiograph dataset" in capsys.readouterr().err
     for command in ("serve", "score"):

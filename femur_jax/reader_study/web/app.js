@@ -1,4 +1,4 @@
-// A reader's session, from the first page to the last.
+// Runs a reader's session, from the first page to the last.
 import { Form, key } from "./form.js";
 import { pyramid } from "./picture.js";
 import { testPattern } from "./pattern.js";
@@ -13,12 +13,12 @@ const overlay = $("overlay");
 let language = localStorage.getItem("language")
   ?? (navigator.language.startsWith("sv") ? "sv" : "en");
 let text = texts[language];
-let state = null; // what the server said of the session
-let number = 0; // of the item shown
+let state = null; // session as the server sent it
+let number = 0; // number of the item that is shown
 let viewers = [];
 let problem = null;
-let shown = null; // the overlay's content, and what follows it
-let ready = false; // the item's radiographs are on the screen
+let shown = null; // the overlay's text, and the action that follows it
+let ready = false; // whether the item's radiographs are on the screen
 let saving = false;
 
 const watch = new Stopwatch();
@@ -26,12 +26,13 @@ const saver = new Saver(notice);
 const loader = new Loader(notice);
 const form = new Form($("form"), saveDraft, next);
 
-function notice(what) {
-  problem = what;
-  $("notice").textContent = what ? text.notices[what] : "";
+/** Shows a problem in the header; null removes it. */
+function notice(name) {
+  problem = name;
+  $("notice").textContent = name ? text.notices[name] : "";
 }
 
-/** Covers everything; the clock stands still until `then`. A page without `then` is the last. */
+/** Covers the page and stops the clock. The reader continues with `then`, if it is given. */
 function cover(paragraphs, then) {
   watch.stop();
   shown = { paragraphs, then };
@@ -44,7 +45,7 @@ function cover(paragraphs, then) {
   overlay.querySelector(".text").replaceChildren(...lines, ...(then ? [keyTable()] : []));
   const button = overlay.querySelector("button");
   button.hidden = !then;
-  button.replaceChildren(text.goOn, " ", key("Enter"));
+  button.replaceChildren(text.continue, " ", key("Enter"));
   overlay.classList.add("open");
 }
 
@@ -58,20 +59,20 @@ function uncover() {
 
 function keyTable() {
   const table = document.createElement("table");
-  for (const [name, what] of text.keys) {
+  for (const [name, action] of text.keys) {
     const row = table.insertRow();
     row.insertCell().append(key(name));
-    row.insertCell().textContent = what;
+    row.insertCell().textContent = action;
   }
   return table;
 }
 
-const runClock = () => ready && watch.start();
+const startClock = () => ready && watch.start();
 
 function pause() {
   if (shown || !state) return;
   saveDraft();
-  cover(() => text.paused, runClock);
+  cover(() => text.paused, startClock);
 }
 
 function translate() {
@@ -99,17 +100,17 @@ function label() {
 
 function ask(answers) {
   form.ask(state.questions[state.blocks[number]], text, answers);
-  choose();
+  markChoice();
 }
 
-/** Marks the radiograph that is the answer. */
-function choose() {
+/** Marks the radiograph that the reader chose. */
+function markChoice() {
   const { synthetic } = form.answers;
   viewers.forEach((viewer, n) => viewer.element.classList.toggle("chosen", synthetic === n + 1));
 }
 
-/** Begins or goes on where the server says. */
-async function resume(name) {
+/** Loads the session, and starts or resumes it. */
+async function load() {
   try {
     state = await session();
   } catch (error) {
@@ -121,7 +122,7 @@ async function resume(name) {
   number = state.next;
   label();
   if (number === state.blocks.length) finish();
-  else cover(() => text[number === 0 ? "welcome" : name], open);
+  else cover(() => text[number === 0 ? "welcome" : "resumed"], open);
 }
 
 function finish() {
@@ -131,7 +132,7 @@ function finish() {
   cover(() => text.done);
 }
 
-/** Comes to an item: says what its block is about, if it is the first of it, and shows it. */
+/** Opens the current item, after an introduction if a new block starts. */
 function open() {
   const block = state.blocks[number];
   if (block === state.blocks[number - 1]) showItem();
@@ -157,7 +158,7 @@ async function showItem() {
   try {
     const pictures = block === "display"
       ? [pyramid(testPattern())]
-      : await Promise.all(viewers.map((_, place) => loader.get(number, place)));
+      : await Promise.all(viewers.map((_, side) => loader.get(number, side)));
     if (item !== number) return;
     await Promise.all(viewers.map((viewer, n) => viewer.show(pictures[n])));
   } catch (error) {
@@ -177,7 +178,7 @@ function prefetch(item) {
 
 function saveDraft() {
   if (!ready || saving) return;
-  choose();
+  markChoice();
   saver.save(number, form.answers, watch.milliseconds, false).catch(outOfTurn);
 }
 
@@ -199,12 +200,12 @@ async function next() {
   else open();
 }
 
-/** Another window of the same reader went on: follow it. */
+/** Follows the session if it was continued in another window; otherwise shows the error. */
 function outOfTurn(error) {
   ready = false;
   if (error instanceof Refused && [404, 409].includes(error.status)) {
     notice("moved");
-    resume("resumed");
+    load();
   } else cover(() => (error.status === 403 ? text.invalid : text.failed));
 }
 
@@ -225,7 +226,7 @@ const KEYS = {
 };
 
 function help() {
-  if (!shown && state) cover(() => ({ title: text.help, text: [] }), runClock);
+  if (!shown && state) cover(() => ({ title: text.help, text: [] }), startClock);
 }
 
 document.addEventListener("keydown", (event) => {
@@ -261,11 +262,11 @@ $("language").addEventListener("click", () => {
   translate();
 });
 for (const button of document.querySelectorAll("header button")) {
-  button.addEventListener("click", () => button.blur()); // Enter is for the answers
+  button.addEventListener("click", () => button.blur()); // keeps Enter for saving answers
 }
 document.addEventListener("visibilitychange", () => {
   if (document.hidden && ready) pause();
 });
 
 translate();
-resume("resumed");
+load();

@@ -1,4 +1,4 @@
-// A worker that fetches and decodes radiographs, so that the page never stands still.
+// Worker that fetches and decodes radiographs without blocking the page.
 import { decode, pyramid } from "./picture.js";
 
 self.onmessage = async ({ data: { key, url, headers } }) => {

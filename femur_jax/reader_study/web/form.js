@@ -1,4 +1,4 @@
-// The questions of a block: by keyboard, a digit answers the current one and goes to the next.
+// Form with the questions of a block. A digit key answers the current question and moves to the next.
 
 export class Form {
   #questions = [];
@@ -6,9 +6,9 @@ export class Form {
   #current = 0;
 
   /**
-   * @param element  the <form>
-   * @param changed  called after each change of an answer
-   * @param next     called by the button at the end
+   * @param element  the <form> element
+   * @param changed  function that is called after each change of an answer
+   * @param next     function that the submit button calls
    */
   constructor(element, changed, next) {
     this.element = element;
@@ -27,7 +27,7 @@ export class Form {
     });
   }
 
-  /** Asks questions, with answers that are known already. */
+  /** Shows questions with their answers so far. */
   ask(questions, text, answers) {
     this.#questions = questions;
     this.#fieldsets = questions.map((question) => fieldsetOf(question, text, answers[question.name]));
@@ -39,7 +39,7 @@ export class Form {
     this.#point(open < 0 ? 0 : open);
   }
 
-  /** Answers by question: a step from 1, a list of ticked boxes, or text. */
+  /** Returns the answers by question: a step from 1, a list of ticked boxes, or text. */
   get answers() {
     const answers = {};
     this.#questions.forEach(({ name, kind }, n) => {
@@ -51,16 +51,16 @@ export class Form {
     return answers;
   }
 
-  /** Whether every scale is answered; marks and goes to the first that is not. */
+  /** Whether every scale is answered. Marks missing answers and moves to the first of them. */
   complete() {
     const answers = this.answers;
     const missing = this.#questions.map((q) => q.kind === "scale" && !(q.name in answers));
-    missing.forEach((is, n) => this.#fieldsets[n].classList.toggle("missing", is));
+    missing.forEach((isMissing, n) => this.#fieldsets[n].classList.toggle("missing", isMissing));
     if (missing.includes(true)) this.#point(missing.indexOf(true));
     return !missing.includes(true);
   }
 
-  /** A digit was pressed. */
+  /** Answers the current question with the option of a digit. */
   press(digit) {
     const { kind } = this.#questions[this.#current];
     const input = this.#fieldsets[this.#current].querySelectorAll("input")[digit - 1];
@@ -69,14 +69,14 @@ export class Form {
     if (kind === "scale" && this.#current + 1 < this.#questions.length) this.step(1);
   }
 
-  /** Goes some questions on or back, but not into the text. */
+  /** Moves by a number of questions, but not into the remark. */
   step(by) {
     const last = this.#questions.findLastIndex((question) => question.kind !== "text");
     document.activeElement.blur();
     this.#point(Math.min(last, Math.max(0, this.#current + by)));
   }
 
-  /** Puts the cursor into the text. */
+  /** Moves the cursor into the remark. */
   write() {
     this.element.querySelector("textarea")?.focus();
   }
@@ -88,6 +88,7 @@ export class Form {
   }
 }
 
+/** Returns a <kbd> element with the name of a key. */
 export function key(name) {
   const element = document.createElement("kbd");
   element.textContent = name;

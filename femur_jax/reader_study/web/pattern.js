@@ -1,5 +1,5 @@
-// A test pattern for the display check, after the ideas of SMPTE RP 133 and AAPM TG18-QC:
-// steps of grey with faint squares in them, 5% in black and 95% in white, fine lines, a ramp.
+// Test pattern for the display check, modelled on SMPTE RP 133 and AAPM TG18-QC: grey steps with faint
+// squares, a 5% square in black and a 95% square in white, fine lines, and a grey ramp.
 
 const WIDTH = 1600, HEIGHT = 1000, WHITE = 65535;
 

@@ -1,16 +1,16 @@
-// Radiographs as 16-bit values: from the server's bytes to a pyramid of levels, finest first.
+// Decodes radiographs to 16-bit values, and builds a pyramid of levels, finest first.
 
 const MAGIC = 0x31726a66; // "fjr1"
 
-/** Decodes what pictures.encode wrote, without loss. */
+/** Decodes the bytes of pictures.encode (Python) without loss. */
 export async function decode(buffer) {
   const [magic, height, width, length] = new Uint32Array(buffer, 0, 4);
-  if (magic !== MAGIC) throw new Error("no radiograph");
+  if (magic !== MAGIC) throw new Error("not a radiograph");
   const body = new Blob([new Uint8Array(buffer, 16, length)]).stream();
   const inflated = body.pipeThrough(new DecompressionStream("deflate"));
   const planes = new Uint8Array(await new Response(inflated).arrayBuffer());
   const count = width * height;
-  if (planes.length !== 2 * count) throw new Error("a radiograph of the wrong size");
+  if (planes.length !== 2 * count) throw new Error("the size of the radiograph is wrong");
   const pixels = new Uint16Array(count);
   for (let row = 0, i = 0; row < height; row++) {
     let value = 0;
@@ -23,7 +23,7 @@ export async function decode(buffer) {
   return { width, height, pixels };
 }
 
-/** Averages blocks of 2 x 2 pixels; an odd last row or column is averaged by itself. */
+/** Averages blocks of 2 x 2 pixels. An odd last row or column is repeated. */
 function halve({ width, height, pixels }) {
   const w = Math.ceil(width / 2), h = Math.ceil(height / 2);
   const out = new Uint16Array(w * h);
@@ -39,7 +39,7 @@ function halve({ width, height, pixels }) {
   return { width: w, height: h, pixels: out };
 }
 
-/** The radiograph and its halvings, so that a small view does not skip pixels. */
+/** Returns the radiograph and its halved versions, so that a small view does not skip pixels. */
 export function pyramid(picture) {
   const levels = [picture];
   while (Math.max(levels.at(-1).width, levels.at(-1).height) > 64) {

@@ -1,8 +1,8 @@
-// From 16-bit values to what a screen shows: resampling and the window.
+// Resamples 16-bit values for the screen, and applies the window.
 
 /**
- * The window as a table from 16-bit values to opaque grey pixels.
- * DICOM PS3.3 C.11.2.1.3.2 (LINEAR_EXACT): y = ((x - level) / width + 0.5) * 255, cut at 0 and 255.
+ * Returns the window as a table from 16-bit values to opaque grey pixels.
+ * DICOM PS3.3 C.11.2.1.3.2 (LINEAR_EXACT): y = ((x - level) / width + 0.5) * 255, clipped to 0..255.
  */
 export function windowTable(level, width, invert) {
   const table = new Uint32Array(65536);
@@ -13,11 +13,11 @@ export function windowTable(level, width, invert) {
   return table;
 }
 
-/** For each screen pixel from `start` on: the left of its two pixels in a level, and the weight. */
-function taps(start, count, origin, scale, length) {
+/** Returns each screen pixel's left neighbour in a level, and the weight of its right neighbour. */
+function taps(start, count, offset, scale, length) {
   const index = new Int32Array(count), weight = new Float32Array(count);
   for (let n = 0; n < count; n++) {
-    const at = Math.min(length - 1, Math.max(0, (start + n + 0.5) / scale + origin - 0.5));
+    const at = Math.min(length - 1, Math.max(0, (start + n + 0.5) / scale + offset - 0.5));
     index[n] = Math.min(Math.floor(at), Math.max(0, length - 2));
     weight[n] = at - index[n];
   }
@@ -26,12 +26,12 @@ function taps(start, count, origin, scale, length) {
 
 /**
  * Samples a view of a pyramid.
- * @param levels  finest first
- * @param view    x, y: place in the radiograph shown at the canvas' corner; scale: screen pixels
- *                per pixel of the radiograph; width, height: of the canvas
- * @param out     Uint16Array of width x height values, filled within the box that is returned
- * @param smooth  interpolate linearly; else take the nearest, five times as fast
- * @returns       the box that the radiograph covers on the canvas: left, top, right, bottom
+ * @param levels  levels of the pyramid, finest first
+ * @param view    x, y: position in the radiograph at the canvas' top left corner; scale: screen
+ *                pixels per pixel of the radiograph; width, height: size of the canvas
+ * @param out     Uint16Array of width x height values, filled within the returned box
+ * @param smooth  true for linear interpolation, false for the nearest pixel (five times faster)
+ * @returns       box that the radiograph covers on the canvas: left, top, right, bottom
  */
 export function resample(levels, view, out, smooth) {
   const finest = levels[0];
@@ -43,7 +43,7 @@ export function resample(levels, view, out, smooth) {
   };
   const columns = box.right - box.left, rows = box.bottom - box.top;
   if (columns <= 0 || rows <= 0) return { left: 0, top: 0, right: 0, bottom: 0 };
-  // The coarsest level that has a pixel for each of the screen's.
+  // The coarsest level with at least one pixel for each screen pixel.
   const n = Math.min(levels.length - 1, Math.max(0, Math.floor(Math.log2(1 / view.scale))));
   const { width, height, pixels } = levels[n];
   const shrink = 2 ** n, scale = view.scale * shrink;

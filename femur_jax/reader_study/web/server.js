@@ -1,9 +1,9 @@
-// Talking to the server: nothing is given up, and what cannot be sent now is sent again.
+// Requests to the server. Requests that fail because of the connection or the disk are repeated.
 
 export const authorization = { Authorization: `Bearer ${location.hash.slice(1)}` };
 const RETRY_MS = 1000;
 
-/** The server said no: `status` is its HTTP status. */
+/** Error for a request that the server refused; `status` is the HTTP status. */
 export class Refused extends Error {
   constructor(status) {
     super(`refused: ${status}`);
@@ -11,27 +11,27 @@ export class Refused extends Error {
   }
 }
 
-const pause = () => new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-const passing = (status) => status === 0 || status >= 500;
+const delay = () => new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+const isTemporary = (status) => status === 0 || status >= 500;
 
-/** The reader's session. */
+/** Loads the reader's session. */
 export async function session() {
   const response = await fetch("/api/session", { headers: authorization });
   if (!response.ok) throw new Refused(response.status);
   return response.json();
 }
 
-/** Sends answers one after another; a later draft of an item takes the place of an earlier one. */
+/** Sends answers one after another. A later draft of an item replaces an earlier one. */
 export class Saver {
   #waiting = null;
   #running = false;
 
-  /** notice(problem) is called with null once everything is saved. */
+  /** @param notice  function that is called with a problem, and with null when all is saved */
   constructor(notice) {
     this.notice = notice;
   }
 
-  /** Resolves when the answers are on the server's disk; rejects with Refused. */
+  /** Resolves when the answers are on the server's disk; rejects with Refused if it refuses them. */
   save(number, answers, milliseconds, final) {
     this.#waiting?.resolve();
     return new Promise((resolve, reject) => {
@@ -47,10 +47,10 @@ export class Saver {
     while (this.#waiting) {
       const job = this.#waiting;
       const status = await this.#send(job);
-      if (passing(status)) {
+      if (isTemporary(status)) {
         this.notice(status === 507 ? "full" : "offline");
-        await pause();
-        continue; // with a newer draft, if there is one
+        await delay();
+        continue; // with the newer draft, if there is one
       }
       if (this.#waiting === job) this.#waiting = null;
       this.notice(null);
@@ -70,7 +70,7 @@ export class Saver {
   }
 }
 
-/** Fetches radiographs in the background and keeps those that are asked for. */
+/** Fetches radiographs in the background and keeps them until they are forgotten. */
 export class Loader {
   #worker = new Worker("decoder.js", { type: "module" });
   #jobs = new Map();
@@ -80,20 +80,20 @@ export class Loader {
     this.#worker.onmessage = ({ data }) => this.#done(data);
   }
 
-  /** The levels of a radiograph; rejects with Refused if the server does not give it. */
-  get(number, place) {
-    const key = `${number}/images/${place}`;
+  /** Resolves to the levels of a radiograph; rejects with Refused if the server refuses it. */
+  get(number, side) {
+    const key = `${number}/images/${side}`;
     if (!this.#jobs.has(key)) {
       const job = {};
       job.promise = new Promise((resolve, reject) => Object.assign(job, { resolve, reject }));
-      job.promise.catch(() => {}); // of a prefetch nobody may be waiting
+      job.promise.catch(() => {}); // nobody may be waiting for a prefetched radiograph
       this.#jobs.set(key, job);
       this.#ask(key);
     }
     return this.#jobs.get(key).promise;
   }
 
-  /** Forgets the radiographs of items before this one. */
+  /** Forgets the radiographs of all items before this one. */
   forgetBefore(number) {
     for (const key of this.#jobs.keys()) {
       if (parseInt(key, 10) < number) this.#jobs.delete(key);
@@ -110,9 +110,9 @@ export class Loader {
     if (levels) {
       this.notice(null);
       job.resolve(levels);
-    } else if (passing(status)) {
+    } else if (isTemporary(status)) {
       this.notice("offline");
-      await pause();
+      await delay();
       this.#ask(key);
     } else {
       this.#jobs.delete(key);

@@ -1,9 +1,9 @@
-/** Counts the time that a radiograph is looked at. */
+/** Measures the reading time of an item. */
 export class Stopwatch {
   #before = 0;
   #since = null;
 
-  /** Stops, at so much. */
+  /** Stops the watch and sets its time. */
   set(milliseconds) {
     this.#before = milliseconds;
     this.#since = null;

@@ -1,10 +1,10 @@
-// One radiograph on a canvas: window and level, zoom, pan.
+// Shows one radiograph on a canvas, with window and level, zoom and pan.
 import { resample, windowTable } from "./render.js";
 
 const FULL = 65535;
 const LEAST_WINDOW = 64;
 const LARGEST_SCALE = 16;
-const REST_MS = 100; // after the last move, the view is interpolated
+const REST_MS = 100; // time after the last move until the view is interpolated
 
 export class Viewer {
   #levels = null;
@@ -12,7 +12,7 @@ export class Viewer {
   #moved = true;
   #due = false;
 
-  /** Appends itself to `parent`. */
+  /** Appends the viewer to `parent`. */
   constructor(parent) {
     this.element = document.createElement("div");
     this.element.className = "viewer";
@@ -24,7 +24,7 @@ export class Viewer {
     this.context = this.canvas.getContext("2d", { alpha: false });
     this.reset();
     this.#listen();
-    // In pixels of the screen, whatever its scaling, so that one to one is exactly that.
+    // Sizes are in physical screen pixels, so that one to one holds with any display scaling.
     this.sizes = new ResizeObserver(([{ devicePixelContentBoxSize: [size] }]) => {
       this.#resize(size.inlineSize, size.blockSize);
     });
@@ -38,7 +38,7 @@ export class Viewer {
     this.#levels = null;
   }
 
-  /** Shows a pyramid, fitted and with the full window; resolves when it is on the screen. */
+  /** Shows a pyramid, fitted and with the full window. Resolves when it is on the screen. */
   show(levels) {
     this.#levels = levels;
     this.reset();
@@ -57,14 +57,14 @@ export class Viewer {
     this.#redraw();
   }
 
-  /** Moves the window by shares of the full range; a higher level darkens. */
+  /** Changes level and width by shares of the full range. A higher level darkens. */
   changeWindow(level, width) {
     this.level = Math.min(FULL, Math.max(0, this.level + level * FULL));
     this.width = Math.min(2 * FULL, Math.max(LEAST_WINDOW, this.width + width * FULL));
     this.#redraw();
   }
 
-  /** The whole radiograph, as large as it goes. */
+  /** Fits the whole radiograph into the canvas. */
   fit() {
     this.fitted = true;
     if (!this.#levels) return;
@@ -75,14 +75,14 @@ export class Viewer {
     this.#redraw(true);
   }
 
-  /** One pixel of the radiograph on one of the screen, about a place on the canvas. */
+  /** Shows one image pixel per screen pixel, keeping the point at a canvas position in place. */
   oneToOne(at) {
     this.#zoomTo(1, at);
     this.x = Math.round(this.x);
     this.y = Math.round(this.y);
   }
 
-  /** Zooms by a factor; what is at a place on the canvas, by default the middle, stays there. */
+  /** Zooms by a factor, keeping the point at a canvas position (the middle by default) in place. */
   zoom(factor, at) {
     this.#zoomTo(this.scale * factor, at);
   }
@@ -98,7 +98,7 @@ export class Viewer {
     this.#move();
   }
 
-  /** Moves the radiograph by pixels of the canvas; its middle stays in sight. */
+  /** Moves the radiograph by canvas pixels. The middle of the canvas stays within the radiograph. */
   pan(dx, dy) {
     if (!this.#levels) return;
     const { width, height } = this.#levels[0];
@@ -108,7 +108,7 @@ export class Viewer {
     this.#move();
   }
 
-  /** Draws fast as long as the view moves, and well when it rests. */
+  /** Draws nearest pixels while the view moves, and interpolates when it rests. */
   #move() {
     this.fitted = false;
     this.moving = true;
