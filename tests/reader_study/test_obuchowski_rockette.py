@@ -3,7 +3,7 @@ import pytest
 
 from femur_jax.reader_study.obuchowski_rockette import compare, delong, mean_area
 
-# Van Dyke et al. 1993 compared cine and spin-echo MRI for aortic dissection, with 5 readers, 45 cases
+# Van Dyke et al. 1993 compared cine and spin-echo MRI for aortic dissection: 5 readers, 45 cases
 # with a dissection and 69 without. The numbers count the pairs in which the positive case has the
 # higher rating, with ties counted half. Areas and covariances are those of the tables for empirical
 # areas in Smith and Hillis 2020 (MRMCaov, SPIE 11316).
