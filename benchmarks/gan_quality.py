@@ -178,8 +178,10 @@ def _samples(task: GanTask, params: Params, config: ConfigDict) -> Float[np.ndar
     """Features of generated radiographs, label by label."""
     requests = draw_requests(task.dataset, per_label=_SAMPLES, seed=1)
     square = (_SIDE, _SIDE)
+    sample = config.sample.copy_and_resolve_references()
+    sample.seed = 1
     squares = [
         paste_centred(shrink(pixels, square), square)[0]
-        for pixels in task.generate(params, requests, seed=1)
+        for _, pixels in task.generate(params, dict(enumerate(requests)), sample=sample)
     ]
     return np.stack(squares).reshape(len(squares), -1).astype(np.float32) / 65535

@@ -151,7 +151,7 @@ def measure(folder: Path, how: str, what: str, height: int, width: int) -> dict[
         if how == "whole":
             _sample_whole(task, params, request)
         else:
-            for _ in task.generate(params, {0: request}, config=task.config.sample):
+            for _ in task.generate(params, {0: request}, sample=task.config.sample):
                 pass
 
     if how == "tiles":

@@ -52,6 +52,6 @@ def test_a_few_steps_of_diffusion_and_a_sample(chest, diffusion_config, tmp_path
     task = make_task(config)
     state = loop.restore(task, config, tmp_path / "run")
     request = Request(90, 50, 0.0, "AFF")
-    [(_, pixels)] = task.generate(state.ema["0.05"], {0: request}, config=config.sample)
+    [(_, pixels)] = task.generate(state.ema["0.05"], {0: request}, sample=config.sample)
     assert pixels.shape == (90, 50)
     assert np.std(pixels / 65535) > 0.02

@@ -34,9 +34,9 @@ from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
 from femur_jax.training import ema
 from femur_jax.training.accumulate import mean_over_parts
-from femur_jax.training.loop import Metrics
 from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, advance, begin
+from femur_jax.training.task import Metrics
 
 _QUARTILES = (-0.6745, 0.0, 0.6745)
 """Of a standard normal variable."""
@@ -46,6 +46,7 @@ class DiffusionTask:
     """One denoiser for the patches of every level."""
 
     name = "diffusion"
+    square = None
     # Over the mesh's model axis, a block's first convolution and its attention's queries, keys and
     # values are split by output, what follows them by input, so that one sum ends each.
     rules: Rules = (
@@ -203,27 +204,27 @@ class DiffusionTask:
         params: Params,
         requests: Mapping[int, Request],
         *,
-        config: ConfigDict,
-        weak: Model | None = None,
-        levels: int | None = None,
+        sample: ConfigDict,
         finished: Container[int] = (),
         progress: bool = False,
+        weak: Model | None = None,
+        levels: int | None = None,
     ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
-        """Makes radiographs and gives each with its number, as they are finished.
+        """Generates radiographs; see `training.task.Generator`.
 
         Args:
-            params: One of `TrainState.ema`.
-            requests: What to make, by number.
-            config: The config's `sample`.
-            weak: For autoguidance, see `tile_denoiser`.
-            levels: Ends after so many levels, with smaller radiographs than requested.
-            finished: See `Sampler.sample`.
-            progress: Shows a bar.
+            params: One of the averages of `TrainState.ema`.
+            requests: The radiographs to generate, by number.
+            sample: The config's `sample`.
+            finished: Numbers of the radiographs that exist, see `Sampler.sample`.
+            progress: Whether to show a progress bar.
+            weak: A worse model for autoguidance, see `tile_denoiser`.
+            levels: Number of levels after which to stop, with smaller radiographs than requested.
         """
-        patch, batch_size = self.dataset.patch, config.tile_batch * jax.local_device_count()
-        denoise = tile_denoiser(Model(self.denoise, params), guidance=config.guidance, weak=weak)
+        patch, batch_size = self.dataset.patch, sample.tile_batch * jax.local_device_count()
+        denoise = tile_denoiser(Model(self.denoise, params), guidance=sample.guidance, weak=weak)
         wide = self.config.data.wide_context
-        sampler = Sampler(denoise, config, patch=patch, batch_size=batch_size, wide=wide)
+        sampler = Sampler(denoise, sample, patch=patch, batch_size=batch_size, wide=wide)
         strategy = self.config.data.strategy
         jobs = [
             Job(n, r, known_sizes(strategy, r.height, r.width, patch)[:levels])
@@ -235,10 +236,10 @@ class DiffusionTask:
         """Samples of the two coarsest levels at a fixed seed, each class in turn, in squares."""
         labels = wanted_labels((), self.config.data.draw.label_shares)
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
-        config = self.config.sample.copy_and_resolve_references()
-        config.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
+        sample = self.config.sample.copy_and_resolve_references()
+        sample.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
         params = state.ema[str(self.config.train.ema_widths[0])]
-        made = dict(self.generate(params, dict(enumerate(requests)), config=config, levels=2))
+        made = dict(self.generate(params, dict(enumerate(requests)), sample=sample, levels=2))
         side = max(max(pixels.shape) for pixels in made.values())
         grid = np.stack([paste_centred(made[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}

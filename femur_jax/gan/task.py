@@ -1,6 +1,6 @@
 """Training the R3GAN baseline on letterboxed radiographs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,8 +26,8 @@ from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 from femur_jax.parallel.rules import Rules
 from femur_jax.training.accumulate import mean_over_parts
-from femur_jax.training.loop import Metrics
 from femur_jax.training.state import TrainState
+from femur_jax.training.task import Metrics
 
 CONDITIONS = len(LABELS) + 2
 """Length of the condition: class, and the radiograph's height and width within the square."""
@@ -237,45 +237,73 @@ class GanTask:
         update, optimizer = self.optimizer.update(gradient, state.optimizer[name], params)
         return optax.apply_updates(params, update), optimizer
 
-    def generate(
-        self, params: Params, requests: Sequence[Request], *, seed: int, progress: bool = False
-    ) -> Iterator[UInt16[np.ndarray, "height width"]]:
-        """Makes the requested radiographs, shrunk to the model's size where they are larger.
+    @property
+    def square(self) -> int:
+        """Side of the square that radiographs are fitted into."""
+        return self.config.model.size
 
-        Each latent depends on the seed and the request's position alone.
+    def generate(
+        self,
+        params: Params,
+        requests: Mapping[int, Request],
+        *,
+        sample: ConfigDict,
+        finished: Container[int] = (),
+        progress: bool = False,
+    ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
+        """Generates radiographs, shrunk to the model's size; see `training.task.Generator`.
+
+        Each latent depends on the seed and the request's number alone.
         """
-        side, batch_size = self.config.model.size, self.config.sample.batch_size
-        with tqdm(desc="sample", total=len(requests), disable=not progress) as bar:
-            for first in range(0, len(requests), batch_size):
-                batch = requests[first : first + batch_size]
-                padded = [batch[min(n, len(batch) - 1)] for n in range(batch_size)]
-                square = (side, side)
-                sizes = [fitted_size((r.height, r.width), square) for r in padded]
-                boxes = np.stack([letterbox_box(size, square) for size in sizes])
-                labels = np.array([LABELS.index(r.label) for r in padded], np.int32)
-                z = np.stack(
-                    [
-                        np.random.default_rng((seed, first + n)).standard_normal(
-                            self.config.model.latent, np.float32
-                        )
-                        for n in range(batch_size)
-                    ]
-                )
-                made = self.draw(params, z, conditions(labels, boxes, side))
-                for image, (top, left, height, width) in zip(
-                    np.asarray(made)[: len(batch), :, :, 0], boxes, strict=False
+        missing = [number for number in requests if number not in finished]
+        with tqdm(
+            desc="sample",
+            total=len(requests),
+            initial=len(requests) - len(missing),
+            disable=not progress,
+        ) as bar:
+            for first in range(0, len(missing), sample.batch_size):
+                numbers = missing[first : first + sample.batch_size]
+                padded = numbers + numbers[-1:] * (sample.batch_size - len(numbers))
+                images, boxes = self._draw(params, [requests[n] for n in padded], padded, sample)
+                for number, image, (top, left, height, width) in zip(
+                    numbers, images, boxes, strict=False
                 ):
                     cut = np.clip(image[top : top + height, left : left + width], -1, 1)
-                    yield np.round((cut + 1) * 32767.5).astype(np.uint16)
-                bar.update(len(batch))
+                    yield number, np.round((cut + 1) * 32767.5).astype(np.uint16)
+                bar.update(len(numbers))
+
+    def _draw(
+        self,
+        params: Params,
+        requests: Sequence[Request],
+        numbers: Sequence[int],
+        sample: ConfigDict,
+    ) -> tuple[Float[np.ndarray, "batch side side"], Int[np.ndarray, "batch 4"]]:
+        """The generator's squares for some requests, and the radiographs' boxes in them."""
+        square, latent = (self.square, self.square), self.config.model.latent
+        boxes = np.stack(
+            [letterbox_box(fitted_size((r.height, r.width), square), square) for r in requests]
+        )
+        labels = np.array([LABELS.index(r.label) for r in requests], np.int32)
+        z = np.stack(
+            [
+                np.random.default_rng((sample.seed, n)).standard_normal(latent, np.float32)
+                for n in numbers
+            ]
+        )
+        images = self.draw(params, z, conditions(labels, boxes, self.square))
+        return np.asarray(images)[..., 0], boxes
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Some samples at a fixed seed, each class in turn, with zeros around them."""
         labels = wanted_labels((), self.config.data.draw.label_shares)
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
-        radiographs = self.generate(state.ema, requests, seed=0)
-        side = self.config.model.size
-        grid = np.stack([paste_centred(pixels, (side, side))[0] for pixels in radiographs])
+        sample = self.config.sample.copy_and_resolve_references()
+        sample.seed = 0
+        radiographs = self.generate(state.ema, dict(enumerate(requests)), sample=sample)
+        shape = (self.square, self.square)
+        grid = np.stack([paste_centred(pixels, shape)[0] for _, pixels in radiographs])
         return {"samples": grid[..., None] / np.float32(65535)}
 
 

@@ -52,20 +52,16 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         workdir / SYNTHETIC, requests, patch=task.dataset.patch, provenance=provenance
     )
     own = range(jax.process_index(), len(requests), jax.process_count())
-    if isinstance(task, GanTask):
-        pictures = task.generate(params, requests, seed=config.sample.seed, progress=True)
-        made = enumerate(pictures)  # all of them each time, which takes seconds
-    else:
-        made = task.generate(
-            params,
-            {number: requests[number] for number in own},
-            config=config.sample,
-            weak=weak,
-            finished=spool.finished,
-            progress=jax.process_index() == 0,
-        )
-    for number, picture in made:
-        if number in own and number not in spool.finished:
+    guidance: dict[str, Any] = {"weak": weak} if weak else {}
+    for number, picture in task.generate(
+        params,
+        {number: requests[number] for number in own},
+        sample=config.sample,
+        finished=spool.finished,
+        progress=jax.process_index() == 0,
+        **guidance,
+    ):
+        if number not in spool.finished:
             spool.add(number, picture)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("sampled")
@@ -83,7 +79,7 @@ def _requests(task: DiffusionTask | GanTask, config: ConfigDict, per_label: int)
         labels=wanted_labels(config.sample.labels, config.data.draw.label_shares),
         sizes=config.sample.sizes,
         by=config.data.draw.by,
-        square=config.model.size if isinstance(task, GanTask) else None,
+        square=task.square,
     )
 
 
@@ -166,10 +162,7 @@ def sample_snapshot(
     params = _average(state, config, workdir, step)
     provenance = _provenance(task, config, step)
     spool = SyntheticSpool(folder, requests, patch=task.dataset.patch, provenance=provenance)
-    if isinstance(task, GanTask):
-        made = enumerate(task.generate(params, requests, seed=config.sample.seed))
-    else:
-        made = task.generate(params, dict(enumerate(requests)), config=config.sample)
-    for number, picture in made:
+    generated = task.generate(params, dict(enumerate(requests)), sample=config.sample)
+    for number, picture in generated:
         spool.add(number, picture)
     spool.write()

@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 from ml_collections import ConfigDict
 
 from femur_jax.data.loader import Stream, batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted, StopRequest
 from femur_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
-from femur_jax.parallel.rules import Rules, state_shardings
+from femur_jax.parallel.rules import state_shardings
 from femur_jax.run_folder import claim
 from femur_jax.training.checkpoint import BEST, Checkpoints, Snapshots
 from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
+from femur_jax.training.task import Metrics, Task
 
 FREE_FIELDS = ("stage", "mesh", "sample", "evaluate", "profile")
 """Fields of a config that may change within a run."""
@@ -35,35 +36,6 @@ _DIVERGED = (
     "the training diverged, and what came after the last checkpoint is not saved; train anew in "
     "another --workdir with a smaller learning rate."
 )
-
-Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
-"""Numbers by name: one for the step, or a sum and a count where a step may have nothing to add."""
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What a model family gives to the loop."""
-
-    name: str
-    rules: Rules
-
-    def init(self, key: Key[Array, ""]) -> TrainState:
-        """The state before the first step."""
-        ...
-
-    def step(
-        self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
-        """One update; a pure function, compiled by the loop."""
-        ...
-
-    def streams(self) -> list[Stream]:
-        """The endless streams of training samples."""
-        ...
-
-    def images(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Pictures for TensorBoard in [0, 1], shape (n, height, width, 1)."""
-        ...
 
 
 @runtime_checkable

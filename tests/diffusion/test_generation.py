@@ -74,7 +74,7 @@ def test_each_strategy_makes_its_sizes(strategy, dataset, diffusion_config):
     state = jax.eval_shape(task.init, jax.random.key(0))
     params = jax.tree.map(lambda a: 0.02 * jnp.ones(a.shape), state.ema["0.05"])
     requests = {3: Request(50, 37, 0.2, "AFF"), 5: Request(12, 15, 0.0, "NFF")}
-    made = dict(task.generate(params, requests, config=config.sample))
+    made = dict(task.generate(params, requests, sample=config.sample))
     for number, request in requests.items():
         sizes = known_sizes(strategy, request.height, request.width, dataset.patch)
         assert made[number].shape == sizes[-1]

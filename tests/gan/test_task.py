@@ -138,7 +138,13 @@ def test_adam_with_changing_settings(task):
     np.testing.assert_allclose(parameter, expected, rtol=1e-5)
 
 
-def test_samples_have_the_requested_shape_and_do_not_depend_on_the_batch(task, state):
+def generate(task, state, requests, *, seed=3, **options):
+    sample = task.config.sample.copy_and_resolve_references()
+    sample.seed = seed
+    return dict(task.generate(state.ema, requests, sample=sample, **options))
+
+
+def test_samples_have_the_requested_shape_and_depend_on_seed_and_number_alone(task, state):
     requests = [
         Request(40, 25, 0.2, "AFF"),
         Request(16, 16, 0.0, "NFF"),
@@ -146,12 +152,20 @@ def test_samples_have_the_requested_shape_and_do_not_depend_on_the_batch(task, s
         Request(9, 13, 0.1, "AFF"),
         Request(30, 30, 0.1, "AFF"),
     ]
-    made = list(task.generate(state.ema, requests, seed=3))
-    assert [m.shape for m in made] == [fitted_size((r.height, r.width), (16, 16)) for r in requests]
-    assert all(m.dtype == np.uint16 for m in made)
-    first = list(task.generate(state.ema, requests[:1], seed=3))
-    np.testing.assert_array_equal(first[0], made[0])
-    assert (next(iter(task.generate(state.ema, requests[:1], seed=4))) != made[0]).any()
+    requests = dict(enumerate(requests))
+    samples = generate(task, state, requests)
+    for number, request in requests.items():
+        assert samples[number].shape == fitted_size((request.height, request.width), (16, 16))
+        assert samples[number].dtype == np.uint16
+    # As two processes share them, and as one continues after the other was stopped.
+    shared = [generate(task, state, {n: requests[n] for n in half}) for half in ((0, 2, 4), (1, 3))]
+    rest = generate(task, state, requests, finished={0, 1, 3})
+    assert sorted(rest) == [2, 4]
+    for some in (*shared, rest):
+        for number, pixels in some.items():
+            np.testing.assert_array_equal(pixels, samples[number])
+    other = generate(task, state, requests, seed=4)
+    assert all((other[number] != samples[number]).any() for number in requests)
 
 
 def test_the_surround_does_not_matter(step, state, rows):
