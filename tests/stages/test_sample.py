@@ -70,7 +70,7 @@ def sample_elsewhere(config, workdir, first="", **environment):
     """Runs the sample stage in a process of its own, after some lines of Python."""
     program = (
         "import json, sys; from pathlib import Path; from ml_collections import ConfigDict\n"
-        f"from femur_jax import stages\n{first}\n"
+        f"from femur_jax.stages.sample import sample\n{first}\n"
         "sample(ConfigDict(json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
     return subprocess.run(
