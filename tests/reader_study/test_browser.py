@@ -100,6 +100,15 @@ def answer_item(page, number, keys):
         page.keyboard.press("Enter")
 
 
+def open_first_radiograph(browser, server, **size):
+    """Opens anna's link and answers the display check."""
+    page = browser(server.links["anna"], **size)
+    start_session(page)
+    answer_item(page, 1, "")
+    at_item(page, 2)
+    return page
+
+
 def test_a_whole_session_by_keyboard_and_its_score(small, browser, tmp_path, capsys):
     study = open_study(shutil.copytree(small, tmp_path / "study"))
     truth = {case.image: case for case in study.cases}
@@ -308,10 +317,7 @@ def test_a_small_view_averages_pixels(served, browser):
     study, server = served
     item = items_of(study, "anna")[1]
     pixels = decode(study.image(item.images[0]).read_bytes()).astype(float)
-    page = browser(server.links["anna"], width=450, height=96)
-    start_session(page)
-    answer_item(page, 1, "")
-    at_item(page, 2)
+    page = open_first_radiograph(browser, server, width=450, height=96)
     height, width = grey_values(page).shape
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     assert 0.25 < scale < 0.5  # the view uses the level that averages 2 x 2 pixels
@@ -338,10 +344,7 @@ def wait_until(condition):
 
 def test_a_reload_and_a_killed_browser_lose_nothing(served, browser):
     study, server = served
-    page = browser(server.links["anna"])
-    start_session(page)
-    answer_item(page, 1, "")
-    at_item(page, 2)
+    page = open_first_radiograph(browser, server)
     page.keyboard.type("42")
     page.keyboard.press("m")
     page.keyboard.type("cortex 1")
@@ -376,10 +379,7 @@ def test_a_reload_and_a_killed_browser_lose_nothing(served, browser):
 
 def test_a_restarted_server_receives_the_waiting_answers(served, browser):
     study, server = served
-    page = browser(server.links["anna"])
-    start_session(page)
-    answer_item(page, 1, "")
-    at_item(page, 2)
+    page = open_first_radiograph(browser, server)
     page.keyboard.type("61")
     wait_until(lambda: answered(study, "anna")[-1].answers.get("label") == 1)
     server.kill()
@@ -396,10 +396,7 @@ def test_a_restarted_server_receives_the_waiting_answers(served, browser):
 
 def test_the_page_reports_a_full_disk_and_waits(served, browser):
     study, server = served
-    page = browser(server.links["anna"])
-    start_session(page)
-    answer_item(page, 1, "")
-    at_item(page, 2)
+    page = open_first_radiograph(browser, server)
     # The kernel refuses any growth of the write-ahead log, as with a full disk.
     size = (study.folder / f"{ANSWERS}-wal").stat().st_size
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)

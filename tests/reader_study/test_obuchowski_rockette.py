@@ -60,7 +60,7 @@ def test_delong_by_the_definition():
     rng = np.random.default_rng(0)
     positive = np.arange(20) < 8
     ratings = rng.integers(1, 6, (3, 20)) + positive
-    areas, found = delong(ratings.astype(float), positive)
+    areas, covariance = delong(ratings.astype(float), positive)
 
     def psi(x, y):
         return 1.0 if x > y else 0.5 if x == y else 0.0
@@ -73,7 +73,7 @@ def test_delong_by_the_definition():
         for s in range(3):
             s10 = sum((v10[r][i] - theta[r]) * (v10[s][i] - theta[s]) for i in range(8)) / 7
             s01 = sum((v01[r][j] - theta[r]) * (v01[s][j] - theta[s]) for j in range(12)) / 11
-            assert found[r, s] == pytest.approx(s10 / 8 + s01 / 12, rel=1e-12)
+            assert covariance[r, s] == pytest.approx(s10 / 8 + s01 / 12, rel=1e-12)
     assert areas == pytest.approx(theta)
 
 
@@ -83,14 +83,14 @@ def test_intervals_contain_the_truth_at_their_nominal_rate():
     positive = np.arange(80) < 40
     truth, held, rejected = [], 0, 0
     for _ in range(400):
-        case = rng.normal(size=(2, 80)) * 0.8  # of its own for each test
+        case = rng.normal(size=(2, 80)) * 0.8  # each test has different cases
         skill = 1.2 + 0.3 * rng.normal(size=(1, 4, 1)) * np.ones((2, 1, 1))
         ratings = case[:, None] + skill * positive + 0.6 * rng.normal(size=(2, 4, 80))
-        found = [delong(own, positive) for own in ratings]
-        own = np.zeros((2, 4, 2, 4))
-        own[0, :, 0], own[1, :, 1] = found[0][1], found[1][1]
-        rejected += compare(np.stack([areas for areas, _ in found]), own).p < 0.05
-        interval = mean_area(*found[0])
+        estimates = [delong(test, positive) for test in ratings]
+        covariance = np.zeros((2, 4, 2, 4))
+        covariance[0, :, 0], covariance[1, :, 1] = estimates[0][1], estimates[1][1]
+        rejected += compare(np.stack([areas for areas, _ in estimates]), covariance).p < 0.05
+        interval = mean_area(*estimates[0])
         truth.append(interval.value)
         held += interval.low < 0.7985 < interval.high
     assert np.mean(truth) == pytest.approx(0.7985, abs=0.01)
