@@ -1,1 +1,1 @@
-"""A simulator of femur radiographs: the stand-in for a hospital's private images."""
+"""A simulator of femur radiographs that stands in for a hospital's private images."""

@@ -1,9 +1,10 @@
 """A simulated patient's femur as an implicit volume.
 
-Patient coordinates are in mm and the same for left and right legs: x points laterally, y to the
-front, z towards the hip; the origin lies on the shaft axis at the level of the knee joint. A
-distance is negative inside. Distances are exact for spheres and capsules and first-order for the
-rest, which is enough where only the surface matters. Dimensions are those of adult femurs.
+Patient coordinates are in mm and are the same for left and right legs: x points laterally, y to
+the front, z towards the hip. The origin lies on the shaft axis at the level of the knee joint.
+Distances are negative inside a body. They are exact for spheres and capsules and accurate to first
+order for other bodies, which is enough because only the surface matters. Dimensions are those of
+adult femurs.
 """
 
 from typing import NamedTuple
@@ -13,38 +14,38 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Scalars = Float[Array, "*points"]
-Points = tuple[Scalars, Scalars, Scalars]  # x, y, z apart: the compiler vectorises over points
+Points = tuple[Scalars, Scalars, Scalars]  # separate x, y, z: the compiler vectorises over points
 Number = int | float | Array
 Vector = tuple[Number, Number, Number]
 
-TINY = 1e-6  # keeps first-order distances finite, and right, at a body's centre
+TINY = 1e-6  # keeps first-order distances finite and correct at a body's centre
 SHELL = 1.3
 """Thickness of the cortex at both ends of the bone, mm."""
 
 AWAY = 1e3
-"""A `midline` in mm that leaves the other leg out of the picture."""
+"""A value of `midline` in mm that keeps the other leg out of the radiograph."""
 
 CONVERGENCE = 0.14
-"""Slope of the femoral shaft to the midline: hips stand further apart than knees."""
+"""Slope of the femoral shaft relative to the midline: hips are further apart than knees."""
 
 
 class Femur(NamedTuple):
     """Measurements of one femur and the thigh around it; lengths in mm, angles in rad.
 
     Attributes:
-        length: From the knee joint to the top of the head.
-        head_radius: Of the femoral head.
-        neck_length: From the shaft axis to the centre of the head.
-        neck_angle: Between neck and shaft.
-        anteversion: Of the neck, towards the front.
-        shaft_radius: Outer radius at the narrowest part of the shaft.
-        condyle_width: Over both condyles.
-        cortex: Thickness at mid-shaft.
-        lateral_cortex: Relative extra thickness of the lateral cortex of the shaft.
+        length: Distance from the knee joint to the top of the head.
+        head_radius: Radius of the femoral head.
+        neck_length: Distance from the shaft axis to the centre of the head.
+        neck_angle: Angle between neck and shaft.
+        anteversion: Angle of the neck towards the front.
+        shaft_radius: Outer radius where the shaft is narrowest.
+        condyle_width: Width over both condyles.
+        cortex: Thickness of the cortex at mid-shaft.
+        lateral_cortex: Additional thickness of the lateral cortex of the shaft, as a share.
         bow_radius: Radius of the antecurvation of the shaft.
         lateral_bow: Deviation of mid-shaft to the lateral side.
         trabecular: Volume fraction of bone inside head, trochanters and condyles.
-        thigh_radius: At mid-shaft.
+        thigh_radius: Radius of the thigh at mid-shaft.
         fat: Thickness of the fat under the skin.
         midline: Distance from the knee to the plane that mirrors the other leg.
     """
@@ -67,7 +68,7 @@ class Femur(NamedTuple):
 
     @property
     def neck_height(self) -> Number:
-        """Where the neck's axis leaves the shaft's, z in mm."""
+        """Height z in mm at which the neck's axis leaves the shaft's axis."""
         return self.length - self.head_radius + self.neck_length * jnp.cos(self.neck_angle)
 
     @property
@@ -77,15 +78,15 @@ class Femur(NamedTuple):
 
 
 def draw_femur(rng: np.random.Generator, label: str) -> Femur:
-    """Draws a patient.
+    """Draws the femur of a patient.
 
     Femurs with an atypical fracture are more bowed, to the front and to the side, and their
     lateral cortex is thicker (Shane et al., J Bone Miner Res 2014;29:1-23). The mean radius of
-    antecurvation, 943 mm, and all other measurements overlap between the classes.
+    antecurvation is 943 mm. All measurements overlap between the classes.
 
     Args:
         rng: Source of randomness.
-        label: 'AFF' or 'NFF'.
+        label: The class, 'AFF' or 'NFF'.
     """
     atypical = label == "AFF"
     size = float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15))
@@ -113,12 +114,12 @@ def draw_femur(rng: np.random.Generator, label: str) -> Femur:
 
 
 def length(*components: Scalars) -> Scalars:
-    """Euclidean norm of a vector given by its components."""
+    """Euclidean norm of a vector with the given components."""
     return jnp.sqrt(sum(c * c for c in components))
 
 
 def rise(x: Scalars, width: Number) -> Scalars:
-    """A smooth step from 0 to 1 around x = 0, as steep there as 1 / (1 + exp(-x / width))."""
+    """A smooth step from 0 to 1, as steep at x = 0 as 1 / (1 + exp(-x / width))."""
     t = jnp.clip(0.5 + x / (6.0 * width), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -135,7 +136,7 @@ def sphere(p: Points, centre: Vector, radius: Number) -> Scalars:
 
 
 def ellipsoid(p: Points, centre: Vector, radii: Vector) -> Scalars:
-    """First-order distance f (f - 1) / |p / radii^2|, f = |p / radii|, in mm."""
+    """First-order distance to an ellipsoid, f (f - 1) / |p / radii^2| with f = |p / radii|, mm."""
     q = [(x - c) / r for x, c, r in zip(p, centre, radii, strict=True)]
     f = length(*q)
     gradient = length(*(x / r for x, r in zip(q, radii, strict=True)))
@@ -152,7 +153,7 @@ def capsule(p: Points, start: Vector, end: Vector, radius: Number) -> Scalars:
 
 
 def elliptic_tube(x: Scalars, y: Scalars, radius_x: Number, radius_y: Number) -> Scalars:
-    """First-order distance to a tube along z with half-axes `radius_x`, `radius_y` mm."""
+    """First-order distance in mm to a tube along z with half-axes `radius_x` and `radius_y`."""
     u, v = x / radius_x, y / radius_y
     f = length(u, v)
     return (f - 1.0) * (f + TINY) / (length(u / radius_x, v / radius_y) + TINY / radius_x)
@@ -169,7 +170,7 @@ def head_centre(femur: Femur) -> Vector:
 
 
 def axis_at(femur: Femur, z: Scalars | float) -> tuple[Scalars, Scalars]:
-    """x and y of the shaft's axis in mm: a bow to the side and one to the front."""
+    """x and y of the shaft's axis in mm, which is bowed to the side and to the front."""
     half = 0.42 * femur.length
     height = jnp.clip((z - 0.45 * femur.length) / half, -1.1, 1.1)
     return (
@@ -179,7 +180,7 @@ def axis_at(femur: Femur, z: Scalars | float) -> tuple[Scalars, Scalars]:
 
 
 def shaft_distance(femur: Femur, p: Points) -> Scalars:
-    """Distance to the shaft with its flares, from condyles to trochanters, in mm."""
+    """Distance in mm to the shaft with its flares, from condyles to trochanters."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)
     r = femur.shaft_radius
@@ -224,14 +225,14 @@ def femur_distance(femur: Femur, p: Points) -> Scalars:
 
 
 def neighbour_distance(femur: Femur, p: Points) -> Scalars:
-    """Distance to the bones seen beside the femur: pelvis, patella, tibia, other leg; in mm."""
+    """Distance in mm to the neighbouring bones: pelvis, patella, tibia and the other leg."""
     q = other_side(femur, p)
     leg = jnp.minimum(distal_distance(femur, q), _knee_distance(femur, q))
     return jnp.minimum(jnp.minimum(_pelvis_distance(femur, p), _knee_distance(femur, p)), leg)
 
 
 def other_side(femur: Femur, p: Points) -> Points:
-    """Mirrors points at the midline, which the shaft nears towards the knee."""
+    """Mirrors points at the midline, which is closer to the shaft at the knee than at the hip."""
     x, y, z = p
     twice = 2.0 * (x + femur.midline + CONVERGENCE * z) / (1.0 + CONVERGENCE**2)
     return x - twice, y, z - CONVERGENCE * twice
@@ -249,7 +250,7 @@ def _pelvis_distance(femur: Femur, p: Points) -> Scalars:
     pubis = capsule(hip, (-36.0, 5.0, 8.0), (-95.0, 26.0, -18.0), 8.0)
     pelvis = smooth_union(smooth_union(ilium, pubis, 20.0), ischium, 20.0)
     pelvis = smooth_union(pelvis, acetabulum, 14.0)
-    # The joint space stays free of the pelvis' thickness.
+    # The joint space stays empty, however thick the pelvis is.
     return jnp.maximum(pelvis, femur.head_radius + 4.0 - length(*hip))
 
 
@@ -265,13 +266,13 @@ def _knee_distance(femur: Femur, p: Points) -> Scalars:
 
 
 def diaphysis(femur: Femur, z: Scalars) -> Scalars:
-    """1 in the shaft, where the cortex is thick and the canal holds marrow, 0 at both ends."""
+    """A weight of 1 in the shaft, with thick cortex and a canal of marrow, and 0 at both ends."""
     distal = rise(z - 0.24 * femur.length, 0.05 * femur.length)
     return distal * rise(femur.lesser_trochanter + 8.0 - z, 14.0)
 
 
 def cortical_thickness(femur: Femur, p: Points) -> Scalars:
-    """Thickness of the cortex in mm: tapers from mid-shaft to a shell at both ends."""
+    """Thickness of the cortex in mm, which tapers from mid-shaft to a shell at both ends."""
     x, _, z = p
     lateral = jnp.clip((x - axis_at(femur, z)[0]) / femur.shaft_radius, -0.3, 1.0)
     taper = 1.0 - 0.2 * jnp.minimum(((z - 0.52 * femur.length) / (0.25 * femur.length)) ** 2, 1.0)
@@ -285,7 +286,7 @@ def thigh_distance(femur: Femur, p: Points) -> Scalars:
 
 
 def _one_thigh(femur: Femur, p: Points) -> Scalars:
-    """Distance to the skin in mm: a tapering thigh that joins the trunk at the hip."""
+    """Distance in mm to the skin of a tapering thigh that joins the trunk at the hip."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)
     hip = rise(z - femur.neck_height, 22.0)

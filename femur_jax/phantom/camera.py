@@ -15,8 +15,8 @@ class Camera:
         centre: Middle of the detector.
         right: Unit vector along a row of the image.
         down: Unit vector along a column of the image.
-        depth: Distances from the source between which the bones lie.
-        magnification: Source-to-detector over source-to-bone distance.
+        depth: Least and greatest distance of the bones from the source.
+        magnification: Ratio of the source-to-detector to the source-to-bone distance.
     """
 
     source: Float[np.ndarray, "3"]
@@ -27,7 +27,7 @@ class Camera:
     magnification: float
 
     def pixel(self, point: Float[np.ndarray, "3"]) -> tuple[float, float]:
-        """Where a point appears: mm to the right of and below the detector's middle."""
+        """Position of a point in the image: mm to the right of and below the detector's middle."""
         normal = np.cross(self.right, self.down)
         ray = point - self.source
         hit = self.source + ray * (normal @ (self.centre - self.source)) / (normal @ ray)
@@ -47,13 +47,15 @@ def aim(
     """Points the central ray at a target.
 
     Args:
-        target: In patient coordinates.
-        view: 'AP' (front to back, the patient facing the viewer) or 'lateral'.
-        laterality: 'L' or 'R'; a right leg's outer side is on the left of an AP image.
+        target: The target in patient coordinates.
+        view: Direction of the beam, 'AP' (front to back, the patient facing the viewer) or
+            'lateral'.
+        laterality: Side of the leg, 'L' or 'R'. A right leg's outer side is on the left of an AP
+            image.
         turn: Error of the leg's rotation about its axis, rad.
         tilt: Rotation within the image, rad.
-        source_distance: Focal spot to detector.
-        detector_distance: Target to detector.
+        source_distance: Distance from the focal spot to the detector, mm.
+        detector_distance: Distance from the target to the detector, mm.
     """
     angle = turn + (np.pi / 2 if view == "lateral" else 0.0)
     beam = np.array([-np.sin(angle), -np.cos(angle), 0.0])

@@ -1,4 +1,4 @@
-"""A cohort of simulated patients as DICOM files with a table of labels and the truth."""
+"""A cohort of simulated patients: DICOM files, a table of labels and the ground truth."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ COLUMNS: tuple[str, ...] = (
     "sex",
     "exposure",
 )
-"""Of labels.csv; exposure is whether the patient took bisphosphonates, which no header tells."""
+"""Columns of labels.csv; exposure is whether the patient took bisphosphonates: no header says."""
 
 ONE_THREAD = {
     "NPROC": "1",  # XLA's pool
@@ -38,7 +38,7 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "JAX_PLATFORMS": "cpu",
 }
-"""Environment of a worker: as many workers as cores would else fight for them."""
+"""Environment of a worker. With more threads, the workers would compete for the cores."""
 
 
 def write_cohort(
@@ -56,25 +56,25 @@ def write_cohort(
     seed: int,
     progress: bool = True,
 ) -> Path:
-    """Writes DICOM files and labels.csv, and beside the folder, `<folder>.truth.jsonl`.
+    """Writes DICOM files and labels.csv to a folder, and `<folder>.truth.jsonl` next to it.
 
     A patient's body, fracture and images depend on the seed and on the plan of the cohort, not on
-    the number of workers nor on `only`. The folder appears when all files are written.
+    the number of workers or on `only`. The folder appears when all files are written.
 
     Args:
-        folder: Must not exist or be empty.
-        patients: How many.
-        images: Radiographs of all patients together. Faults may add files.
-        hospitals: How many, at most as many as patients.
+        folder: The folder to write, new or empty.
+        patients: Number of patients.
+        images: Number of radiographs of all patients together. Faults may add files.
+        hospitals: Number of hospitals, at most that of patients.
         aff_fraction: Share of patients with an atypical fracture, 0 to 1.
-        long_side: Least and greatest length of an image's longer side in pixels. With a factor 2
-            between them and at least 4 hospitals, areas of images differ by more than 4.
-        coarsest_mm: Most that a pixel may cover of the bone: small images show less of it.
-        faults: Share of the images with a mishap, see `faults`.
-        only: Writes but the patients from the first number to before the last, from 0.
-        workers: Processes; by default one per core. 1 simulates in this process.
-        seed: Equal seeds give equal pixels and headers.
-        progress: Shows a bar with the time left on stderr.
+        long_side: Least and greatest length of an image's longer side, pixels. With a factor of 2
+            between them and at least 4 hospitals, areas of images differ by a factor of over 4.
+        coarsest_mm: Largest pixel in mm at the bone. Small images show less of the bone.
+        faults: Share of the images with a fault of the export (see the module `faults`).
+        only: First and last patient to write, counted from 0, the last excluded.
+        workers: Number of processes, by default one per core. With 1, this process simulates.
+        seed: Seed of the cohort. Equal seeds give equal pixels and headers.
+        progress: Whether to show a progress bar with the time left on stderr.
 
     Returns:
         The path of labels.csv.
@@ -83,7 +83,7 @@ def write_cohort(
         UserError: The folder is not empty, or a number is out of range.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder: name a new one.")
+        raise UserError(f"{folder} exists and is not an empty folder; name a new folder.")
     plan = plan_cohort(
         seed,
         patients=patients,
@@ -96,13 +96,13 @@ def write_cohort(
     if only is not None:
         if not 0 <= only[0] < only[1] <= patients:
             raise UserError(
-                f"There are no patients {only[0]} to {only[1]} among {patients}: "
-                "number them from 0, the last excluded."
+                f"The cohort of {patients} patients has no range {only[0]} to {only[1]}; "
+                "count from 0, and give a last patient, excluded, greater than the first."
             )
         plan = plan[slice(*only)]
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
-        raise UserError(f"The number of workers is {workers}; give 1 or more.")
+        raise UserError(f"{workers} workers cannot simulate; use 1 or more.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         unfinished, truth = Path(scratch) / "cohort", Path(scratch) / "truth"
@@ -129,14 +129,14 @@ def write_cohort(
 def _simulated(
     work: partial[list[Record]], plan: Sequence[Patient], workers: int
 ) -> Iterator[Iterator[list[Record]]]:
-    """Results for all patients in their order, computed on the CPU, by one thread a process."""
+    """Yields the results for all patients in order, computed on the CPU by one thread a process."""
     if workers == 1:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             yield map(work, plan)
         return
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    context = multiprocessing.get_context("spawn")  # a forked process with threads may hang
     try:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             yield pool.map(work, plan)

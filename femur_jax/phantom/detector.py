@@ -1,4 +1,4 @@
-"""A detector: quantum noise and blur, in the logarithm of its signal."""
+"""A detector with quantum noise and blur; its signal is logarithmic."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,15 @@ from jaxtyping import Float32
 from scipy.special import ndtri
 
 BLOCK = 24576
-"""Pixels worked on at once: a few arrays of them fit into a core's cache, and each stays below the
-size from which memory is mapped anew for every array."""
+"""Number of pixels processed at once. A few arrays of this size fit into a core's cache, and each
+is too small for the allocator to map new memory for it."""
 
 FEW = 50.0
-"""Counts below which a normal distribution is too far from Poisson's."""
+"""Mean count below which a normal distribution differs too much from Poisson's."""
 
 QUANTILES = ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
-"""Of the normal distribution: 16 random bits choose one, four times faster than exact sampling."""
+"""Quantiles of the normal distribution. 16 random bits choose one, which is four times faster than
+exact sampling."""
 
 
 def detect(
@@ -26,18 +27,19 @@ def detect(
     photons: float,
     blur: float,
 ) -> Float32[np.ndarray, "height width"]:
-    """The detector's signal as log attenuation, 0 in air, bright in bone.
+    """The detector's signal as log attenuation: 0 in air, high in bone.
 
     Args:
         rng: Source of the quantum noise.
-        rows: Gives rows of the expected signal, and its change by a relative change of bone.
-        shape: Height and width.
-        texture: Relative deviations of bone, repeated over the image.
-        photons: Mean count in an open pixel.
+        rows: A function that returns the rows from `top` to before `bottom` of the expected
+            signal, and of the signal's change per relative change of bone.
+        shape: Height and width, pixels.
+        texture: Deviations of bone as a share of it, repeated over the image.
+        photons: Mean count in a pixel of the open beam.
         blur: Standard deviation of the detector's blur, pixels, at most 0.7.
 
     Returns:
-        -log(N / photons) with counts N of mean photons exp(-signal) after the blur.
+        -log(N / photons), where the count N has the mean photons exp(-signal) after the blur.
     """
     height, width = shape
     texture = np.tile(texture, (1, -(-width // texture.shape[1])))[:, :width]
@@ -45,7 +47,7 @@ def detect(
     step = max(1, BLOCK // width)
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        # One row more at both sides for the blur; the image's edges are repeated.
+        # The blur needs one more row on both sides; the image's edges are repeated.
         first, last = max(top - 1, 0), min(bottom + 1, height)
         signal, trabecular = rows(first, last)
         expected = texture[np.arange(first, last) % len(texture)]
@@ -63,7 +65,7 @@ def detect(
             mean = expected.flat[few]
             noise.flat[few] = rng.poisson(mean * photons) / photons - mean
         expected += noise
-        # Half a count stands for none: the logarithm stays finite.
+        # A count of zero becomes half a count, so that the logarithm stays finite.
         np.maximum(expected, np.float32(0.5 / photons), out=expected)
         np.log(expected, out=expected)
         np.negative(expected, out=result[top:bottom])
@@ -73,7 +75,7 @@ def detect(
 def _blur(
     block: Float32[np.ndarray, "rows width"], sigma: float
 ) -> Float32[np.ndarray, "inner width"]:
-    """Three-point kernels of variance sigma^2; the first and the last row are only read."""
+    """Blurs by three-point kernels of variance sigma^2; the result lacks the outer two rows."""
     share = np.float32(0.5 * sigma**2)
     middle = block[1:-1]
     down = block[:-2] + block[2:]

@@ -1,4 +1,4 @@
-"""Writes a grey image as the DICOM file that a hospital's machine would send."""
+"""Writes a grey image as a DICOM file like those that a hospital's machine sends."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from femur_jax.phantom.hospital import Hospital
 from femur_jax.phantom.outline import Outline, declare_shutter
 
 SIGMOID_EDGE = 0.005
-"""What a sigmoid window makes of the ends of the range; it reaches neither 0 nor 1."""
+"""Grey value at the lower end of a sigmoid window; a sigmoid reaches neither 0 nor 1."""
 
 FAMILY_NAMES = [
     "Andersson",
@@ -43,7 +43,7 @@ GIVEN_NAMES = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What a header says of an invented patient and the examination."""
+    """Identifiers of an invented patient and the examination, as in a DICOM header."""
 
     name: str
     patient_id: str
@@ -56,7 +56,7 @@ class Identity:
 
 
 def draw_identity(rng: np.random.Generator, uid_root: str) -> Identity:
-    """Invents a patient: elderly, mostly a woman, with a number in the Swedish form."""
+    """Draws an elderly patient, more often a woman, with an identity number of Swedish form."""
     sex = str(rng.choice(["F", "M"], p=[0.7, 0.3]))
     age, year = int(rng.integers(55, 96)), int(rng.integers(2008, 2021))
     month, day = int(rng.integers(1, 13)), int(rng.integers(1, 29))
@@ -67,7 +67,7 @@ def draw_identity(rng: np.random.Generator, uid_root: str) -> Identity:
         sex=sex,
         age=age,
         birth_date=born,
-        # After the birthday, so that age and dates agree.
+        # The study is after the birthday, so that age and dates agree.
         study_date=f"{year}12{rng.integers(29, 32)}",
         accession=f"RX{rng.integers(10**7, 10**8)}",
         uid_root=uid_root,
@@ -79,16 +79,17 @@ class Acquisition:
     """One radiograph of an examination.
 
     Attributes:
-        instance: Its number, from 1.
-        view: 'AP' or 'lateral'.
-        laterality: 'L' or 'R'.
+        instance: Number of the radiograph in the examination, counted from 1.
+        view: Direction of the beam, 'AP' or 'lateral'.
+        laterality: Side of the leg, 'L' or 'R'.
         spacing: Side of a pixel at the detector, mm.
-        magnification: Of the bone on the detector.
-        outline: What the header declares valid, None for the whole image.
-        copy: Tells apart instances of the same picture.
+        magnification: Magnification of the bone on the detector.
+        outline: The region that the header declares valid, None for the whole image.
+        copy: Name that distinguishes instances with the same pixels.
         burned_in: Whether a name is drawn into the pixels.
-        processed: False for the detector's values, FOR PROCESSING.
-        source: The `copy` of the instance that this one was processed from, None if not sent.
+        processed: Whether the image is processed FOR PRESENTATION; otherwise it holds the
+            detector's values, FOR PROCESSING.
+        source: Name (`copy`) of the unprocessed instance, None if it is not sent.
     """
 
     instance: int
@@ -104,18 +105,18 @@ class Acquisition:
 
 
 def stored_range(hospital: Hospital) -> tuple[int, int]:
-    """Stored values at the ends of the displayed range, before a sign."""
+    """Stored values at the ends of the displayed range, as unsigned values."""
     top = 2**hospital.bits - 1
     return round(hospital.range[0] * top), round(hospital.range[1] * top)
 
 
 def sign_offset(hospital: Hospital) -> int:
-    """What signed values lack."""
+    """The number subtracted from unsigned values to store them signed; 0 if they are unsigned."""
     return 2 ** (hospital.bits - 1) if hospital.signed else 0
 
 
 def padding_value(hospital: Hospital) -> int:
-    """The stored value that means no image, shown black; before a sign."""
+    """The stored value of padding, shown black, as an unsigned value."""
     return 2**hospital.bits - 1 if hospital.photometric == "MONOCHROME1" else 0
 
 
@@ -124,15 +125,16 @@ def to_stored(
     image: Float[np.ndarray, "height width"],
     outline: Outline | None = None,
 ) -> Integer[np.ndarray, "height width"]:
-    """Stored values that a viewer turns back into the image.
+    """The stored values that a viewer displays as the image.
 
-    The inverse of the display pipeline of PS3.4 N.2: photometric inversion, VOI, and no change
-    by the rescale, which the window takes into account.
+    This is the inverse of the display pipeline of PS3.4 N.2: photometric inversion and VOI. The
+    rescale needs no inverse because the window takes it into account.
 
     Args:
-        hospital: Its habits.
+        hospital: The hospital that stores the image.
         image: Grey values 0 to 1, bone bright.
-        outline: What is valid. The rest becomes padding, or under a shutter the brightest.
+        outline: The valid region, None for the whole image. Pixels outside become padding or,
+            under a shutter, the brightest value.
     """
     low, high = stored_range(hospital)
     shown = np.array(image, np.float32)
@@ -141,7 +143,7 @@ def to_stored(
     if hospital.photometric == "MONOCHROME1":
         shown = np.subtract(1.0, shown, out=shown)
     if hospital.voi == "lut":
-        np.sqrt(shown, out=shown)  # the LUT squares
+        np.sqrt(shown, out=shown)  # the LUT squares the values
     elif hospital.voi == "sigmoid":
         np.clip(shown, SIGMOID_EDGE, 1.0 - SIGMOID_EDGE, out=shown)
         shown = 0.5 - 0.5 * logit(shown) / np.float32(logit(SIGMOID_EDGE))
@@ -166,11 +168,11 @@ def write_radiograph(
     """Writes a DX or CR file.
 
     Args:
-        path: Of the new file.
+        path: Path of the new file.
         image: Grey values 0 to 1, bone bright.
-        hospital: Its habits.
-        identity: Whose it is.
-        acquisition: What was taken, and how.
+        hospital: The hospital that writes the file.
+        identity: The patient's identifiers.
+        acquisition: The radiograph's view, spacing and kind.
     """
     outline = acquisition.outline
     ds = Dataset()
@@ -208,8 +210,8 @@ def _sop_class(hospital: Hospital, processed: bool) -> UID:
     return DigitalXRayImageStorageForProcessing
 
 
-def _uid(identity: Identity, *what: object) -> UID:
-    return generate_uid(entropy_srcs=[identity.uid_root, *map(str, what)])
+def _uid(identity: Identity, *names: object) -> UID:
+    return generate_uid(entropy_srcs=[identity.uid_root, *map(str, names)])
 
 
 def _image_uid(identity: Identity, hospital: Hospital, instance: int, copy: str) -> UID:
@@ -217,7 +219,7 @@ def _image_uid(identity: Identity, hospital: Hospital, instance: int, copy: str)
 
 
 def _source(identity: Identity, hospital: Hospital, acquisition: Acquisition) -> Dataset:
-    """Reference to the unprocessed image (PS3.3 C.12.4)."""
+    """A reference to the unprocessed image (PS3.3 C.12.4)."""
     item = Dataset()
     item.ReferencedSOPClassUID = _sop_class(hospital, processed=False)
     item.ReferencedSOPInstanceUID = _image_uid(
@@ -265,7 +267,7 @@ def _describe_examination(
 
 
 def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisition) -> None:
-    """Modality transform, VOI and polarity."""
+    """Adds modality transform, VOI and polarity to a header."""
     low, high = stored_range(hospital)
     ds.PhotometricInterpretation = hospital.photometric
     slope, intercept = hospital.rescale
@@ -278,7 +280,7 @@ def _describe_grey_values(ds: Dataset, hospital: Hospital, acquisition: Acquisit
     # PS3.3 C.11.2.1.2.1: the window runs from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
     center, width = 0.5 * (first + last) + 0.5, last - first + 1.0
     if not acquisition.processed:
-        return  # PS3.3 C.8.11.3: no VOI
+        return  # an unprocessed image has no VOI (PS3.3 C.8.11.3)
     if hospital.voi == "window":
         ds.WindowCenter, ds.WindowWidth = decimal(center), decimal(width)
     elif hospital.voi == "windows":

@@ -1,4 +1,4 @@
-"""Stored values to the bytes of a transfer syntax."""
+"""Encodes stored values in a transfer syntax."""
 
 import imagecodecs
 import numpy as np
@@ -15,19 +15,19 @@ METHODS = {
     uid.JPEGLSNearLossless: "ISO_14495_1",
     uid.JPEG2000: "ISO_15444_1",
 }
-"""Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1)."""
+"""Lossy Image Compression Method of each lossy syntax (PS3.3 C.7.6.1.1.5.1)."""
 
 NEAR = 2
-"""Greatest error of near-lossless JPEG-LS, in stored values."""
+"""Largest error of near-lossless JPEG-LS, in stored values."""
 
 
 def set_pixels(ds: Dataset, stored: Integer[np.ndarray, "height width"], bits: int) -> None:
-    """Puts pixels into a dataset, encoded in the transfer syntax of its file meta information.
+    """Adds pixels to a dataset, encoded in the transfer syntax of its file meta information.
 
     Args:
-        ds: With a Transfer Syntax UID.
-        stored: One byte for each pixel or two; only uncompressed and RLE pixels may be signed.
-        bits: Stored.
+        ds: A dataset with a Transfer Syntax UID.
+        stored: Pixels of one or two bytes. Only uncompressed and RLE pixels may be signed.
+        bits: Number of bits stored.
     """
     syntax = ds.file_meta.TransferSyntaxUID
     ds.SamplesPerPixel = 1
@@ -58,15 +58,15 @@ def set_pixels(ds: Dataset, stored: Integer[np.ndarray, "height width"], bits: i
 
 
 def _encode(stored: Integer[np.ndarray, "height width"], syntax: uid.UID, bits: int) -> bytes:
-    """The codestream of one frame."""
+    """Codestream of one frame."""
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
-        # SV1 means first-order prediction; others predict from the neighbours left and above.
+        # SV1 predicts from the left neighbour; predictor 6 also uses the pixel above.
         predictor = 1 if syntax == uid.JPEGLosslessSV1 else 6
         frame = imagecodecs.jpeg8_encode(
             stored, lossless=True, predictor=predictor, bitspersample=bits
         )
     elif syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
-        # pydicom's encoder takes six wavelet levels, too many for sides under 32 pixels.
+        # pydicom's encoder uses six wavelet levels, too many for sides under 32 pixels.
         lossless = syntax == uid.JPEG2000Lossless
         frame = imagecodecs.jpeg2k_encode(
             stored,

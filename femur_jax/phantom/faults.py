@@ -1,10 +1,11 @@
-"""Mishaps of a hospital's export.
+"""Faults of a hospital's export.
 
-Those in DOUBLING add a file: `resent` (the same instance twice), `copied` (the same picture as
-another instance), `recoded` (that, in another transfer syntax), `unprocessed` (the detector's
-values FOR PROCESSING beside the image FOR PRESENTATION), `misfiled` (a copy under another
-patient). Others spoil a file: `truncated`, `empty`, `untagged` (a tag that decoding needs is
-missing), `high_bit` (contradicts Bits Stored). `annotated`: a name is drawn into the pixels.
+Faults in DOUBLING add a file: `resent` (the same instance twice), `copied` (the same pixels as
+another instance), `recoded` (a copy in another transfer syntax), `unprocessed` (the detector's
+values FOR PROCESSING in addition to the image FOR PRESENTATION), `misfiled` (a copy under another
+patient). Other faults spoil a file: `truncated`, `empty`, `untagged` (a tag that decoding needs is
+missing), `high_bit` (High Bit contradicts Bits Stored). With `annotated`, a name is drawn into the
+pixels.
 """
 
 import shutil
@@ -27,7 +28,7 @@ NEEDED_TAGS = ("Rows", "BitsStored", "PhotometricInterpretation", "PixelData")
 def annotate(
     image: Float[np.ndarray, "height width"], identity: Identity
 ) -> Float[np.ndarray, "height width"]:
-    """Draws name and number of an invented patient into a corner, in white."""
+    """Draws the name and number of an invented patient into a corner, in white."""
     height, width = image.shape
     text = Image.new("1", (width, height))
     font = ImageFont.load_default(max(6.0, 0.03 * height))
@@ -45,16 +46,16 @@ def write_again(
     identity: Identity,
     acquisition: Acquisition,
 ) -> None:
-    """Adds the second file of a fault that makes two of one image.
+    """Writes the second file of a fault that adds a file.
 
     Args:
-        fault: One of DOUBLING.
-        first: The file as it should be.
-        second: The new file.
-        image: Its grey values, 0 to 1.
-        hospital: Whose files these are.
-        identity: Whose image it is.
-        acquisition: Of the first file.
+        fault: A fault in DOUBLING.
+        first: The correct file.
+        second: The file to write.
+        image: Grey values of the image, 0 to 1.
+        hospital: The hospital that writes the files.
+        identity: The patient's identifiers.
+        acquisition: The radiograph of the first file.
     """
     if fault == "resent":
         shutil.copyfile(first, second)
@@ -64,7 +65,7 @@ def write_again(
         rle = hospital.transfer_syntax == RLELossless
         hospital = replace(hospital, transfer_syntax=ExplicitVRLittleEndian if rle else RLELossless)
     if fault == "unprocessed":
-        # As before the display curve: linear and flat.
+        # The values before the display curve, at lower contrast.
         image = 0.25 + 0.5 * image ** (1.0 / hospital.gamma)
         acquisition = replace(acquisition, processed=False, outline=None, source=None)
         hospital = replace(hospital, voi="none")
@@ -72,7 +73,7 @@ def write_again(
 
 
 def spoil(rng: np.random.Generator, fault: str, path: Path) -> None:
-    """Spoils a file, unless the fault is 'annotated', which is in its pixels already."""
+    """Spoils a file. For 'annotated' nothing changes: the pixels hold the name already."""
     if fault == "empty":
         path.write_bytes(b"")
     elif fault == "truncated":

@@ -1,7 +1,7 @@
 """Atypical and normal fractures of a simulated femur.
 
-A fracture is a surface across the shaft, up to two wedges beside it, and a rigid motion of each
-fragment. Fragments are 0 proximal (fixed), 1 distal, 2 and 3 wedges.
+A fracture is a surface across the shaft, up to two wedges next to it, and a rigid motion of each
+fragment. Fragment 0 is proximal (fixed), 1 is distal, and 2 and 3 are wedges.
 
 Sources: criteria of atypical fractures in Shane et al., J Bone Miner Res 2014;29:1-23 (ASBMR);
 types and codes of femur fractures in the AO/OTA compendium, J Orthop Trauma 2018;32:S33-S44.
@@ -31,10 +31,10 @@ NORMAL_TYPES = {
     "pertrochanteric": (0.0, 0.6, 0.0, 0.0, 0.4),
     "supracondylar": (0.2, 0.35, 0.1, 0.1, 0.25),
 }
-"""Shares of the types among normal fractures of a place."""
+"""Shares of the types among normal fractures at each site."""
 
 FAR = 1e3
-"""Distance in mm to what is not there, or where all is."""
+"""Distance in mm to an empty region; its negative is the distance to a region without bounds."""
 
 EVERYWHERE = -FAR
 """The `reach` of a complete fracture, mm."""
@@ -45,24 +45,24 @@ class Fracture(NamedTuple):
 
     Attributes:
         type: Index into TYPES.
-        height: Level on the shaft, z.
+        height: Level z on the shaft.
         angle_deg: Inclination of the fracture to the shaft's cross-section at its origin, degrees.
         slope: Rise of the surface along x (lateral) and y (front).
         pitch: Rise of a spiral over one turn, 0 for a plane.
-        seam: Where the spiral closes by a split along the shaft, as a share of a turn.
+        seam: Azimuth, as a share of a turn, of the split along the shaft that closes the spiral.
         medial_slope: Additional rise on the medial side.
         spike: Height of a spike on the medial cortex.
         roughness: Amplitude of the surface's irregularity.
         gap: Width of the fracture line.
-        reach: The fracture line exists laterally of this x, seen from the shaft's axis.
+        reach: Medial end of the fracture line, as x relative to the shaft's axis.
         beak: Height of the lateral periosteal beak, 0 for none.
         flare: Height of the lateral endosteal thickening, 0 for none.
-        beak_width: Half the extent of both along the shaft.
-        wedge_length: Of the two wedges along the shaft, 0 for none.
-        wedge_azimuth: Side of the shaft from which each is broken.
-        wedge_height: Level of each above the fracture.
-        rotation: Of each fragment about the fracture's centre.
-        translation: Of each fragment.
+        beak_width: Half the extent of beak and flare along the shaft.
+        wedge_length: Length of each of the two wedges along the shaft, 0 for none.
+        wedge_azimuth: Side of the shaft from which each wedge is broken.
+        wedge_height: Level of each wedge above the fracture.
+        rotation: Rotation of each fragment about the fracture's centre.
+        translation: Translation of each fragment.
     """
 
     type: int
@@ -92,17 +92,17 @@ def draw_fracture(rng: np.random.Generator, femur: Femur, label: str) -> Fractur
     Args:
         rng: Source of randomness.
         femur: The bone to break.
-        label: 'AFF' or 'NFF'.
+        label: The class, 'AFF' or 'NFF'.
     """
     return _draw_atypical(rng, femur) if label == "AFF" else _draw_normal(rng, femur)
 
 
 def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
-    """Transverse from the lateral cortex, mostly with a beak; complete or of that cortex only.
+    """Draws a transverse fracture that starts at the lateral cortex, mostly with a beak.
 
-    The angle is 4.8 +- 4.2 degrees within 0.3 to 18; 25 of 129 lie within 80 mm below the lesser
-    trochanter. One in ten shows neither periosteal nor endosteal thickening: four of the five
-    major features are enough.
+    It is complete or limited to that cortex. The angle is 4.8 +- 4.2 degrees within 0.3 to 18; 25
+    of 129 fractures lie within 80 mm below the lesser trochanter. One in ten shows neither
+    periosteal nor endosteal thickening: four of the five major features are enough.
     """
     subtrochanteric = rng.random() < 25 / 129
     mean, deviation, least, most = (40, 15, 10, 78) if subtrochanteric else (135, 30, 82, 250)
@@ -137,20 +137,20 @@ def _draw_atypical(rng: np.random.Generator, femur: Femur) -> Fracture:
 
 
 def _draw_normal(rng: np.random.Generator, femur: Femur) -> Fracture:
-    """Spiral, oblique, wedge, comminuted or transverse, of the shaft or next to it.
+    """Draws a spiral, oblique, wedge, comminuted or transverse fracture of the shaft or near it.
 
-    Mostly steeper than 30 degrees. A few transverse ones have a slight periosteal reaction.
+    Most are steeper than 30 degrees. A few transverse ones have a slight periosteal reaction.
     """
-    place = str(rng.choice(list(NORMAL_TYPES), p=[0.76, 0.09, 0.15]))
-    kind = str(rng.choice(TYPES, p=NORMAL_TYPES[place]))
+    site = str(rng.choice(list(NORMAL_TYPES), p=[0.76, 0.09, 0.15]))
+    kind = str(rng.choice(TYPES, p=NORMAL_TYPES[site]))
     transverse, spiral = kind == "transverse", kind == "spiral"
     angle = float(rng.uniform(3, 28) if transverse else rng.uniform(32, 58))
     tangent = np.tan(np.deg2rad(angle))
     direction, azimuth = rng.choice([-1.0, 1.0]), rng.uniform(-0.9, 0.9)
-    if place == "pertrochanteric":  # from the greater trochanter down to the lesser one
+    if site == "pertrochanteric":  # from the greater trochanter down to the lesser one
         height = float(femur.lesser_trochanter) + rng.uniform(4, 14)
         direction, azimuth = 1.0, rng.uniform(-0.4, 0.4)
-    elif place == "supracondylar":
+    elif site == "supracondylar":
         height = rng.uniform(0.16, 0.26) * femur.length
     else:
         subtrochanteric = rng.random() < 25 / 129
@@ -162,7 +162,7 @@ def _draw_normal(rng: np.random.Generator, femur: Femur) -> Fracture:
     side = rng.uniform(-np.pi, np.pi)
     wedge_azimuth = np.array([side, side + rng.uniform(2.0, 4.2)])
     severity = 0.25 if rng.random() < 0.25 else 1.0
-    long = (35, 75) if place == "shaft" else (25, 45)
+    long = (35, 75) if site == "shaft" else (25, 45)
     return Fracture(
         type=TYPES.index(kind),
         height=height,
@@ -186,7 +186,7 @@ def _draw_normal(rng: np.random.Generator, femur: Femur) -> Fracture:
 
 
 def reduce(fracture: Fracture, remaining: float) -> Fracture:
-    """Sets the fragments: a share `remaining` of each one's displacement is left."""
+    """Reduces a fracture to a share `remaining` of each fragment's displacement."""
     turns = Rotation.from_matrix(fracture.rotation).as_rotvec() * remaining
     return fracture._replace(
         rotation=Rotation.from_rotvec(turns).as_matrix().astype(np.float32),
@@ -195,7 +195,7 @@ def reduce(fracture: Fracture, remaining: float) -> Fracture:
 
 
 def ao_code(femur: Femur, fracture: Fracture) -> str:
-    """Bone, segment, type and group of the AO/OTA classification of 2018; thirds of the shaft."""
+    """The AO/OTA code of 2018: bone, segment, type, group and, in the shaft, the third."""
     kind = TYPES[int(fracture.type)]
     below = float(femur.lesser_trochanter) - fracture.height
     if below < 0.0:
@@ -208,17 +208,17 @@ def ao_code(femur: Femur, fracture: Fracture) -> str:
 
 
 def _on_shaft(femur: Femur, below: float) -> float:
-    """z of a place `below` mm under the lesser trochanter, kept above the supracondylar flare."""
+    """z of a level `below` mm under the lesser trochanter, kept above the supracondylar flare."""
     top = float(femur.lesser_trochanter)
     return float(np.clip(top - below, 0.27 * femur.length, top - 8.0))
 
 
 def _displacement(rng: np.random.Generator, femur: Femur, severity: float) -> np.ndarray:
-    """Motion of the distal fragment: translation in mm, then rotation vector in rad."""
+    """Draws the motion of the distal fragment: translation in mm, then rotation vector in rad."""
     radius = femur.shaft_radius
     shift = rng.normal(0, 0.55 * radius, 2)
     shortening = rng.uniform(-3, 9) + (8.0 if np.hypot(*shift) > radius else 0.0)
-    # Varus and a backward tilt of the distal fragment prevail: the muscles' pull.
+    # The muscles' pull favours varus and a backward tilt of the distal fragment.
     tilt = np.deg2rad(np.clip(rng.normal([-4, 5, 0], [6, 6, 9]), -16, 16))
     return severity * np.array([*shift, shortening, *tilt])
 
@@ -226,7 +226,7 @@ def _displacement(rng: np.random.Generator, femur: Femur, severity: float) -> np
 def _rigid_motions(
     rng: np.random.Generator, distal: np.ndarray, wedge_azimuth: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Motions of all fragments; wedges follow the distal one half-way and spring outwards."""
+    """Draws all fragments' motions; wedges move half as far as the distal one and outwards."""
     wedges = []
     for azimuth in wedge_azimuth:
         outward = rng.uniform(3, 10) * np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
@@ -240,19 +240,19 @@ def _rigid_motions(
 
 
 def fragment_distance(femur: Femur, fracture: Fracture, k: int, local: Points) -> Scalars:
-    """Signed distance in mm to the region of space that fragment k was cut from.
+    """Signed distance in mm to the region of space that fragment k is cut from.
 
     Args:
-        femur: The patient.
-        fracture: How the femur is broken.
+        femur: The patient's femur.
+        fracture: The patient's fracture.
         k: Number of the fragment.
         local: Points before the fragment moved, relative to the shaft's axis and the fracture.
     """
     x, y, z = local
     r = femur.shaft_radius
-    # Where the line has not reached, the pieces overlap: intact bone.
+    # Beyond the end of the fracture line the fragments overlap, so that the bone is intact.
     half_gap = 0.5 * jnp.clip(x - fracture.reach, -20.0, fracture.gap)
-    # A wedge is a prism whose length grows from nothing on the far side of the shaft.
+    # A wedge is a prism whose length grows from zero on the far side of the shaft.
     wedges = []
     for i in range(2):
         azimuth, long = fracture.wedge_azimuth[i], fracture.wedge_length[i]
@@ -267,14 +267,14 @@ def fragment_distance(femur: Femur, fracture: Fracture, k: int, local: Points) -
         above = z - surface_height(femur, fracture, x, y)
         side = above * jnp.cos(jnp.deg2rad(fracture.angle_deg)) * (-1.0 if k == 0 else 1.0)
         region = jnp.maximum(half_gap + side, -jnp.minimum(wedges[0], wedges[1]))
-    # The other leg is whole, and stays where the proximal fragment is.
+    # The other leg is intact and moves with the proximal fragment, which is fixed.
     other = x + femur.midline + CONVERGENCE * (z + fracture.height) < 0.0
     return jnp.where(other, -FAR if k == 0 else FAR, region)
 
 
 def surface_height(femur: Femur, fracture: Fracture, x: Scalars, y: Scalars) -> Scalars:
-    """z of the fracture's surface, relative to the fracture, at places relative to the axis."""
-    # Share of a turn about the shaft by the diamond angle: within 0.012 of atan2, 20 times faster.
+    """z of the fracture's surface relative to the fracture, for x and y relative to the axis."""
+    # The diamond angle as a share of a turn is within 0.012 of atan2 and 20 times faster.
     turn = jnp.sign(y) * 0.25 * (1.0 - x / (jnp.abs(x) + jnp.abs(y) + 1e-6)) - fracture.seam
     medial = jnp.maximum(-x, 0.0)
     return (
@@ -293,23 +293,23 @@ def zigzag(x: Scalars) -> Scalars:
 
 
 def relative_to_fracture(femur: Femur, fracture: Fracture, p: Points) -> Points:
-    """Coordinates from the shaft's axis and the level of the fracture."""
+    """Coordinates relative to the shaft's axis and the level of the fracture."""
     x, y = axis_at(femur, p[2])
     return p[0] - x, p[1] - y, p[2] - fracture.height
 
 
 def beak_height(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
-    """Height in mm of the periosteal beak: a ridge of the lateral cortex at the fracture line."""
+    """Height in mm of the periosteal beak, a ridge of the lateral cortex at the fracture line."""
     return fracture.beak * _ridge(femur, fracture, p)
 
 
 def flare_height(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
-    """Height in mm of the endosteal thickening opposite the beak's place."""
+    """Height in mm of the endosteal thickening opposite the beak."""
     return fracture.flare * _ridge(femur, fracture, p)
 
 
 def _ridge(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
-    """1 where the fracture line meets the lateral cortex, falling to 0 around it."""
+    """A weight of 1 where the fracture line meets the lateral cortex, falling to 0 around it."""
     x, _, z = relative_to_fracture(femur, fracture, p)
     lateral = jnp.clip((x / femur.shaft_radius - 0.2) / 0.8, 0.0, 1.0)
     along = jnp.abs(z - x * fracture.slope[0])

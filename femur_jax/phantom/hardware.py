@@ -1,4 +1,4 @@
-"""What surgeons and plaster rooms leave in and around a thigh."""
+"""Implants, casts and splints in and around a thigh."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from femur_jax.phantom.scene import Implant
 IMPLANTS = ("none", "nail", "plate", "stem")
 
 ABSENT = 1e3
-"""Distance in mm to what is not there."""
+"""Distance in mm to an absent body."""
 
 SCREW_PITCH = 18.0
 """Distance between a plate's screws, mm."""
@@ -36,13 +36,13 @@ class Hardware(NamedTuple):
 
     Attributes:
         implant: Index into IMPLANTS.
-        top: z where the implant starts.
-        bottom: z where it ends.
-        radius: Of the nail or of the stem's tip.
-        steel: 1 for steel, 0 for titanium.
+        top: Height z of the implant's upper end.
+        bottom: Height z of the implant's lower end.
+        radius: Radius of the nail or of the stem's tip.
+        steel: 1 for steel and 0 for titanium.
         cast: Thickness of the plaster around the thigh, 0 for none.
-        cast_top: z where it ends.
-        splint: 1 if it covers the back only.
+        cast_top: Height z of the plaster's upper end.
+        splint: 1 if the plaster covers only the back of the thigh, else 0.
     """
 
     implant: int
@@ -56,10 +56,10 @@ class Hardware(NamedTuple):
 
 
 def draw_hardware(rng: np.random.Generator, femur: Femur, fracture: Fracture) -> Hardware:
-    """Draws what a patient carries: mostly nothing, and equally often in both classes.
+    """Draws a patient's implant and cast: mostly none, and equally often in both classes.
 
-    Nails reach from the greater trochanter to the condyles, plates bridge the fracture, stems of
-    hip prostheses end in the upper shaft.
+    Nails reach from the greater trochanter to the condyles, plates bridge the fracture, and stems
+    of hip prostheses end in the upper shaft.
     """
     implant = int(rng.choice(len(IMPLANTS), p=[0.94, 0.02, 0.02, 0.02]))
     half = rng.uniform(75.0, 110.0)
@@ -82,7 +82,7 @@ def draw_hardware(rng: np.random.Generator, femur: Femur, fracture: Fracture) ->
 
 
 def foreign_bodies(femur: Femur, hardware: Hardware) -> list[Implant]:
-    """What the rays meet beside the patient."""
+    """The implant and the cast of a patient as bodies for the ray tracer."""
     femur, hardware = jax.tree.map(np.float32, (femur, hardware))
     bodies = []
     if hardware.implant:
@@ -103,7 +103,7 @@ def metal_distance(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
 
 
 def cast_distance(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
-    """Distance to a cast around the thigh, or a splint behind it, in mm."""
+    """Distance in mm to a cast around the thigh or a splint behind it."""
     padding = 3.0
     shell = jnp.abs(thigh_distance(femur, p) - padding - 0.5 * hardware.cast) - 0.5 * hardware.cast
     shell = jnp.maximum(shell, p[2] - hardware.cast_top)
@@ -112,7 +112,7 @@ def cast_distance(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
 
 
 def _nail(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
-    """A bowed intramedullary nail, a screw into the head and two below the fracture."""
+    """Distance to a bowed nail in the canal, a screw into the head and two near its lower end."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)
     tube = elliptic_tube(x - axis_x, y - axis_y, hardware.radius, hardware.radius)
@@ -129,7 +129,7 @@ def _nail(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
 
 
 def _plate(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
-    """A plate on the lateral side, moulded to the bone, and screws through both cortices."""
+    """Distance to a plate moulded to the lateral side, with screws through both cortices."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)
     x, y = x - axis_x, y - axis_y
@@ -146,7 +146,7 @@ def _plate(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
 
 
 def _stem(femur: Femur, hardware: Hardware, p: Points) -> Scalars:
-    """A hip prosthesis: head, neck and a stem that tapers within the canal, and a cup."""
+    """Distance to a hip prosthesis: cup, head, neck and a stem that tapers within the canal."""
     x, y, z = p
     axis_x, axis_y = axis_at(femur, z)
     head = head_centre(femur)

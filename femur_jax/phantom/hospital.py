@@ -1,4 +1,4 @@
-"""What differs between hospitals: detector, processing, format, and the look of their images."""
+"""Differences between hospitals: detector, processing, file format and layout of images."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ DECK = (
     *COMMON_SYNTAXES,
     *(ExplicitVRLittleEndian, JPEGLosslessSV1) * 4,
 )
-"""Transfer syntaxes as they are dealt to hospitals, common ones first and more often."""
+"""Transfer syntaxes in the order in which hospitals get them, common ones first and more often."""
 
 DEVICES = (
     ("Nordlys Imaging", "Aurora 35"),
@@ -59,7 +59,7 @@ DEVICES = (
     ("Vireo", "DXR 17"),
     ("Halden X-Ray", "H2"),
 )
-"""Makers and models that do not exist."""
+"""Invented makers and models."""
 
 NARROWEST, WIDEST = 0.42, 0.98
 """Ratios of width to height of the smallest and the largest images."""
@@ -67,36 +67,40 @@ NARROWEST, WIDEST = 0.42, 0.98
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital's habits.
+    """Equipment and settings of a hospital.
 
     Attributes:
         name: Code in labels.csv.
         device: Maker and model.
-        modality: 'DX' (flat detector) or 'CR' (image plate), which also sets the SOP class.
+        modality: Kind of detector, which also sets the SOP class: 'DX' (flat detector) or 'CR'
+            (image plate).
         transfer_syntax: UID of the pixel encoding.
-        photometric: 'MONOCHROME2', or 'MONOCHROME1' where low values are shown bright.
+        photometric: Photometric interpretation, 'MONOCHROME2', or 'MONOCHROME1' if low values
+            are displayed bright.
         bits: Bits stored, 8 (in one byte) or 10 to 16.
-        signed: Stored values are two's complement, which the rescale makes good.
-        spacing: 'detector' (at the detector only), 'calibrated' (also in the patient), 'zero'
-            (in the patient, as 0.000) or 'none'.
-        voi: 'window', 'windows' (two, of which the first is right), 'sigmoid', 'lut' or 'none'.
-        rescale: Slope and intercept of the modality transform, before the sign is made good.
-        range: Part of the stored range that the image fills, 0 to 1.
-        long_side: Of its images, pixels.
+        signed: Whether stored values are two's complement; the rescale compensates for it.
+        spacing: Recorded pixel spacing: 'detector' (at the detector only), 'calibrated' (also in
+            the patient), 'zero' (in the patient, as 0.000) or 'none'.
+        voi: VOI transform: 'window', 'windows' (two, the first one is correct), 'sigmoid', 'lut'
+            or 'none'.
+        rescale: Slope and intercept of the modality transform for unsigned values.
+        range: Interval of the stored range that the image fills, 0 to 1.
+        long_side: Longer side of the images, pixels.
         aspect: Least and greatest ratio of width to height.
-        border: What lies outside the collimated field: 'none', 'dark' or 'bright'.
-        outline: What the header declares invalid at the edges: 'none', a shutter's shape,
-            'RECTANGULAR', 'CIRCULAR' or 'POLYGONAL', or 'PADDING'.
+        border: Grey outside the collimated field: 'none', 'dark' or 'bright'.
+        outline: Declaration of invalid edges in the header: 'none', a shutter's shape
+            ('RECTANGULAR', 'CIRCULAR' or 'POLYGONAL') or 'PADDING'.
         marker: Whether a lead letter marks the side.
         kvp: Peak voltage of the tube, kV.
-        photons: Mean count in an open pixel.
-        scatter: Scattered over primary photons behind the grid.
+        photons: Mean count in a pixel of the open beam.
+        scatter: Ratio of scattered to primary photons behind the grid.
         blur: Standard deviation of the detector's blur, pixels.
-        detail: How much of the coarse structure the processing removes, 0 to 1.
+        detail: Share of the coarse structure that the processing removes, 0 to 1.
         gamma: Exponent of the display curve.
-        heel: Relative rise of the beam's intensity per radian downwards and to the right.
+        heel: Increase of the beam's intensity, as a share of it, per radian downwards and to the
+            right.
         grid: Amplitude of a stationary grid's shadow in the logarithm of the signal, 0 for a
-            moving grid, and its lines per mm.
+            moving grid, and the grid's lines per mm.
         black, white: Percentiles of the signal shown black and white.
     """
 
@@ -129,7 +133,7 @@ class Hospital:
 
 
 def long_sides(megapixels: tuple[float, float]) -> tuple[int, int]:
-    """Longer sides in pixels between which the areas of all images lie within given bounds."""
+    """Least and greatest longer side in pixels for areas of all images within given bounds."""
     least, greatest = megapixels
     return int(np.ceil(np.sqrt(least * 1e6 / NARROWEST))), int(np.sqrt(greatest * 1e6 / WIDEST))
 
@@ -138,12 +142,12 @@ def draw_hospitals(seed: int, number: int, long_side: tuple[int, int]) -> list[H
     """Draws the hospitals of a cohort.
 
     Image sizes are spread evenly on a log scale. The hospital with the smallest images collimates
-    to narrow fields and the one with the largest to wide ones, so with a factor 2 between the
-    sides their areas differ by more than 4. Transfer syntaxes are dealt out in turn.
+    to narrow fields and the one with the largest to wide fields. So the areas differ by a factor of
+    more than 4 if the sides differ by a factor of 2. Hospitals get the syntaxes of DECK in turn.
 
     Args:
-        seed: Of the cohort.
-        number: How many.
+        seed: Seed of the cohort.
+        number: Number of hospitals.
         long_side: Least and greatest length of an image's longer side, pixels.
     """
     sizes = np.geomspace(*long_side, number).round().astype(int)
@@ -167,7 +171,7 @@ def _draw_hospital(
         return str(rng.choice(list(shares), p=list(shares.values())))
 
     modality = choose(DX=0.6, CR=0.4)
-    # The DX IOD demands a VOI, an identity rescale, unsigned values and the detector's spacing
+    # The DX IOD requires a VOI, an identity rescale, unsigned values and the detector's spacing
     # (PS3.3 A.26, C.8.11).
     if modality == "DX":
         voi = choose(window=0.45, windows=0.2, sigmoid=0.15, lut=0.2)
@@ -177,7 +181,7 @@ def _draw_hospital(
         voi = choose(window=0.35, windows=0.15, sigmoid=0.1, lut=0.15, none=0.25)
         spacing = choose(detector=0.4, calibrated=0.3, zero=0.1, none=0.2)
         rescale = (0.5, -64.0) if voi.startswith("window") and rng.random() < 0.4 else (1.0, 0.0)
-        # Codestreams of signed values are a matter of their own: too rare to be of use.
+        # Codestreams of signed values are too rare to simulate.
         signed = bool(rng.random() < 0.5) and not syntax.is_encapsulated
     bits = int(rng.integers(10, 13 if voi == "lut" else 17))
     if syntax == JPEGBaseline8Bit or (rng.random() < 0.05 and syntax != JPEGExtended12Bit):
@@ -186,7 +190,7 @@ def _draw_hospital(
         bits = 12
     outline = choose(none=0.74, RECTANGULAR=0.08, CIRCULAR=0.05, POLYGONAL=0.05, PADDING=0.08)
     if outline == "PADDING" and (voi == "none" or syntax in LOSSY_SYNTAXES):
-        outline = "none"  # no stored value would be left for it
+        outline = "none"  # no stored value is left for the padding
     narrowest = NARROWEST + 0.16 * rank
     return Hospital(
         name=name,
@@ -219,6 +223,6 @@ def _draw_hospital(
 
 
 def _draw_heel(rng: np.random.Generator) -> tuple[float, float]:
-    """Tubes mostly lie along the leg; the intensity varies by up to 30% over 400 mm."""
+    """Draws the heel effect: mostly along the leg, and up to 30% over 400 mm."""
     rise = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 0.9))
     return (rise, 0.0) if rng.random() < 0.8 else (0.0, rise)

@@ -1,6 +1,6 @@
-"""Edges of an image that a header declares invalid: display shutters and pixel padding.
+"""Image edges that a header declares invalid: display shutters and pixel padding.
 
-Shapes and their attributes: PS3.3 C.7.6.11 (Display Shutter) and C.7.5.1.1.2 (Pixel Padding).
+Shapes and attributes follow PS3.3 C.7.6.11 (Display Shutter) and C.7.5.1.1.2 (Pixel Padding).
 Rows and columns in the header count from 1.
 """
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 MARGIN = 0.07
-"""Greatest part of a side that an outline takes at each edge; the fracture lies further inside."""
+"""Largest share of a side outside the outline at each edge; the fracture lies further inside."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class Outline:
     """A valid region.
 
     Attributes:
-        kind: 'RECTANGULAR', 'CIRCULAR', 'POLYGONAL', or 'PADDING' within a polygon.
-        points: Rows and columns of the corners (of two opposite ones for a rectangle), or centre
-            and radius of a circle; pixels from 1.
+        kind: Kind of region: 'RECTANGULAR', 'CIRCULAR', 'POLYGONAL', or 'PADDING' around a
+            polygon.
+        points: Rows and columns of the corners (two opposite ones for a rectangle), or the centre
+            and radius of a circle, in pixels counted from 1.
         inside: Mask of the region.
     """
 
@@ -32,12 +33,15 @@ class Outline:
 
 
 def draw_outline(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Outline | None:
-    """Draws a region that leaves out at most a margin, or of a circle, the corners.
+    """Draws a region that excludes at most a margin or, for a circle, the corners.
 
     Args:
         rng: Source of randomness.
-        kind: See `Outline`; 'none' for None, the whole image.
+        kind: Kind of region as in `Outline`, or 'none'.
         shape: Height and width of the image, pixels.
+
+    Returns:
+        The region, None for the kind 'none': the whole image is valid.
     """
     if kind == "none":
         return None
@@ -69,7 +73,7 @@ def draw_outline(rng: np.random.Generator, kind: str, shape: tuple[int, int]) ->
 
 
 def declare_shutter(ds: Dataset, outline: Outline) -> None:
-    """Writes the attributes of a display shutter."""
+    """Adds the attributes of a display shutter to a header."""
     ds.ShutterShape = outline.kind
     if outline.kind == "RECTANGULAR":
         upper, left, lower, right = outline.points

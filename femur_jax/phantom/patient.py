@@ -1,4 +1,4 @@
-"""A simulated patient from the dice to the files."""
+"""Simulates a patient and writes the DICOM files."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from femur_jax.phantom.processing import radiograph
 from femur_jax.phantom.truth import describe_image, describe_patient
 
 COARSEST_MM = 2.5
-"""Largest pixel in mm at the bone; small images show less of the leg rather than coarser pixels."""
+"""Largest pixel in mm at the bone. Small images show less of the leg instead of coarser pixels."""
 
 EXPOSED = {"AFF": 0.78, "NFF": 0.10}
-"""Share of patients who took bisphosphonates, with atypical and with ordinary fractures of the
-femoral shaft (Schilcher, Michaelsson and Aspenberg 2011, NEJM 364:1728)."""
+"""Share of patients with atypical and with ordinary fractures of the femoral shaft who took
+bisphosphonates (Schilcher, Michaelsson and Aspenberg 2011, NEJM 364:1728)."""
 
 Record = dict[str, Any]
 
@@ -33,13 +33,13 @@ def write_patient(
     """Writes a patient's radiographs, AP and lateral in turn.
 
     Args:
-        folder: Of the cohort.
-        seed: Of the cohort.
-        patient: The plan.
-        coarsest_mm: Most that a pixel may cover of the bone.
+        folder: Folder of the cohort.
+        seed: Seed of the cohort.
+        patient: The patient's plan.
+        coarsest_mm: Largest pixel in mm at the bone.
 
     Returns:
-        What labels.csv and the truth say of each file.
+        The entries of labels.csv and of the ground truth for each file.
     """
     rng = np.random.default_rng([seed, 3, patient.number])
     femur = draw_femur(rng, patient.label)
@@ -54,19 +54,19 @@ def write_patient(
     for i, (hospital, fault) in enumerate(zip(patient.hospitals, patient.faults, strict=True)):
         rng = np.random.default_rng([seed, 4, patient.number, i])
         view = ("AP", "lateral")[i % 2]
-        # For a lateral view the other leg is moved away.
-        seen = femur if view == "AP" else femur._replace(midline=AWAY)
-        camera, shape, spacing = frame(rng, seen, fracture, hospital, view, laterality, coarsest_mm)
+        # In a lateral view the other leg is out of the beam.
+        body = femur if view == "AP" else femur._replace(midline=AWAY)
+        camera, shape, spacing = frame(rng, body, fracture, hospital, view, laterality, coarsest_mm)
         image = radiograph(
             rng,
-            seen,
+            body,
             fracture,
             hospital,
             camera,
             shape,
             spacing,
             laterality,
-            foreign_bodies(seen, hardware),
+            foreign_bodies(body, hardware),
         )
         acquisition = Acquisition(
             instance=i + 1,
@@ -80,9 +80,8 @@ def write_patient(
         )
         if acquisition.burned_in:
             image = annotate(image, identity)
-        home = folder / hospital.name
-        home.mkdir(exist_ok=True)
-        path = home / f"{name}_{i + 1}.dcm"
+        (folder / hospital.name).mkdir(exist_ok=True)
+        path = folder / hospital.name / f"{name}_{i + 1}.dcm"
         write_radiograph(path, image, hospital, identity, acquisition)
         record = {
             "path": str(path.relative_to(folder)),
@@ -103,15 +102,15 @@ def write_patient(
             **describe_image(femur, fracture, camera, view, shape, spacing),
         }
         records.append(record)
-        seconds = {f"{name}_{i + 1}b": fault} if fault in DOUBLING else {}
+        added_files = {f"{name}_{i + 1}b": fault} if fault in DOUBLING else {}
         if i == 0 and patient.misfiled_as is not None:
-            seconds[f"{patient_id(patient.misfiled_as)}_m"] = "misfiled"
-        for stem, kind in seconds.items():
+            added_files[f"{patient_id(patient.misfiled_as)}_m"] = "misfiled"
+        for stem, kind in added_files.items():
             second = path.with_stem(stem)
             write_again(kind, path, second, image, hospital, identity, acquisition)
             copy = {"path": str(second.relative_to(folder)), "fault": kind}
             copy |= {"patient_id": stem.split("_")[0], "same_as": record["path"]}
-            if kind == "misfiled":  # nothing is known of the other patient
+            if kind == "misfiled":  # the other patient's data are unknown here
                 copy |= dict.fromkeys(("age", "sex", "exposure"), "")
             records.append(record | copy)
         if fault and fault not in DOUBLING:
@@ -121,7 +120,7 @@ def write_patient(
 
 
 def was_exposed(seed: int, patient: Patient) -> bool:
-    """Whether a patient took bisphosphonates; from a generator of its own, away from the pixels."""
+    """Whether a patient took bisphosphonates; a separate generator leaves the pixels unchanged."""
     return np.random.default_rng([seed, 5, patient.number]).random() < EXPOSED[patient.label]
 
 
@@ -139,7 +138,7 @@ def frame(
     laterality: str,
     coarsest_mm: float = COARSEST_MM,
 ) -> tuple[Camera, tuple[int, int], float]:
-    """Chooses what an image shows: the whole femur, half of it, or the fracture's surroundings.
+    """Draws the field of view: the whole femur, half of it, or the fracture's surroundings.
 
     The fracture lies within the middle 70% of the height.
 
@@ -154,7 +153,7 @@ def frame(
     covered = min(covered, coarsest_mm * hospital.long_side)
     offset = rng.uniform(-0.35, 0.35) * covered
     middle = 0.5 * femur.length
-    # The whole femur is centred as far as the fracture's place allows.
+    # The whole femur is centred as far as the fracture's height allows.
     reach = 0.35 * covered
     z = fracture.height + (
         np.clip(middle - fracture.height, -reach, reach) if covered > 340 else offset

@@ -1,6 +1,6 @@
-"""Who is in a cohort: class, hospitals, number of images and mishaps of every patient.
+"""The plan of a cohort: class, hospitals, number of images and faults of every patient.
 
-Drawn for the whole cohort at once, so that any patient can be simulated alone.
+The plan is drawn for the whole cohort at once, so that any patient can be simulated alone.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from femur_jax.errors import UserError
 from femur_jax.phantom.hospital import Hospital, draw_hospitals
 
 MOST_IMAGES = 8
-"""Of one patient."""
+"""Largest number of images of one patient."""
 
 REFERRED = 0.05
-"""Share of the patients with several images who have some from a second hospital."""
+"""Share of patients with images from a second hospital, among those with several images."""
 
 FAULTS = {
     "resent": 0.2,
@@ -28,22 +28,23 @@ FAULTS = {
     "high_bit": 0.05,
     "empty": 0.05,
 }
-"""What can go wrong with an image, see `faults`, and how often among all mishaps."""
+"""Shares of the faults of an export among all images with a fault; see the module `faults`."""
 
 MISFILED = 600
-"""One image of so many patients is also filed under another patient."""
+"""Number of patients per image that is also filed under another patient."""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """What is planned for one patient.
+    """The plan of one patient.
 
     Attributes:
-        number: From 0.
-        label: 'AFF' or 'NFF'.
-        hospitals: Where each image is taken.
-        faults: What goes wrong with each, '' for nothing.
-        misfiled_as: The number of the patient under whom the first image is also filed.
+        number: Number of the patient, counted from 0.
+        label: The class, 'AFF' or 'NFF'.
+        hospitals: Hospital of each image.
+        faults: Fault of each image, '' for none.
+        misfiled_as: Number of the patient under whom the first image is also filed, None if it
+            is not misfiled.
     """
 
     number: int
@@ -65,25 +66,25 @@ def plan_cohort(
 ) -> list[Patient]:
     """Plans a cohort.
 
-    Exactly round(patients * aff_fraction) patients have an atypical fracture, dealt out evenly
-    over the hospitals. Nothing else of the plan depends on the class.
+    Exactly round(patients * aff_fraction) patients have an atypical fracture, and they are spread
+    evenly over the hospitals. Nothing else in the plan depends on the class.
 
     Args:
-        seed: Equal seeds give equal plans.
-        patients: How many.
-        images: Radiographs taken in all.
-        hospitals: How many, at most as many as patients.
+        seed: Seed of the plan.
+        patients: Number of patients.
+        images: Number of radiographs of all patients together.
+        hospitals: Number of hospitals, at most that of patients.
         aff_fraction: Share of patients with an atypical fracture, 0 to 1.
         long_side: Least and greatest length of an image's longer side, pixels.
-        faults: Share of the images with which something goes wrong, 0 to 1.
+        faults: Share of the images with a fault, 0 to 1.
 
     Raises:
         UserError: A number is out of range.
     """
     _check(patients, images, hospitals, aff_fraction, long_side, faults)
     rng = np.random.default_rng([seed, 2])
-    places = draw_hospitals(seed, hospitals, long_side)
-    atypical, homes = _assign(rng, patients, hospitals, aff_fraction)
+    all_hospitals = draw_hospitals(seed, hospitals, long_side)
+    atypical, first_hospitals = _assign(rng, patients, hospitals, aff_fraction)
     counts = share_out(rng, images, patients)
     misfiled = _misfiled(rng, atypical) if faults > 0.0 else {}
     plans = []
@@ -91,18 +92,22 @@ def plan_cohort(
         second = int(rng.integers(hospitals))
         moves_after = int(rng.integers(1, count)) if count > 1 else count
         referred = rng.random() < REFERRED
-        where = [homes[number] if i < moves_after or not referred else second for i in range(count)]
-        mishaps = rng.choice(list(FAULTS), count, p=list(FAULTS.values()))
-        strikes = rng.random(count) < faults
-        # Only flat detectors send unprocessed images beside the others.
-        cr = [places[i].modality == "CR" for i in where]
-        mishaps[cr & (mishaps == "unprocessed")] = "resent"
+        first = first_hospitals[number]
+        taken_at = [
+            all_hospitals[first if i < moves_after or not referred else second]
+            for i in range(count)
+        ]
+        kinds = rng.choice(list(FAULTS), count, p=list(FAULTS.values()))
+        faulty = rng.random(count) < faults
+        # Only flat detectors also send unprocessed images.
+        cr = [hospital.modality == "CR" for hospital in taken_at]
+        kinds[cr & (kinds == "unprocessed")] = "resent"
         plans.append(
             Patient(
                 number=number,
                 label="AFF" if atypical[number] else "NFF",
-                hospitals=tuple(places[i] for i in where),
-                faults=tuple(str(m) if s else "" for m, s in zip(mishaps, strikes, strict=True)),
+                hospitals=tuple(taken_at),
+                faults=tuple(str(k) if f else "" for k, f in zip(kinds, faulty, strict=True)),
                 misfiled_as=misfiled.get(number),
             )
         )
@@ -110,9 +115,9 @@ def plan_cohort(
 
 
 def share_out(rng: np.random.Generator, images: int, patients: int) -> Int[np.ndarray, "patients"]:
-    """Number of images of each patient, 1 to MOST_IMAGES, with the given sum.
+    """Draws the number of images of each patient, 1 to MOST_IMAGES, with the given sum.
 
-    Patients differ in how often they are seen: the shares are gamma distributed.
+    The patients' shares of the images are gamma distributed.
     """
     counts = np.ones(patients, int)
     tendency = rng.gamma(1.5, size=patients)
@@ -126,21 +131,21 @@ def share_out(rng: np.random.Generator, images: int, patients: int) -> Int[np.nd
 def _assign(
     rng: np.random.Generator, patients: int, hospitals: int, aff_fraction: float
 ) -> tuple[Bool[np.ndarray, "patients"], Int[np.ndarray, "patients"]]:
-    """Class and hospital of every patient; each class goes round the hospitals in turn.
+    """Draws class and first hospital of every patient; each class fills the hospitals in turn.
 
-    The classes start from opposite ends, so every hospital gets a patient, and in an order of
-    hospitals that depends on the seed.
+    The classes start at opposite ends of a random order of hospitals, so that every hospital gets
+    a patient.
     """
     atypical = rng.permutation(patients) < round(patients * aff_fraction)
     order = rng.permutation(hospitals)
-    homes = np.empty(patients, int)
-    homes[atypical] = order[np.arange(atypical.sum()) % hospitals]
-    homes[~atypical] = order[::-1][np.arange((~atypical).sum()) % hospitals]
-    return atypical, homes
+    first_hospitals = np.empty(patients, int)
+    first_hospitals[atypical] = order[np.arange(atypical.sum()) % hospitals]
+    first_hospitals[~atypical] = order[::-1][np.arange((~atypical).sum()) % hospitals]
+    return atypical, first_hospitals
 
 
 def _misfiled(rng: np.random.Generator, atypical: Bool[np.ndarray, "patients"]) -> dict[int, int]:
-    """Patients an image of whom is also filed under another of the same class."""
+    """Draws patients with a misfiled image, each with another patient of the same class."""
     result = {}
     for number in rng.choice(len(atypical), max(1, round(len(atypical) / MISFILED)), replace=False):
         others = np.flatnonzero(atypical == atypical[number])
@@ -160,19 +165,19 @@ def _check(
 ) -> None:
     if not 1 <= hospitals <= patients:
         raise UserError(
-            f"{hospitals} hospitals do not suit {patients} patients: "
-            "choose at least 1 hospital and at least one patient for each."
+            f"A cohort of {patients} patients cannot have {hospitals} hospitals; "
+            "use at least 1 hospital and at least one patient for each hospital."
         )
     if not patients <= images <= MOST_IMAGES * patients:
         raise UserError(
-            f"{images} images do not suit {patients} patients: "
-            f"choose 1 to {MOST_IMAGES} for each patient."
+            f"A cohort of {patients} patients cannot have {images} images; "
+            f"use 1 to {MOST_IMAGES} for each patient."
         )
     for name, share in (("AFF", aff_fraction), ("faults", faults)):
         if not 0.0 <= share <= 1.0:
-            raise UserError(f"The share of {name}, {share}, must lie between 0 and 1.")
+            raise UserError(f"The share of {name} is {share}; use a number between 0 and 1.")
     if not 32 <= long_side[0] <= long_side[1]:
         raise UserError(
-            f"The image sides {long_side[0]} to {long_side[1]} pixels must be in rising order "
-            "and at least 32."
+            f"The range of image sides, {long_side[0]} to {long_side[1]} pixels, is not usable; "
+            "give two numbers in rising order, both at least 32."
         )

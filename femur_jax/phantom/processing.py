@@ -1,4 +1,4 @@
-"""From a patient before the camera to the grey values that a hospital shows."""
+"""Takes a patient's radiograph and processes it to the grey values that a hospital displays."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,18 +24,18 @@ GLYPHS = {
 
 
 LEAD = np.float32(-np.log(WEIGHTS @ np.exp(-ATTENUATION["lead"])))
-"""Attenuation by the lead of a marker, 1 mm."""
+"""Attenuation by a marker of 1 mm lead."""
 
 CURVE = 2**14
-"""Entries of a display curve."""
+"""Number of entries of a display curve."""
 
 
 class Marker(NamedTuple):
     """A lead letter on the detector.
 
     Attributes:
-        top, left: Its corner, pixels.
-        attenuation: Logarithm of the open beam over what passes.
+        top, left: Upper left corner of the letter, pixels.
+        attenuation: Logarithm of the open beam over the transmitted beam.
     """
 
     top: int
@@ -43,17 +43,17 @@ class Marker(NamedTuple):
     attenuation: Float32[np.ndarray, "height width"]
 
     def shade(self, signal: Float32[np.ndarray, "rows width"], first: int) -> None:
-        """Adds it to rows of an image, the first of which is given."""
+        """Adds the letter to rows of an image, from row number `first`."""
         height, width = self.attenuation.shape
         top, bottom = max(self.top, first), min(self.top + height, first + len(signal))
         if top < bottom:
-            part = self.attenuation[top - self.top : bottom - self.top]
-            signal[top - first : bottom - first, self.left : self.left + width] += part
+            rows = self.attenuation[top - self.top : bottom - self.top]
+            signal[top - first : bottom - first, self.left : self.left + width] += rows
 
     def covers(
         self, row: Int[np.ndarray, "points"], column: Int[np.ndarray, "points"]
     ) -> Bool[np.ndarray, "points"]:
-        """Whether pixels lie in its rectangle."""
+        """Whether pixels lie in the letter's rectangle."""
         height, width = self.attenuation.shape
         inside = (row >= self.top) & (row < self.top + height)
         return inside & (column >= self.left) & (column < self.left + width)
@@ -62,7 +62,7 @@ class Marker(NamedTuple):
 def draw_marker(
     rng: np.random.Generator, shape: tuple[int, int], field: tuple[slice, slice], laterality: str
 ) -> Marker:
-    """Puts a letter for the side, 1 mm thick, on a corner of the field."""
+    """Draws the position of a letter for the side, 1 mm thick, in a corner of the field."""
     glyph = np.array([[c == "1" for c in row] for row in GLYPHS[laterality]])
     scale = max(1, round(max(shape) / 140))
     letter = np.kron(glyph, np.ones((scale, scale), bool))
@@ -84,7 +84,7 @@ def radiograph(
     laterality: str,
     implants: Sequence[Implant] = (),
 ) -> Float32[np.ndarray, "height width"]:
-    """Takes and processes one radiograph: grey values 0 to 1, bone bright."""
+    """Takes and processes one radiograph; returns grey values 0 to 1, bone bright."""
     muscle = draw_texture(rng, extent=200.0, pitch=2.0, exponent=3.0, deviation=0.015)
     bone = draw_texture(rng, extent=64.0, pitch=spacing, exponent=1.5, deviation=0.04)
     size = (shape[0] * spacing, shape[1] * spacing)
@@ -110,7 +110,7 @@ def radiograph(
 def grid_lines(hospital: Hospital, width: int, spacing: float) -> Float32[np.ndarray, "width"]:
     """Shadow of a stationary grid's lamellae along a row, averaged over each pixel.
 
-    Pixels coarser than the lamellae show them at another, lower frequency.
+    Pixels coarser than the lamellae show them at a lower frequency (aliasing).
     """
     amplitude, frequency = hospital.grid
     x = np.arange(width) * spacing
@@ -121,7 +121,7 @@ def grid_lines(hospital: Hospital, width: int, spacing: float) -> Float32[np.nda
 def collimated_field(
     rng: np.random.Generator, hospital: Hospital, shape: tuple[int, int]
 ) -> tuple[slice, slice]:
-    """Rows and columns on which the beam falls: all but up to 8% at each edge."""
+    """Draws the rows and columns in the beam: all but up to 8% at each edge."""
     margin = np.zeros(4) if hospital.border == "none" else rng.uniform(0.0, 0.08, 4)
     top, bottom, left, right = np.round(margin * np.repeat(shape, 2)).astype(int)
     return slice(top, shape[0] - bottom), slice(left, shape[1] - right)
@@ -138,10 +138,10 @@ def present(
     """Processes a detector's signal for the viewer.
 
     Args:
-        hospital: Its habits.
-        signal: Log attenuation; overwritten.
+        hospital: The hospital that processes the image.
+        signal: Log attenuation, which is overwritten.
         field: Rows and columns within the collimation.
-        lead: What shall not influence the grey scale.
+        lead: The marker, which does not influence the grey scale.
         spacing: Side of a pixel, mm.
 
     Returns:
@@ -150,27 +150,27 @@ def present(
     height, width = signal.shape
     coarse = gaussian(signal, 30.0 / spacing)
     lines = np.float32(hospital.detail) * coarse.widened(width)
-    # A hundred thousand pixels tell the percentiles.
+    # A hundred thousand pixels are enough for the percentiles.
     stride = max(1, int(np.sqrt(signal.size / 1e5)))
-    places = np.mgrid[tuple(slice(s.start, s.stop, stride) for s in field)].reshape(2, -1)
+    pixels = np.mgrid[tuple(slice(s.start, s.stop, stride) for s in field)].reshape(2, -1)
     if lead:
-        places = places[:, ~lead.covers(*places)]
-    detail = signal[*places] - np.float32(hospital.detail) * coarse.at(*places)
+        pixels = pixels[:, ~lead.covers(*pixels)]
+    detail = signal[*pixels] - np.float32(hospital.detail) * coarse.at(*pixels)
     black, white = np.percentile(detail, [hospital.black, hospital.white])
     curve = np.linspace(0.0, 1.0, CURVE, dtype=np.float32) ** np.float32(hospital.gamma)
     scale = np.float32((CURVE - 1) / (white - black))
-    block = max(1, BLOCK // width)
-    for top in range(0, height, block):
-        part = signal[top : top + block]
-        y = np.clip(np.arange(top, top + len(part)) / coarse.step, 0, len(lines) - 1)
+    step = max(1, BLOCK // width)
+    for top in range(0, height, step):
+        block = signal[top : top + step]
+        y = np.clip(np.arange(top, top + len(block)) / coarse.step, 0, len(lines) - 1)
         above = np.minimum(y.astype(int), max(len(lines) - 2, 0))
         share = (y - above).astype(np.float32)[:, None]
         below = np.minimum(above + 1, len(lines) - 1)
-        part -= lines[above] + share * (lines[below] - lines[above])
-        part -= np.float32(black)
-        part *= scale
-        np.clip(part, 0, CURVE - 1, out=part)
-        np.take(curve, (part + np.float32(0.5)).astype(np.uint16), out=part, mode="clip")
+        block -= lines[above] + share * (lines[below] - lines[above])
+        block -= np.float32(black)
+        block *= scale
+        np.clip(block, 0, CURVE - 1, out=block)
+        np.take(curve, (block + np.float32(0.5)).astype(np.uint16), out=block, mode="clip")
     if hospital.border != "none":
         value = 1.0 if hospital.border == "bright" else 0.0
         rows, columns = field

@@ -1,4 +1,4 @@
-"""A smooth image with sharp edges from few samples: a grid refined where it is not linear."""
+"""Draws a smooth image with sharp edges from few samples: a grid refined where it is not linear."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 Sample = Callable[[Int[np.ndarray, "points"], Int[np.ndarray, "points"]], np.ndarray]
-"""Values, float32 of shape [channels, points], at rows and columns of the finest grid."""
+"""A function of rows and columns of the finest grid with float32 values [channels, points]."""
 
 
 def coarse_grid(
     shape: tuple[int, int], step: int
 ) -> tuple[Int[np.ndarray, "rows"], Int[np.ndarray, "columns"]]:
-    """Rows and columns of every `step`-th pixel, the last beyond the image or at its edge."""
+    """Rows and columns of every `step`-th pixel; the last is at the image's edge or beyond it."""
     height, width = (-(-(side - 1) // step) + 1 for side in shape)
     return step * np.arange(height), step * np.arange(width)
 
 
 @dataclass(frozen=True)
 class Refined:
-    """An image by its values on a grid and at further points.
+    """An image represented by its values on a grid and at further points.
 
     Attributes:
         grid: Values at every pixel or, if `halved`, at every second one, from the first.
-        halved: Whether pixels between the grid's are still to be interpolated.
-        points: Places in the flattened image, in rising order, of further values.
-        values: At these points.
+        halved: Whether the pixels between those of the grid are interpolated.
+        points: Indices into the flattened image, in rising order, of further values.
+        values: Values at these points.
         shape: Height and width of the image.
-        sampled: How many points were sampled in all, those of the grids included.
+        sampled: Number of points sampled, including those of the grids.
     """
 
     grid: Float32[np.ndarray, "channels rows columns"]
@@ -39,7 +39,7 @@ class Refined:
     sampled: int
 
     def rows(self, top: int, bottom: int) -> Float32[np.ndarray, "channels rows width"]:
-        """Some of its rows: a large image need never exist as a whole."""
+        """Rows from `top` to before `bottom`, so that a large image never exists as a whole."""
         width = self.shape[1]
         if not self.halved:
             return self.grid[:, top:bottom, :width].copy()
@@ -59,25 +59,25 @@ def refine(
     tolerance: float,
     watched: Bool[np.ndarray, "rows columns"],
 ) -> Refined:
-    """Draws an image from samples on a coarse grid and from more where they are needed.
+    """Draws an image from samples on a coarse grid and at further points where it is not linear.
 
-    The grid is halved again and again. New points are sampled beside points at which the linear
-    interpolation of the level before was wrong by more than the tolerance, and are interpolated
+    The grid's step is halved repeatedly. New points are sampled next to points at which the linear
+    interpolation of the previous level is wrong by more than the tolerance, and are interpolated
     elsewhere (hierarchical surplus: Bungartz and Griebel, Acta Numerica 2004;13:147-269).
 
     Args:
-        sample: What to draw.
-        coarse: Its values on `coarse_grid(shape, step)`.
+        sample: The function to draw.
+        coarse: Values of the function on `coarse_grid(shape, step)`.
         step: Pixels between points of the coarse grid, a power of 2.
         shape: Height and width of the image.
-        tolerance: Largest error of interpolation in the first channel that is let pass.
-        watched: Points of the coarse grid around which the next level is sampled in any case.
+        tolerance: Largest accepted error of interpolation in the first channel.
+        watched: Points of the coarse grid around which the next level is always sampled.
     """
     grid, sampled = coarse, coarse[0].size
     exact = np.empty((len(coarse), 0), np.float32)
     points = np.empty(0, int)
     halved = step > 1
-    # On the coarsest level curvature tells: a quarter of it is the surplus at a midpoint.
+    # The coarsest level has no surplus yet. A quarter of the second difference estimates it.
     rough = watched.copy()
     for axis in (0, 1):
         bent = np.abs(np.diff(coarse[0], 2, axis=axis)) > 4.0 * tolerance
@@ -85,8 +85,8 @@ def refine(
     rows, columns = np.nonzero(rough)
     while step > 1:
         step //= 2
-        # What the grid has beyond the image is of no use.
-        near = _beside(rows, columns, (-(-shape[0] // step), -(-shape[1] // step)))
+        # Points of the grid beyond the image are not needed.
+        near = _neighbours(rows, columns, (-(-shape[0] // step), -(-shape[1] // step)))
         rows, columns = np.divmod(np.flatnonzero(near), near.shape[1])
         exact = sample(step * rows, step * columns)
         sampled += len(rows)
@@ -100,10 +100,10 @@ def refine(
     return Refined(grid, halved, points, exact, shape, sampled)
 
 
-def _beside(
+def _neighbours(
     rows: Int[np.ndarray, "points"], columns: Int[np.ndarray, "points"], shape: tuple[int, int]
 ) -> Bool[np.ndarray, "finer_rows finer_columns"]:
-    """New points of a grid twice as fine around points of a grid."""
+    """Mask of the new points of a grid twice as fine that are next to given points of a grid."""
     near = np.zeros(shape, bool)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
@@ -111,14 +111,14 @@ def _beside(
                 np.clip(2 * rows + down, 0, shape[0] - 1),
                 np.clip(2 * columns + right, 0, shape[1] - 1),
             ] = True
-    near[::2, ::2] = False  # these are known
+    near[::2, ::2] = False  # the coarser grid holds these
     return near
 
 
 def _doubled(
     values: Float32[np.ndarray, "channels rows columns"],
 ) -> Float32[np.ndarray, "channels finer_rows finer_columns"]:
-    """The same with a linearly interpolated point between every two."""
+    """A grid with a linearly interpolated point between every two points."""
     channels, height, width = values.shape
     finer = np.empty((channels, 2 * height - 1, 2 * width - 1), np.float32)
     known = finer[:, ::2]

@@ -1,4 +1,4 @@
-"""Rays through a patient: path lengths in every material. All lengths are in mm."""
+"""Traces rays through a patient: path lengths in every material. All lengths are in mm."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from femur_jax.phantom.volume import (
 )
 
 RAYS = 1024
-"""Rays traced at once; arrays of their points stay below the size from which memory is mapped."""
+"""Rays traced at once. Arrays of their points are too small for the allocator to map memory."""
 
 SEARCH_MM, SEARCH_INTERVALS = 6.0, 48
-"""Distance between the rays that find out where the bodies are, and intervals of each."""
+"""Distance between the rays of the search for the bodies, and number of intervals of each ray."""
 
 
 class Implant(NamedTuple):
     """A foreign body.
 
     Attributes:
-        distance: Signed distance of points in mm; a `jax.tree_util.Partial` of one function for
-            all patients, so that it is compiled once.
-        material: Its name in `spectrum.ATTENUATION`.
+        distance: Signed distance of points in mm, as a `jax.tree_util.Partial` of one function
+            for all patients, so that it is compiled once.
+        material: Name of the material in `spectrum.ATTENUATION`.
     """
 
     distance: Partial
@@ -47,39 +47,38 @@ class Implant(NamedTuple):
 
 @dataclass(frozen=True)
 class _Body:
-    """Rays through one body.
+    """One body for the ray tracer.
 
     Attributes:
-        shares: Of rays within it and its parts, from points along them.
-        parts: How many these are.
-        parts: How many these are.
-        intervals: Between the points.
-        extent: Between which distances from the source it may lie, by ray of the search;
-            the first is greater where it does not.
+        shares: A function of points along rays that returns the share of each ray in each of the
+            body's regions.
+        region_count: Number of regions.
+        intervals: Number of intervals between the points of a ray.
+        extent: Least and greatest distance from the source at which the body may lie, for each ray
+            of the search. The first is greater where the body does not lie.
     """
 
     shares: Callable[[Points], tuple[Float[Array, "rays"], ...]]
-    parts: int
-    parts: int
+    region_count: int
     intervals: int
     extent: Float32[np.ndarray, "2 rows columns"]
 
 
 class Scene:
-    """A patient before a camera.
+    """A patient in front of a camera.
 
-    A few rays are searched first for where bones, skin and implants lie, with a margin; all others
-    are sampled between these bounds only.
+    A search along a few rays first bounds where bones, skin and implants lie, with a margin. All
+    other rays are sampled only between these bounds.
 
     Args:
-        femur: The patient.
-        fracture: How the femur is broken.
-        camera: Geometry.
+        femur: The patient's femur.
+        fracture: The patient's fracture.
+        camera: Geometry of the beam.
         size: Height and width of the detector, mm.
-        implants: Foreign bodies.
+        implants: Foreign bodies in and around the thigh.
 
     Attributes:
-        fracture_row: How far below the detector's middle the fracture appears, mm.
+        fracture_row: Distance of the fracture below the detector's middle, mm.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Scene:
         size: tuple[float, float],
         implants: Sequence[Implant] = (),
     ):
-        # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
+        # With equal types for all patients, the functions are compiled only once.
         self._femur, self._fracture = jax.tree.map(jnp.float32, (femur, fracture))
         self._source, self._middle, self._axes = jax.tree.map(
             jnp.float32,
@@ -128,11 +127,11 @@ class Scene:
     def lengths(
         self, down: Float[np.ndarray, "rays"], right: Float[np.ndarray, "rays"]
     ) -> dict[str, Float32[np.ndarray, "rays"]]:
-        """Path lengths in mm through each material of rays to places of the detector.
+        """Path lengths in mm through each material of rays to points of the detector.
 
         Args:
-            down: Of the detector's middle, mm.
-            right: Of it, mm.
+            down: Distance of each point below the detector's middle, mm.
+            right: Distance of each point to the right of the detector's middle, mm.
         """
         down, right = down.astype(np.float32), right.astype(np.float32)
         mineral, whole = self._trace(self._bone, down, right)
@@ -150,36 +149,36 @@ class Scene:
         self,
         distance: Callable[[Points], Scalars],
         shares: Callable[[Points], tuple[Float[Array, "rays"], ...]],
-        parts: int,
+        region_count: int,
         depth: tuple[float, float],
         intervals: int,
     ) -> _Body:
-        """Searches for a body whose distance is known."""
+        """Finds the extent of the body with the given distance function."""
         rows, columns = (int(np.ceil(side / SEARCH_MM)) + 1 for side in self._size)
         down = (np.arange(rows, dtype=np.float32) - 0.5 * (rows - 1)) * SEARCH_MM
         right = (np.arange(columns, dtype=np.float32) - 0.5 * (columns - 1)) * SEARCH_MM
         down, right = (a.ravel() for a in np.meshgrid(down, right, indexing="ij"))
         near, far = (np.full(down.size, d, np.float32) for d in depth)
-        # Another ray is at most 0.71 x SEARCH_MM from the nearest of these, and a point of it half
-        # a step from a node.
+        # Any other ray is at most 0.71 x SEARCH_MM from the nearest of these rays, and its points
+        # are at most half a step from a node.
         length = depth[1] - depth[0]
         margin = 0.75 * SEARCH_MM + 0.5 * length / SEARCH_INTERVALS
         chunks = self._chunks(down, right, near, far, SEARCH_INTERVALS)
-        found = [np.stack(bounds(distance(p), margin)) for p in chunks]
-        near, far = np.concatenate(found, 1)[:, : down.size].reshape(2, rows, columns)
+        extents = [np.stack(bounds(distance(p), margin)) for p in chunks]
+        near, far = np.concatenate(extents, 1)[:, : down.size].reshape(2, rows, columns)
         near, far = depth[0] + length * near, depth[0] + length * far
-        # The neighbours' bounds too: beside the end of a displaced fragment distances jump.
+        # Near the end of a displaced fragment distances jump, so the neighbours' bounds count too.
         near = ndimage.minimum_filter(near, 3, mode="nearest")
         far = ndimage.maximum_filter(far, 3, mode="nearest")
-        return _Body(shares, parts, intervals, np.stack([near, far]))
+        return _Body(shares, region_count, intervals, np.stack([near, far]))
 
     def _trace(
         self, body: _Body, down: Float32[np.ndarray, "rays"], right: Float32[np.ndarray, "rays"]
-    ) -> Float32[np.ndarray, "parts rays"]:
-        """Lengths of rays within a body and its parts, mm."""
+    ) -> Float32[np.ndarray, "regions rays"]:
+        """Lengths of rays within each region of a body, mm."""
         rows, columns = body.extent.shape[1:]
         scale = np.float32(1.0 / SEARCH_MM)
-        # Adding half before the cast rounds to the nearest ray of the search.
+        # Adding a half before the cast rounds to the nearest ray of the search.
         row = (down * scale + np.float32(0.5 * rows)).astype(np.int32)
         column = (right * scale + np.float32(0.5 * columns)).astype(np.int32)
         nearest = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
@@ -187,7 +186,7 @@ class Scene:
         hit = np.flatnonzero(near < far)
         near, far = near[hit], far[hit]
         chunks = self._chunks(down[hit], right[hit], near, far, body.intervals)
-        lengths = np.zeros((body.parts, len(down)), np.float32)
+        lengths = np.zeros((body.region_count, len(down)), np.float32)
         if len(hit):
             shares = np.concatenate([np.stack(body.shares(p)) for p in chunks], 1)
             lengths[:, hit] = shares[:, : len(hit)] * (far - near)
@@ -201,7 +200,7 @@ class Scene:
         far: Float32[np.ndarray, "rays"],
         intervals: int,
     ) -> Iterator[Points]:
-        """Points along rays, RAYS of them at a time; the last ray fills the last chunk."""
+        """Yields points along RAYS rays at a time; copies of the last ray fill the last chunk."""
         for start in range(0, len(down), RAYS):
             chunk = slice(start, start + RAYS)
             columns = [a[chunk] for a in (down, right, near, far)]

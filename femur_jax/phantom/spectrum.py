@@ -1,4 +1,4 @@
-"""A diagnostic beam and what attenuates it: polychromatic Beer-Lambert in a few energy bins."""
+"""A diagnostic beam and its attenuation: polychromatic Beer-Lambert law in a few energy bins."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,9 @@ ENERGY_KEV = (28.07, 38.12, 47.87, 57.69, 67.19)
 WEIGHTS = np.array([0.1778, 0.2628, 0.2570, 0.2016, 0.1008])
 """Share of the open beam's signal in each bin.
 
-75 kV on tungsten (anode angle 12 degrees), 3 mm Al: spectrum by SpekPy 2.5 (Poludniowski et al.,
-Med Phys 2021;48:3630-3637), weighted by energy as an energy-integrating detector does.
+The spectrum is that of 75 kV on tungsten (anode angle 12 degrees) with 3 mm Al by SpekPy 2.5
+(Poludniowski et al., Med Phys 2021;48:3630-3637), weighted by energy as in an energy-integrating
+detector.
 """
 
 ATTENUATION = {
@@ -26,30 +27,31 @@ ATTENUATION = {
 }
 """Linear attenuation in 1/mm at ENERGY_KEV.
 
-Sums over elements by xraylib 4.3, which agree with NIST Standard Reference Database 126 to 4
-digits. Cortical bone (1.92 g/cm3), adipose (0.95) and soft tissue (1.06) of ICRU-44; titanium
-(4.51), steel 316L (8.0), gypsum plaster as cast (1.2), lead (11.35).
+The values are sums over elements by xraylib 4.3, which agree with NIST Standard Reference Database
+126 to 4 digits. Materials and densities in g/cm3: cortical bone (1.92), adipose (0.95) and soft
+tissue (1.06) of ICRU-44; titanium (4.51), steel 316L (8.0), cast gypsum plaster (1.2), lead
+(11.35).
 """
 
 
 def attenuate(
     lengths: Mapping[str, Float32[np.ndarray, "*rays"]],
 ) -> tuple[Float32[np.ndarray, "*rays"], Float32[np.ndarray, "*rays"]]:
-    """What materials leave of the beam.
+    """Transmission of the beam through materials.
 
     Args:
         lengths: Path in mm through each material, by its name in ATTENUATION.
 
     Returns:
-        The transmission T = sum_e w_e exp(-sum_m mu_em l_m), 0 to 1, and the change of -log T by a
+        The transmission T = sum_e w_e exp(-sum_m mu_em l_m), 0 to 1, and the change of -log T per
         relative change of the mineralised bone, l_b sum_e mu_eb T_e / T.
     """
     transmission = sensitivity = np.float32(0.0)
     for e, weight in enumerate(WEIGHTS):
         exponent = sum(np.float32(ATTENUATION[m][e]) * length for m, length in lengths.items())
-        part = np.float32(weight) * np.exp(-exponent)
-        transmission = transmission + part
-        sensitivity = sensitivity + np.float32(ATTENUATION["bone"][e]) * part
-    # Behind thick metal nothing is left: the least float keeps the ratio finite.
+        in_bin = np.float32(weight) * np.exp(-exponent)
+        transmission = transmission + in_bin
+        sensitivity = sensitivity + np.float32(ATTENUATION["bone"][e]) * in_bin
+    # Behind thick metal the transmission underflows to zero. The bound keeps the ratio finite.
     transmission = np.maximum(transmission, np.float32(1e-30))
     return transmission, lengths["bone"] * sensitivity / transmission

@@ -1,4 +1,4 @@
-"""What makes tissue look like tissue: noise with the power spectrum of a power law."""
+"""The texture of tissue: noise whose power spectrum follows a power law."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 from femur_jax.phantom.interpolate import bilinear
 
 REFERENCE = 1.0
-"""Variance is stated for frequencies up to this, in cycles per mm."""
+"""Highest frequency, in cycles per mm, of the band for which the deviation is stated."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Texture:
 
     Attributes:
         values: Noise of mean 0.
-        pitch: Distance of its values, mm.
+        pitch: Distance between neighbouring values, mm.
     """
 
     values: Float32[np.ndarray, "side side"]
@@ -26,7 +26,7 @@ class Texture:
     def at(
         self, down: Float[np.ndarray, "points"], right: Float[np.ndarray, "points"]
     ) -> Float32[np.ndarray, "points"]:
-        """Linear interpolation at places in mm."""
+        """Interpolates linearly at positions in mm."""
         side = len(self.values)
         wrapped = np.pad(self.values, ((0, 1), (0, 1)), mode="wrap")
         return bilinear(wrapped, down / self.pitch % side, right / self.pitch % side)
@@ -37,14 +37,14 @@ def draw_texture(
 ) -> Texture:
     """Draws Gaussian noise with power 1 / f^exponent.
 
-    Burgess, J Opt Soc Am A 1999;16:633-646, measures exponents about 3 in radiographs.
+    Burgess, J Opt Soc Am A 1999;16:633-646, measures exponents of about 3 in radiographs.
 
     Args:
         rng: Source of randomness.
-        extent: Period, mm, up to rounding.
-        pitch: Distance of its values, mm; they hold frequencies up to 1 / (2 pitch).
-        exponent: Of the power spectrum.
-        deviation: Standard deviation of what lies between 1 / extent and 1 cycle per mm.
+        extent: Period in mm, up to rounding.
+        pitch: Distance between neighbouring values in mm, for frequencies up to 1 / (2 pitch).
+        exponent: Exponent of the power spectrum.
+        deviation: Standard deviation of the noise between 1 / extent and 1 cycle per mm.
     """
     side = 16 * max(1, round(extent / (16 * pitch)))  # fast to transform
     f = np.hypot(np.fft.fftfreq(side, pitch)[:, None], np.fft.rfftfreq(side, pitch)).astype(

@@ -1,6 +1,6 @@
-"""What is known of a simulated radiograph: the fracture, the bone, and where they appear.
+"""Ground truth of a simulated radiograph: the fracture, the bone, and their positions.
 
-Places are pixel coordinates [column, row]; the centre of the first pixel is [0, 0].
+Positions are pixel coordinates [column, row]; the centre of the first pixel is [0, 0].
 """
 
 from typing import Any
@@ -30,10 +30,10 @@ from femur_jax.phantom.fracture import (
 from femur_jax.phantom.hardware import IMPLANTS, Hardware
 
 LEVELS = 48
-"""Points of a polyline."""
+"""Number of points of a polyline."""
 
 START = 70.0
-"""Where the search for a surface begins, mm from the axis."""
+"""Distance from the axis at which the search for a surface starts, mm."""
 
 SIDES = {"AP": ("lateral", "medial"), "lateral": ("anterior", "posterior")}
 
@@ -41,7 +41,7 @@ SIDES = {"AP": ("lateral", "medial"), "lateral": ("anterior", "posterior")}
 def describe_patient(
     femur: Femur, fracture: Fracture, hardware: Hardware, label: str
 ) -> dict[str, Any]:
-    """Facts of a patient, equal for all images; lengths in mm, angles in degrees."""
+    """Ground truth of a patient, equal for all images; lengths in mm, angles in degrees."""
     z = 0.5 * femur.length
     x, y = (float(v) for v in axis_at(femur, z))
     middle = as_points(np.array([[x + femur.shaft_radius, y, z]]))
@@ -74,24 +74,24 @@ def describe_image(
     shape: tuple[int, int],
     spacing: float,
 ) -> dict[str, Any]:
-    """Where fracture and cortices of the shaft appear in an image.
+    """Positions of the fracture and of the shaft's cortices in an image.
 
     Args:
-        femur: The patient.
-        fracture: How the femur is broken.
-        camera: Geometry.
-        view: 'AP' or 'lateral'.
+        femur: The patient's femur.
+        fracture: The patient's fracture.
+        camera: Geometry of the beam.
+        view: Direction of the beam, 'AP' or 'lateral'.
         shape: Height and width in pixels.
         spacing: Side of a detector pixel, mm.
 
     Returns:
         `fracture_lines`, one polyline around the shaft for each of the two main fragments;
-        `fracture_box` [left, top, right, bottom] and `fracture_centre` of both; `cortices`, a list
-        of polylines along the `periosteum` and the `endosteum` with their `side` and `fragment`.
-        Only points within the image are listed.
+        `fracture_box` [left, top, right, bottom] and `fracture_centre` of both lines; `cortices`,
+        a list of polylines along the `periosteum` and the `endosteum` with their `side` and
+        `fragment`. Only points within the image are listed.
     """
 
-    # Equal types for all patients, or each mixture of Python and numpy floats compiles anew.
+    # With equal types for all patients, the functions are compiled only once.
     femur, fracture = jax.tree.map(jnp.float32, (femur, fracture))
 
     def visible(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 2"]:
@@ -121,7 +121,7 @@ def describe_image(
 
 
 def fracture_edge(femur: Femur, fracture: Fracture) -> Float[np.ndarray, "n 3"]:
-    """Where the fracture's surface meets the periosteum, before the fragments moved, mm."""
+    """Points in mm of the fracture's surface on the periosteum, before the fragments moved."""
     azimuth = np.linspace(-np.pi, np.pi, LEVELS)
     on_surface = _march(femur, fracture, np.cos(azimuth), np.sin(azimuth), np.zeros(LEVELS), 1.0)
     points = np.stack(on_surface, -1).astype(float)
@@ -140,12 +140,12 @@ def cortex(
     """Outer and inner surface of the shaft's cortex on one side, before the fragment moved.
 
     Args:
-        femur: The patient.
-        fracture: How the femur is broken.
-        camera: Its rows give the direction in which the outline is sought.
-        view: 'AP' or 'lateral'.
+        femur: The patient's femur.
+        fracture: The patient's fracture.
+        camera: Geometry of the beam; the cortices are traced along the image's rows.
+        view: Direction of the beam, 'AP' or 'lateral'.
         direction: 1.0 for the lateral or anterior side, -1.0 for the other.
-        fragment: 0 proximal or 1 distal.
+        fragment: 0 for the proximal fragment, 1 for the distal one.
 
     Returns:
         Points in mm, from the hip to the knee.
@@ -166,8 +166,8 @@ def cortex(
         femur, fracture, jnp.asarray(outer[:, 0] - x), jnp.asarray(outer[:, 1] - y)
     )
     above = z - float(fracture.height) > np.asarray(surface)
-    mine = above if fragment == 0 else ~above
-    return outer[mine], inner[mine]
+    on_fragment = above if fragment == 0 else ~above
+    return outer[on_fragment], inner[on_fragment]
 
 
 @jax.jit
@@ -179,14 +179,14 @@ def _march(
     height: Float[Array, "n"],
     on_fracture: Number,
 ) -> Points:
-    """Walks from outside towards the axis until the bone's surface is met.
+    """Marches from outside towards the axis until it meets the bone's surface.
 
     Args:
-        femur: The patient.
-        fracture: How the femur is broken.
-        u, v: x and y of each way's direction from the axis.
-        height: Level of each way above the fracture, mm.
-        on_fracture: 1.0 to walk on the fracture's surface instead of at a level.
+        femur: The patient's femur.
+        fracture: The patient's fracture.
+        u, v: x and y of each march's direction from the axis.
+        height: Level of each march above the fracture, mm.
+        on_fracture: 1.0 to march on the fracture's surface, 0.0 to march at a constant level.
     """
 
     def at(distance):
@@ -195,7 +195,7 @@ def _march(
         x, y = axis_at(femur, z)
         return x + distance * u, y + distance * v, z
 
-    # On a steep surface a step outwards is a longer one in space: half of it is safe to 60 degrees.
+    # A step on a steep surface is longer in space. Half the distance is safe up to 60 degrees.
     def step(_, distance):
         return jnp.maximum(distance - 0.5 * femur_distance(femur, at(distance)), 0.0)
 
@@ -205,7 +205,7 @@ def _march(
 def move(
     fracture: Fracture, fragment: int, points: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
-    """Carries points of a fragment to where it lies after the fracture."""
+    """Moves points of the intact bone with a fragment."""
     centre = np.array([0.0, 0.0, float(fracture.height)])
     rotation, translation = (
         np.asarray(motions[fragment], float)
@@ -217,13 +217,13 @@ def move(
 def to_pixels(
     camera: Camera, points: Float[np.ndarray, "n 3"], shape: tuple[int, int], spacing: float
 ) -> Float[np.ndarray, "n 2"]:
-    """Columns and rows where points appear."""
-    places = np.array([camera.pixel(point) for point in points]).reshape(-1, 2) / spacing
-    return places + 0.5 * (np.array(shape[::-1]) - 1)
+    """Columns and rows of points in the image."""
+    from_middle = np.array([camera.pixel(point) for point in points]).reshape(-1, 2) / spacing
+    return from_middle + 0.5 * (np.array(shape[::-1]) - 1)
 
 
 def as_points(array: Float[np.ndarray, "n 3"]) -> Points:
-    """Points as the anatomy takes them."""
+    """Converts an array of points to the form that `anatomy` uses."""
     x, y, z = jnp.asarray(array, jnp.float32).T
     return x, y, z
 

@@ -1,8 +1,8 @@
 """Paths of rays through bone, marrow and soft tissue of a broken femur in its thigh.
 
-A ray is sampled at nodes; between two nodes a signed distance is taken as linear, and the share of
-the interval where it is negative is integrated exactly. Surfaces stay sharp however far apart the
-nodes are; what remains is the curvature of surfaces between nodes. All lengths are in mm.
+A ray is sampled at nodes. Between two nodes the signed distance is assumed to be linear, and the
+share of the interval where it is negative is exact. So surfaces stay sharp however far apart the
+nodes are; the only error is the curvature of surfaces between nodes. All lengths are in mm.
 """
 
 from functools import partial
@@ -40,14 +40,14 @@ Interval = tuple[Scalars, Scalars]
 
 
 def inside(start: Scalars, end: Scalars) -> Interval:
-    """Part of an interval, from 0 to 1, in which a linear distance is negative.
+    """The subinterval of an interval from 0 to 1 in which a linear distance is negative.
 
     Args:
         start: Signed distance at the interval's first end.
-        end: At its other end.
+        end: Signed distance at the interval's other end.
 
     Returns:
-        Where the part begins and ends; they are equal if it is empty.
+        Both ends of the subinterval, which are equal if it is empty.
     """
     cross = start / jnp.where(start == end, 1.0, start - end)
     first = jnp.where(start < 0.0, 0.0, jnp.where(end < 0.0, cross, 1.0))
@@ -61,16 +61,16 @@ def overlap(a: Interval, b: Interval) -> Scalars:
 
 
 class Rays(NamedTuple):
-    """Rays from a common source to places of a flat detector, and the part of them to sample.
+    """Rays from a common source to points of a flat detector, and the range to sample.
 
     Attributes:
         source: The focal spot, mm.
-        middle: From there to the detector's middle.
+        middle: Vector from the source to the detector's middle, mm.
         axes: Unit vectors down and to the right on the detector.
-        down: Place of each ray on the detector, mm.
-        right: Likewise.
-        near: Distance from the source, along the ray, where sampling starts.
-        far: Where it ends.
+        down: Distance of each ray's end below the detector's middle, mm.
+        right: Distance of each ray's end to the right of the detector's middle, mm.
+        near: Distance from the source at which sampling of each ray starts, mm.
+        far: Distance from the source at which sampling of each ray ends, mm.
     """
 
     source: Float[np.ndarray | Array, "3"]
@@ -84,7 +84,7 @@ class Rays(NamedTuple):
 
 @partial(jax.jit, static_argnames="intervals")
 def points(rays: Rays, intervals: int) -> Points:
-    """Equally spaced points along rays, both ends included, shape [intervals + 1, rays]."""
+    """Equally spaced points along rays, including both ends, shape [intervals + 1, rays]."""
     direction = [
         rays.middle[i] + rays.axes[0, i] * rays.down + rays.axes[1, i] * rays.right
         for i in range(3)
@@ -98,23 +98,23 @@ def points(rays: Rays, intervals: int) -> Points:
 def bone_path(
     femur: Femur, fracture: Fracture, p: Points
 ) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
-    """Shares of rays in mineralised bone and in all within the periosteum, marrow included.
+    """Shares of rays in mineralised bone and within the periosteum, marrow included.
 
-    Several programs rather than one: fused into a single one, the compiler repeats what they
-    share for every use and takes five times longer.
+    The steps are compiled separately: in a single program the compiler repeats the common
+    computations for every use, which takes five times longer.
 
     Args:
-        femur: The patient.
-        fracture: How the femur is broken.
-        p: Points along rays, equally far apart, shape [nodes, rays].
+        femur: The patient's femur.
+        fracture: The patient's fracture.
+        p: Equally spaced points along rays, shape [nodes, rays].
     """
     owner, regions, claims = owning_fragment(femur, fracture, p)
-    place = before_fracture(fracture, owner, p)
-    return _mean(_bone_shares(owner, regions, claims, *_cortex(femur, fracture, place)))
+    intact = before_fracture(fracture, owner, p)
+    return _mean(_bone_shares(owner, regions, claims, *_cortex(femur, fracture, intact)))
 
 
 def bone_distance(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
-    """Distance to the bones where they lie now, fracture lines not cut out, in mm."""
+    """Distance in mm to the bones after the fracture, ignoring the gaps of fracture lines."""
     owner, _, _ = owning_fragment(femur, fracture, p)
     outer, _, _ = _cortex(femur, fracture, before_fracture(fracture, owner, p))
     return outer
@@ -124,11 +124,11 @@ def bone_distance(femur: Femur, fracture: Fracture, p: Points) -> Scalars:
 def owning_fragment(
     femur: Femur, fracture: Fracture, p: Points
 ) -> tuple[Int[Array, "*points"], tuple[Scalars, ...], tuple[Scalars, ...]]:
-    """The fragment that a point belongs to, inside bone or not.
+    """The fragment that a point belongs to, whether it is inside bone or not.
 
     Returns:
-        Its number; the distance to the region of each fragment in mm; each fragment's claim, of
-        which the owner's is the least.
+        The number of the fragment; the distance to the region of each fragment in mm; and each
+        fragment's claim. The owner has the least claim.
     """
     owner = jnp.zeros(p[0].shape, jnp.int32)
     least = jnp.inf
@@ -137,7 +137,7 @@ def owning_fragment(
         q = _undo_motion(fracture, k, p)
         local = relative_to_fracture(femur, fracture, q)
         regions.append(fragment_distance(femur, fracture, k, local))
-        # Shortened fragments overlap as regions of space; there the bone of the shaft decides.
+        # With shortening, the fragments' regions of space overlap; there the shaft's bone decides.
         claims.append(jnp.maximum(regions[k], length(local[0], local[1]) - femur.shaft_radius))
         owner = jnp.where(claims[k] < least, k, owner)
         least = jnp.minimum(claims[k], least)
@@ -146,7 +146,7 @@ def owning_fragment(
 
 @jax.jit
 def before_fracture(fracture: Fracture, owner: Int[Array, "*points"], p: Points) -> Points:
-    """Where points lay in the intact bone."""
+    """Positions of points in the intact bone."""
     x, y, z = _undo_motion(fracture, 0, p)
     for k in range(1, FRAGMENTS):
         u, v, w = _undo_motion(fracture, k, p)
@@ -158,22 +158,14 @@ def before_fracture(fracture: Fracture, owner: Int[Array, "*points"], p: Points)
     return x, y, z
 
 
-def periosteum(femur: Femur, fracture: Fracture, place: Points) -> Scalars:
-    """Distance to the outer surface of the bones before they broke, in mm."""
-    return jnp.minimum(
-        femur_distance(femur, place) - beak_height(femur, fracture, place),
-        neighbour_distance(femur, place),
-    )
-
-
 @jax.jit
-def _cortex(femur: Femur, fracture: Fracture, place: Points) -> tuple[Scalars, Scalars, Scalars]:
-    """Distances to the outer and inner surface, and the volume fraction of bone behind it."""
-    outer = periosteum(femur, fracture, place)
-    # The cortex is thicker by the beak, outwards, and by the flare, inwards.
-    thickness = cortical_thickness(femur, place) + beak_height(femur, fracture, place)
-    thickness += flare_height(femur, fracture, place)
-    return outer, outer + thickness, femur.trabecular * (1.0 - diaphysis(femur, place[2]))
+def _cortex(femur: Femur, fracture: Fracture, p: Points) -> tuple[Scalars, Scalars, Scalars]:
+    """Distances to the outer and inner surface of the cortex, and the bone fraction inside it."""
+    beak = beak_height(femur, fracture, p)
+    outer = jnp.minimum(femur_distance(femur, p) - beak, neighbour_distance(femur, p))
+    # The beak thickens the cortex outwards and the flare inwards.
+    thickness = cortical_thickness(femur, p) + beak + flare_height(femur, fracture, p)
+    return outer, outer + thickness, femur.trabecular * (1.0 - diaphysis(femur, p[2]))
 
 
 @jax.jit
@@ -187,8 +179,8 @@ def _bone_shares(
 ) -> tuple[Scalars, Scalars]:
     """Shares of intervals in bone from distances at their nodes; see `bone_path`.
 
-    An interval whose ends belong to two fragments changes hands where their claims are equal. A
-    distance to the surface is one fragment's only: beyond the change it is extrapolated.
+    An interval whose ends belong to two fragments is divided where their claims are equal. Each
+    distance to the surface belongs to one fragment, so it is extrapolated up to the division.
     """
     first, last = owner[:-1], owner[1:]
     start, end = slice(None, -1), slice(1, None)
@@ -208,7 +200,7 @@ def _bone_shares(
     there = jnp.maximum(there[0], change), there[1]
 
     def beyond(distance: Nodes, number: Int[Array, "nodes rays"]) -> Scalars:
-        """Values at the ends of intervals, extrapolated from the two nodes before if need be."""
+        """Values at the ends of intervals, extrapolated if the end belongs to another fragment."""
         slope = jnp.where(number[1:-1] == number[:-2], distance[1:-1] - distance[:-2], 0.0)
         slope = jnp.pad(slope, ((1, 0), (0, 0)))
         return jnp.where(number[1:] != number[:-1], distance[:-1] + slope, distance[1:])
@@ -231,7 +223,7 @@ def _mean(shares: tuple[Float[Array, "intervals rays"], ...]) -> tuple[Float[Arr
 
 
 def _undo_motion(fracture: Fracture, k: int, p: Points) -> Points:
-    """Moves points back with fragment k; a rotation's inverse is its transpose."""
+    """Undoes the motion of fragment k; the inverse of a rotation is its transpose."""
     x, y, z = (a - fracture.translation[k, i] for i, a in enumerate(p))
     r, z = fracture.rotation[k], z - fracture.height
     return (
@@ -243,18 +235,17 @@ def _undo_motion(fracture: Fracture, k: int, p: Points) -> Points:
 
 @jax.jit
 def share_inside(distance: Nodes) -> Float[Array, "rays"]:
-    """Share of rays, 0 to 1, in which a distance at equally spaced nodes is negative."""
+    """Share of each ray, 0 to 1, in which a distance at equally spaced nodes is negative."""
     first, last = inside(distance[:-1], distance[1:])
     return (last - first).mean(0)
 
 
 @jax.jit
 def bounds(distance: Nodes, margin: Number) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
-    """Where rays come within a margin of a body for the first and leave it for the last time.
+    """First and last point of each ray within a margin of a body.
 
     Returns:
-        Shares of the ray, 0 to 1; the first is infinite and the last minus infinite if it stays
-        away.
+        Two shares of the ray, 0 to 1. If the ray misses the body, they are inf and -inf.
     """
     first, last = inside(distance[:-1] - margin, distance[1:] - margin)
     intervals = len(first)
@@ -266,6 +257,6 @@ def bounds(distance: Nodes, margin: Number) -> tuple[Float[Array, "rays"], Float
 
 @jax.jit
 def soft_path(femur: Femur, p: Points) -> tuple[Float[Array, "rays"], Float[Array, "rays"]]:
-    """Shares of rays within the skin and within the fascia, bones included."""
+    """Shares of rays within the skin and within the fascia, including bones."""
     skin = thigh_distance(femur, p)
     return share_inside(skin), share_inside(skin + femur.fat)
