@@ -1,1 +1,1 @@
-"""Radiographs as DICOM files for a PACS."""
+"""Export of radiographs as DICOM files for a PACS."""

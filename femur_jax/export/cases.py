@@ -1,4 +1,4 @@
-"""Which radiographs are exported, and under which names."""
+"""Choice of the radiographs to export, and their patient names."""
 
 import csv
 import dataclasses
@@ -25,12 +25,12 @@ class Case:
     """One radiograph to be exported.
 
     Attributes:
-        dataset: It belongs to.
-        radiograph: Its position there.
-        identity: Of the dataset, 8 hexadecimal digits that follow from what it holds.
-        patient_id: The Patient ID that it gets.
-        patient_name: The Patient's Name that it gets.
-        number: Which of that patient's radiographs it is, from 1.
+        dataset: Dataset of the radiograph.
+        radiograph: Index of the radiograph in the dataset.
+        identity: Hash of the dataset's content, 8 hexadecimal digits.
+        patient_id: Patient ID in the exported file.
+        patient_name: Patient's Name in the exported file.
+        number: Number of the radiograph among those of its patient, counted from 1.
     """
 
     dataset: RadiographDataset
@@ -42,21 +42,27 @@ class Case:
 
     @property
     def entry(self) -> RadiographEntry:
-        """What the dataset says of it."""
+        """The dataset's entry for the radiograph."""
         return self.dataset.entries[self.radiograph]
 
     @property
     def synthetic(self) -> bool:
-        """Whether its dataset says so; one that says nothing may be of patients."""
+        """Whether the dataset states that it is synthetic; otherwise it may hold patients."""
         return self.dataset.provenance.get("kind") == "synthetic"
 
 
 def choose(folder: Path, *, per_class: int | None, seed: int, allow_real: bool) -> list[Case]:
-    """Takes radiographs from a dataset, in its order; they have no names yet.
+    """Chooses radiographs of a dataset, in its order. The cases have no names yet.
+
+    Args:
+        folder: Folder of the dataset.
+        per_class: Number of radiographs of each class to choose, None for all radiographs.
+        seed: Seed of the choice.
+        allow_real: Whether the dataset may hold radiographs of patients.
 
     Raises:
-        UserError: There is no dataset or it is empty, it is not synthetic though it should be, or
-            it has fewer radiographs of a class than asked for.
+        UserError: There is no dataset or it is empty, it is not synthetic but has to be, or it has
+            fewer than `per_class` radiographs of a class.
     """
     dataset = RadiographDataset(folder)
     content = json.dumps([dataset.provenance, [entry.sha256 for entry in dataset.entries]])
@@ -67,24 +73,24 @@ def choose(folder: Path, *, per_class: int | None, seed: int, allow_real: bool) 
     if not (allow_real or cases[0].synthetic):
         raise UserError(
             f"{folder} holds radiographs of patients, or does not say that it is synthetic; "
-            "if they may leave this machine, add --allow-real."
+            "if they may leave this machine, add --allow_real."
         )
     if per_class is None:
         return cases
     chosen = []
     for label in LABELS:
-        own = [case for case in cases if case.entry.label == label]
-        if len(own) < per_class:
+        of_label = [case for case in cases if case.entry.label == label]
+        if len(of_label) < per_class:
             raise UserError(
-                f"{folder} has {len(own)} radiographs with label {label}, and {per_class} are "
-                "asked for; ask for fewer."
+                f"{folder} has {len(of_label)} radiographs with label {label}, fewer than the "
+                f"requested {per_class}; request fewer."
             )
-        chosen += sorted(own, key=lambda case: seeded_hash(seed, case.entry.name))[:per_class]
+        chosen += sorted(of_label, key=lambda case: seeded_hash(seed, case.entry.name))[:per_class]
     return sorted(chosen, key=lambda case: case.radiograph)
 
 
 def name(cases: Sequence[Case]) -> list[Case]:
-    """Names cases after their patients, and those after their datasets too, to be unique."""
+    """Names cases after their patients and datasets, so that Patient IDs are unique."""
     counts: Counter[str] = Counter()
     named = []
     for case in cases:
@@ -104,32 +110,33 @@ def name(cases: Sequence[Case]) -> list[Case]:
 
 
 def blind(cases: Sequence[Case], key: Callable[[str, str], str]) -> list[Case]:
-    """Numbers cases in an order that means nothing, each a patient.
+    """Numbers cases in a pseudorandom order, each as a separate patient.
 
     Args:
-        cases: Without names.
-        key: Replaces an identifier of a kind by a keyed hash; see `cohort.Pseudonyms`.
+        cases: Cases without names.
+        key: A function from the kind and the value of an identifier to a keyed hash; see
+            `cohort.Pseudonyms`.
     """
-    order = {key("order", f"{case.identity} {case.entry.name}"): case for case in cases}
-    # Two studies in one PACS shall not share patients.
-    study = key("study", " ".join(sorted(order)))[:6].upper()
+    by_hash = {key("order", f"{case.identity} {case.entry.name}"): case for case in cases}
+    # Two studies in one PACS must not share patients.
+    study = key("study", " ".join(sorted(by_hash)))[:6].upper()
     return [
         dataclasses.replace(
-            order[place],
+            by_hash[digest],
             patient_id=f"{study}-{n:05d}",
             patient_name=f"STUDY {study}^CASE {n:05d}",
         )
-        for n, place in enumerate(sorted(order), start=1)
+        for n, digest in enumerate(sorted(by_hash), start=1)
     ]
 
 
 def file_name(number: int) -> str:
-    """Of the file of a case, counted from 1: nothing of a dataset gets into a path."""
+    """Name of a case's file, counted from 1, so that paths reveal nothing of a dataset."""
     return f"{number:05d}.dcm"
 
 
 def table(cases: Sequence[Case]) -> str:
-    """CSV that tells which case is which radiograph."""
+    """A CSV table that maps each case to its radiograph."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -141,13 +148,13 @@ def table(cases: Sequence[Case]) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, whole or not at all.
+    """Writes a file that only its owner can read, completely or not at all.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)  # left by a run that was killed
+    partial.unlink(missing_ok=True)  # a killed run may leave one
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""Radiographs of datasets to a folder of DICOM files, in the open or blinded for a reader study."""
+"""Exports radiographs to a folder of DICOM files, identified or blinded for a reader study."""
 
 import shutil
 from collections.abc import Sequence
@@ -26,31 +26,31 @@ def export(
     key_file: Path | None = None,
     allow_real: bool = False,
 ) -> int:
-    """Writes each radiograph as one DICOM file into a new folder, which appears when all are there.
+    """Writes each radiograph as one DICOM file into a folder, which appears when all are written.
 
-    In the open, every image tells what it is and where it comes from. Blinded, real and synthetic
-    ones have the same header but for their size and a number in an order that means nothing;
-    OUT.cases.csv, beside the folder, tells which is which.
+    The headers of identified images state their class, name and origin. The headers of blinded
+    images, real or synthetic, differ only in their size, number and UIDs. The numbers are in
+    pseudorandom order, and OUT.cases.csv next to the folder maps them to radiographs.
 
     Args:
-        folders: Of radiograph datasets.
+        folders: Folders of radiograph datasets.
         out: The new folder.
-        bits: Stored of a pixel, in BITS.
-        secondary_capture: Write no Digital X-Ray images. Radiographs whose spacing has no
-            known source, and blinded ones, are Secondary Capture in any case.
-        per_class: How many radiographs of each class to take from each dataset, None for all.
-        seed: Of that choice.
-        blinded: See above.
-        key_file: From which blinded numbers and UIDs follow, OUT.key by default; made where
-            there is none.
-        allow_real: Also export datasets that are not synthetic.
+        bits: Bits stored of a pixel, a number in BITS.
+        secondary_capture: Whether to write only Secondary Capture images. Otherwise images are
+            Digital X-Ray, except for blinded ones and those whose spacing has no known source.
+        per_class: Number of radiographs of each class from each dataset, None for all.
+        seed: Seed of the choice of `per_class`.
+        blinded: Whether headers are blinded.
+        key_file: File of the key for blinded numbers and UIDs, OUT.key by default. It is created
+            if it does not exist.
+        allow_real: Whether to export also datasets that are not synthetic.
 
     Returns:
         Number of files.
 
     Raises:
-        UserError: A setting is unusable, a dataset is missing, damaged or not synthetic, `out` is
-            there already, or the disk is full. Then there is no folder.
+        UserError: A setting is unusable, a dataset is missing, damaged or not synthetic, `out`
+            exists, or the disk is full. No folder is left then.
     """
     key_file = key_file or out.with_name(f"{out.name}.key")
     _check(folders, out, bits, per_class, key_file)
@@ -60,11 +60,11 @@ def export(
         for case in cases.choose(folder, per_class=per_class, seed=seed, allow_real=allow_real)
     ]
     if len({case.identity for case in chosen}) < len(folders):
-        raise UserError("Two of the datasets are the same; name each once.")
+        raise UserError("Two of the datasets are the same; give each dataset once.")
     partial, table = (out.with_name(f"{out.name}.{end}") for end in ("partial", "cases.csv"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # a killed run may leave one
         partial.mkdir()
         if blinded:
             key_file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def export(
             named = cases.blind(chosen, key)
             _check_table(table, cases.table(named))
         else:
-            key = _unchanged
+            key = _identifier
             named = cases.name(chosen)
         for n, case in enumerate(tqdm(named, "export", disable=None), start=1):
             ds = image.header(case.patient_id, case.patient_name)
@@ -86,8 +86,8 @@ def export(
         partial.replace(out)
     except OSError as error:
         raise UserError(
-            f"{out} cannot be written ({error.strerror}); nothing was kept. Make room or name "
-            "another folder, and run it again."
+            f"{out} cannot be written ({error.strerror}), and no files are kept. Free some space "
+            "or name another folder, and run the command again."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -98,30 +98,30 @@ def _check(
     folders: Sequence[Path], out: Path, bits: int, per_class: int | None, key_file: Path
 ) -> None:
     if bits not in BITS:
-        raise UserError(f"{bits} bits cannot be stored; give {BITS[0]} to {BITS[-1]}.")
+        raise UserError(f"{bits} bits cannot be stored; use {BITS[0]} to {BITS[-1]}.")
     if per_class is not None and per_class < 1:
-        raise UserError(f"{per_class} radiographs of each class are none; give 1 or more.")
+        raise UserError(f"{per_class} radiographs of each class cannot be exported; use 1 or more.")
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another folder.")
     if any(folder.resolve() in out.resolve().parents for folder in folders):
         raise UserError(f"{out} lies in a dataset; name a folder elsewhere.")
     if out.resolve() in key_file.resolve().parents:
-        raise UserError(f"{key_file} lies in the export; keep the key elsewhere.")
+        raise UserError(f"{key_file} lies in the exported folder; keep the key elsewhere.")
 
 
 def _check_table(path: Path, text: str) -> None:
-    """What readers answered cannot be understood without the table of their cases."""
+    """Protects a table of other cases, which is needed to interpret the readers' answers."""
     if path.exists() and path.read_text() != text:
-        raise UserError(f"{path} tells of other cases; move it away, or name another folder.")
+        raise UserError(f"{path} lists other cases; move it away, or name another folder.")
 
 
-def _unchanged(kind: str, identifier: str) -> str:
-    """Takes the place of a key where nothing is hidden."""
+def _identifier(kind: str, identifier: str) -> str:
+    """Replaces the keyed hash for identified images, whose identifiers stay unchanged."""
     return identifier
 
 
 def _describe(ds: Dataset, case: cases.Case, secondary_capture: bool) -> None:
-    """Adds all that is known of a radiograph to its header."""
+    """Adds all known data of a radiograph to its header."""
     image.describe_examination(ds, case.entry, case.number)
     if case.entry.spacing_source != "unknown" and not secondary_capture:
         image.make_digital_x_ray(ds, case.entry)

@@ -1,7 +1,7 @@
 """One radiograph as a DICOM image: Digital X-Ray For Presentation, or Secondary Capture.
 
-Sections are those of DICOM PS3.3. Grey values are for presentation already, so that the header
-has a window over all of them and nothing else to apply (C.8.11.3, C.11.2).
+Sections are those of DICOM PS3.3. The grey values are ready for presentation, so the header has
+only a window over their whole range (C.8.11.3, C.11.2).
 """
 
 import hashlib
@@ -24,21 +24,20 @@ from femur_jax.data.records import RadiographEntry
 from femur_jax.dicom_values import code, decimal
 
 _NAMESPACE = uuid.UUID("3b0c5e0e-8f0f-5d0c-9a55-7c1d0a4b6a61")
-"""Of the UIDs that are made here; any constant does."""
+"""Namespace of the UIDs derived here, an arbitrary constant."""
 _VIEWS = {
     "AP": ("399348003", "SCT", "antero-posterior"),
     "lateral": ("399067008", "SCT", "lateral"),
 }
-"""PS3.16 CID 4010."""
+"""View codes of PS3.16 CID 4010."""
 _SHORT_TEXT = 1024
-"""Characters of a value of the representation ST (PS3.5 6.2)."""
+"""Largest length in characters of a value of the representation ST (PS3.5 6.2)."""
 
 
 def header(patient_id: str, patient_name: str) -> Dataset:
-    """A Secondary Capture image that tells nothing but that it shows a femur.
+    """A header of a Secondary Capture image that states nothing except that it shows a femur.
 
-    Dates and times stay empty: there is none to tell, and the same radiograph shall give the
-    same file.
+    Dates and times stay empty: they are unknown, and the same radiograph must give the same file.
     """
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
@@ -59,12 +58,12 @@ def header(patient_id: str, patient_name: str) -> Dataset:
 
 
 def describe_examination(ds: Dataset, entry: RadiographEntry, number: int) -> None:
-    """Adds what is known of view and side.
+    """Adds class, name, view, side and pixel spacing, as far as they are known.
 
     Args:
-        ds: A header.
-        entry: The radiograph.
-        number: Which of its patient's radiographs it is, from 1.
+        ds: A header from `header`.
+        entry: The radiograph's entry.
+        number: Number of the radiograph among those of its patient, counted from 1.
     """
     ds.SeriesNumber = number
     ds.SeriesDescription = f"{entry.label} {entry.name}"
@@ -72,7 +71,7 @@ def describe_examination(ds: Dataset, entry: RadiographEntry, number: int) -> No
         ds.ViewCodeSequence = [code(*_VIEWS[entry.view])]
     if entry.laterality != "unknown":
         ds.Laterality = entry.laterality
-    # Only one of the two spacings can be meant by the dataset's one (10.7.1).
+    # The dataset's spacing is either at the detector or in the patient (10.7.1).
     if entry.spacing_source == "detector":
         ds.ImagerPixelSpacing = [decimal(entry.spacing_mm)] * 2
     elif entry.spacing_mm:
@@ -85,12 +84,12 @@ def describe_examination(ds: Dataset, entry: RadiographEntry, number: int) -> No
 def make_digital_x_ray(ds: Dataset, entry: RadiographEntry) -> None:
     """Turns a Secondary Capture image into a Digital X-Ray image (A.26, C.8.11).
 
-    The detector's spacing is required there (C.8.11.4). A radiograph that is calibrated to the
-    patient's plane gets a detector in that plane, without magnification.
+    Such an image requires the detector's spacing (C.8.11.4). A radiograph that is calibrated to
+    the patient's plane gets a detector in that plane, without magnification.
 
     Args:
-        ds: A header with `describe_examination`.
-        entry: The radiograph; the source of its spacing is known.
+        ds: A header completed by `describe_examination`.
+        entry: The radiograph's entry, with a known source of the spacing.
     """
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     del ds.ConversionType, ds.Laterality
@@ -98,25 +97,25 @@ def make_digital_x_ray(ds: Dataset, entry: RadiographEntry) -> None:
     if entry.spacing_source == "calibrated":
         ds.ImagerPixelSpacing = ds.PixelSpacing
         ds.EstimatedRadiographicMagnificationFactor = "1"
-    # Radiographs are hung hip up. Which side is left is not known (PS3.5 7.4: one value will do).
+    # Columns run from hip to foot. The direction of rows is unknown and may be empty (PS3.5 7.4).
     ds.PatientOrientation = ["", "F"]
-    # C.8.11.2 knows no word for an unknown side; U, unpaired, names neither.
+    # C.8.11.2 has no value for an unknown side; U (unpaired) names neither side.
     ds.ImageLaterality = "U" if entry.laterality == "unknown" else entry.laterality
     ds.AnatomicRegionSequence = [code("71341001", "SCT", "Femur")]
     ds.DetectorType = ds.PositionerType = ""
     ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
     ds.LossyImageCompression = "00"
-    ds.BurnedInAnnotation = "YES"  # required, and nobody looked whether there is any
+    ds.BurnedInAnnotation = "YES"  # required; "NO" would need somebody to check the image
     ds.AcquisitionContextSequence = []
 
 
 def mark_synthetic(ds: Dataset, provenance: Mapping[str, Any]) -> None:
-    """Says that no patient was X-rayed, and what made the image (C.12.1, C.7.6.1.1.3)."""
+    """States that the image is synthetic and where it comes from (C.12.1, C.7.6.1.1.3)."""
     ds.SyntheticData = "YES"
     ds.BurnedInAnnotation = "NO"
-    made = ", ".join(f"{name} {value}" for name, value in provenance.items() if name != "kind")
-    ds.DerivationDescription = f"Synthetic, of no patient; {made}"[:_SHORT_TEXT]
+    origin = ", ".join(f"{name} {value}" for name, value in provenance.items() if name != "kind")
+    ds.DerivationDescription = f"Synthetic, of no patient; {origin}"[:_SHORT_TEXT]
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [code("109100", "DCM", "Synthesizing Equipment")]
     equipment.Manufacturer = "femur_jax"
@@ -127,22 +126,22 @@ def mark_synthetic(ds: Dataset, provenance: Mapping[str, Any]) -> None:
 
 
 def mark_deidentified(ds: Dataset) -> None:
-    """Says what became of a patient's header (C.7.1.1, C.7.6.1.1.3)."""
+    """States how a patient's header was de-identified (C.7.1.1, C.7.6.1.1.3)."""
     ds.PatientIdentityRemoved = "YES"
     ds.DeidentificationMethod = "New header; identifiers are keyed pseudonyms"
     ds.DerivationDescription = "Grey values for presentation, cropped to the collimated field"
 
 
 def set_pixels(ds: Dataset, pixels: UInt16[np.ndarray, "height width"], bits: int) -> None:
-    """Adds the pixels and a window that shows 0 black and the greatest value white.
+    """Adds the pixels and a window that shows 0 black and the largest value white.
 
     Args:
-        ds: A header.
+        ds: A header from `header`.
         pixels: Grey values over the full range 0..65535, bone bright.
-        bits: To store, 12 to 16; with 16 nothing is rounded.
+        bits: Bits to store, 12 to 16; 16 bits need no rounding.
     """
     greatest = (1 << bits) - 1
-    # Rounded to the nearest, so that what was recorded with these bits comes back exactly.
+    # Rounding to nearest restores the exact values of a radiograph recorded with these bits.
     table = np.rint(np.arange(1 << 16) * (greatest / 65535)).astype(np.uint16)
     # C.11.2.1.2.1: the window runs from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
     ds.WindowCenter, ds.WindowWidth = str(1 << (bits - 1)), str(1 << bits)
@@ -152,14 +151,14 @@ def set_pixels(ds: Dataset, pixels: UInt16[np.ndarray, "height width"], bits: in
 
 
 def set_uids(ds: Dataset, key: Callable[[str, str], str]) -> None:
-    """Derives the UIDs from all that the image holds (PS3.5 B.2), the study's from its patient.
+    """Derives the UIDs from the image's content (PS3.5 B.2), and the study's from its patient.
 
-    So the same image has the same UIDs wherever and whenever it is made, and another one others.
+    So equal images always have equal UIDs, and different images have different ones.
 
     Args:
-        ds: The image.
-        key: Replaces an identifier of a kind, such as `cohort.Pseudonyms`, without which the
-            UIDs could be worked out by who has the radiographs; or changes nothing.
+        ds: A complete image.
+        key: A function of the kind and the value of an identifier that replaces it. With a keyed
+            hash such as `cohort.Pseudonyms`, nobody can derive the UIDs from the radiographs.
     """
     digest = hashlib.sha256(ds.PixelData)
     digest.update(ds[: tag_for_keyword("PixelData")].to_json().encode())

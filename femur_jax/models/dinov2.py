@@ -1,7 +1,7 @@
 """DINOv2's vision transformer (Oquab et al. 2023, arXiv 2304.07193), without its training heads.
 
-The sizes S, B and L of patches of 14 x 14 pixels, whose weights their authors publish as
-`dinov2_vits14_pretrain.pth` and so on. Depth and width are read from the file.
+The authors publish weights of the sizes S, B and L with patches of 14 x 14 pixels, for example
+`dinov2_vits14_pretrain.pth`. Depth and width are read from the file.
 """
 
 import jax
@@ -15,25 +15,25 @@ from femur_jax.models.functional import Params
 from femur_jax.models.torch_file import Weights, tensor
 
 SIDE = 224
-"""Pixels of the images whose features are compared, 16 x 16 patches."""
+"""Side in pixels of the images, which have 16 x 16 patches."""
 
 _PATCH = 14
 _HEAD = 64  # channels of an attention head, in all sizes
 _EPSILON = 1e-6
 _OFFSET = 0.1
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's colours
 
 
 class DINOv2(nnx.Module):
     """The transformer for images of SIDE x SIDE pixels."""
 
     def __init__(self, width: int, depth: int, *, rngs: nnx.Rngs):
-        """Draws parameters.
+        """Draws the parameters.
 
         Args:
-            width: Channels of a token, a multiple of 64.
-            depth: Blocks.
-            rngs: Random streams.
+            width: Number of channels of a token, a multiple of 64.
+            depth: Number of blocks.
+            rngs: Random streams for the initial parameters.
         """
         patch = (_PATCH, _PATCH)
         self.patch_embed = nnx.Conv(3, width, patch, strides=patch, padding="VALID", rngs=rngs)
@@ -48,7 +48,7 @@ class DINOv2(nnx.Module):
         """The class token after the last block, normalised.
 
         Args:
-            images: Colours in [0, 1], of SIDE x SIDE pixels.
+            images: Colours in [0, 1] of SIDE x SIDE pixels.
         """
         x = self.patch_embed((images - jnp.array(_MEAN)) / jnp.array(_STD))
         x = x.reshape(len(x), -1, x.shape[-1])
@@ -60,7 +60,7 @@ class DINOv2(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Attention, then two dense layers, each with a normalisation before and a scale after."""
+    """Attention, then two dense layers, both with a normalisation before and a scale after."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.norm1 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
@@ -85,19 +85,19 @@ def dinov2_size(weights: Weights) -> tuple[int, int]:
     """Width and depth of the network in a file.
 
     Raises:
-        UserError: The file is of another network, or of a variant with registers.
+        UserError: The file belongs to another network, or to a variant with registers.
     """
     if "register_tokens" in weights:
         raise UserError(
-            "The file of weights is of a DINOv2 with registers; use the one without, such as "
-            "dinov2_vits14_pretrain.pth."
+            "The file of weights belongs to a DINOv2 with registers; use a variant without them, "
+            "such as dinov2_vits14_pretrain.pth."
         )
     width = weights["cls_token"].shape[-1] if "cls_token" in weights else 0
     depth = sum(name.startswith("blocks.") and name.endswith("ls1.gamma") for name in weights)
     if not depth or not width or width % _HEAD:
         raise UserError(
-            f"The file of weights has {depth} blocks of width {width}, which is no DINOv2 of size "
-            "S, B or L; use a file such as dinov2_vits14_pretrain.pth."
+            f"The file of weights has {depth} blocks of width {width}, which is not a DINOv2 of "
+            "size S, B or L; use a file such as dinov2_vits14_pretrain.pth."
         )
     return width, depth
 
@@ -106,7 +106,7 @@ def dinov2_params(weights: Weights) -> Params:
     """The parameters from a file that DINOv2's authors publish.
 
     Raises:
-        UserError: The file is of another network.
+        UserError: The file belongs to another network.
     """
     width, depth = dinov2_size(weights)
 
@@ -115,8 +115,10 @@ def dinov2_params(weights: Weights) -> Params:
         return {"kernel": kernel, "bias": tensor(weights, f"{name}.bias", (outputs,))}
 
     def norm(name: str) -> Params:
-        scale, bias = (tensor(weights, f"{name}.{part}", (width,)) for part in ("weight", "bias"))
-        return {"scale": scale, "bias": bias}
+        return {
+            "scale": tensor(weights, f"{name}.weight", (width,)),
+            "bias": tensor(weights, f"{name}.bias", (width,)),
+        }
 
     def block(name: str) -> Params:
         return {
@@ -155,13 +157,13 @@ def _positions(weights: Weights, width: int) -> Float[np.ndarray, "token c"]:
 def _bicubic(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
     """PyTorch's cubic interpolation (Keys 1981, a = -0.75) along one axis, as a matrix.
 
-    As published, the scale is a tenth of a patch too large, and the border is repeated.
+    As in the published code, the scale adds a tenth of a patch, and the border is repeated.
     """
     a, scale = -0.75, (outputs + _OFFSET) / inputs
     matrix = np.zeros((outputs, inputs))
-    for row, place in enumerate((np.arange(outputs) + 0.5) / scale - 0.5):
-        for tap in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
-            d = abs(place - tap)
+    for row, position in enumerate((np.arange(outputs) + 0.5) / scale - 0.5):
+        for tap in range(int(np.floor(position)) - 1, int(np.floor(position)) + 3):
+            d = abs(position - tap)
             near = (a + 2) * d**3 - (a + 3) * d**2 + 1
             far = a * (d**3 - 5 * d**2 + 8 * d - 4)
             matrix[row, np.clip(tap, 0, inputs - 1)] += near if d <= 1 else far

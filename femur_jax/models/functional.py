@@ -1,7 +1,7 @@
-"""Modules as pure functions: parameters are a plain nested dict, and a model is `init` and `apply`.
+"""Modules as the pure functions `init` and `apply`, with parameters in a plain nested dict.
 
-The rest of the project sees only these two, so that training states, checkpoints and sharding rules
-handle ordinary trees of arrays and only the model files know the module library.
+The rest of the project uses only these two functions. So training states, checkpoints and sharding
+rules handle ordinary trees of arrays, and only the model files depend on the module library.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Params = dict[str, Any]  # nested, string keys at every depth, arrays as leaves
 
 
 class Functions(NamedTuple):
-    """A model as two pure functions, to be traced by the caller's `jax.jit` or `jax.grad`.
+    """A model as two pure functions for the caller's `jax.jit` or `jax.grad`.
 
     Attributes:
-        init: maps a PRNG key to newly drawn parameters.
-        apply: `apply(params, *args, **kwargs)` calls the module that holds these parameters, or
-            with `method="name"` that method of it.
+        init: A function that draws parameters from a PRNG key.
+        apply: A function `apply(params, *args, **kwargs)` that calls the module with these
+            parameters. With `method="name"` it calls that method of the module.
     """
 
     init: Callable[[jax.Array], Params]
@@ -29,15 +29,15 @@ class Functions(NamedTuple):
 def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Functions:
     """Turns a module's constructor into pure functions.
 
-    The module's structure is found once, abstractly; `apply` merges it with the parameters at trace
-    time, which costs nothing in the compiled program.
+    The module's structure is traced once, without arrays. `apply` merges it with the parameters at
+    trace time, which costs nothing in the compiled program.
 
     Args:
-        build: makes the module from its random streams. All of its state must be `nnx.Param`:
-            randomness such as dropout is an argument of the call, never kept in the module.
+        build: A constructor of the module from its random streams. All state of the module must be
+            `nnx.Param`; randomness such as dropout has to be an argument of the call.
 
     Raises:
-        ValueError: the module keeps state other than parameters.
+        ValueError: The module has state other than parameters.
     """
     structure, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param)
 
@@ -52,7 +52,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Functions:
 
 
 def _string_keys(tree: Any) -> Any:
-    """Names list entries "0", "1", ...: checkpoints and sharding rules address leaves by name."""
+    """Turns keys into strings, because checkpoints and sharding rules address leaves by name."""
     if not isinstance(tree, dict):
         return tree
     return {str(key): _string_keys(value) for key, value in tree.items()}

@@ -1,8 +1,8 @@
 """Inception-v3 as FID uses it (Szegedy et al. 2015, arXiv 1512.00567; Heusel et al. 2017).
 
-The network of TensorFlow's 2015-12-05 release, whose weights pytorch-fid and torch-fidelity
-publish as a file. It differs from other Inception-v3 networks in its pools: averages leave the
-padding out, and the last block takes a maximum. Normalisations are folded into the convolutions.
+This is the network of TensorFlow's 2015-12-05 release. pytorch-fid and torch-fidelity publish its
+weights as a file. Its pools differ from other Inception-v3 networks: averages exclude the padding,
+and the last block uses a maximum. Normalisations are folded into the convolutions.
 """
 
 import jax
@@ -15,9 +15,7 @@ from femur_jax.models.functional import Params
 from femur_jax.models.torch_file import Weights, folded_norm, tensor
 
 SIDE = 299
-"""Pixels of the images that it was trained on."""
-
-FEATURES = 2048
+"""Side in pixels of the images on which the network was trained."""
 
 _EPSILON = 1e-3
 
@@ -25,7 +23,7 @@ _Layer = tuple[int, int, tuple[int, int], int]  # inputs, outputs, kernel, strid
 
 
 def _layers() -> dict[str, _Layer]:
-    """All convolutions by their published names."""
+    """All convolutions of the network by their published names."""
     one, three = (1, 1), (3, 3)
     layers: dict[str, _Layer] = {
         "Conv2d_1a_3x3": (3, 32, three, 2),
@@ -131,20 +129,20 @@ class Inception(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch features"]:
-        """The 2048 features before the classifier, averages over the image.
+        """The 2048 features before the classifier, averaged over the image.
 
         Args:
-            images: In [-1, 1], of 299 x 299 pixels, 75 x 75 at least.
+            images: Colours in [-1, 1], usually of 299 x 299 pixels and at least of 75 x 75.
         """
         x = self._chain(images, "", "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
-        x = self._chain(_largest(x), "", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
-        x = _largest(x)
+        x = self._chain(_max_pool(x), "", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+        x = _max_pool(x)
         for name in ("5b", "5c", "5d"):
             x = self._block(
                 x,
                 f"Mixed_{name}.branch",
                 [["1x1"], ["5x5_1", "5x5_2"], ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3"]],
-                _average(x),
+                _average_pool(x),
             )
         x = self._block(x, "Mixed_6a.branch", [["3x3"], ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3"]], None)
         for name in ("6b", "6c", "6d", "6e"):
@@ -153,7 +151,7 @@ class Inception(nnx.Module):
                 [f"7x7_{n}" for n in range(1, 4)],
                 [f"7x7dbl_{n}" for n in range(1, 6)],
             ]
-            x = self._block(x, f"Mixed_{name}.branch", branches, _average(x))
+            x = self._block(x, f"Mixed_{name}.branch", branches, _average_pool(x))
         branches = [["3x3_1", "3x3_2"], [f"7x7x3_{n}" for n in range(1, 5)]]
         x = self._block(x, "Mixed_7a.branch", branches, None)
         for name in ("7b", "7c"):
@@ -164,7 +162,7 @@ class Inception(nnx.Module):
                 ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3a"],
                 ["3x3dbl_1", "3x3dbl_2", "3x3dbl_3b"],
             ]
-            pooled = _average(x) if name == "7b" else _largest(x, stride=1)
+            pooled = _average_pool(x) if name == "7b" else _max_pool(x, stride=1)
             x = self._block(x, f"Mixed_{name}.branch", branches, pooled)
         return x.mean(axis=(1, 2))
 
@@ -175,9 +173,9 @@ class Inception(nnx.Module):
         branches: list[list[str]],
         pooled: Float[Array, "batch h w c"] | None,
     ) -> Float[Array, "batch h2 w2 c2"]:
-        """The branches' outputs, and what is pooled: through a convolution, or as it is."""
+        """The outputs of the branches and the pool, which a convolution follows if it is given."""
         outputs = [self._chain(x, prefix, *branch) for branch in branches]
-        last = _largest(x) if pooled is None else self._chain(pooled, prefix, "_pool")
+        last = _max_pool(x) if pooled is None else self._chain(pooled, prefix, "_pool")
         return jnp.concatenate([*outputs, last], axis=-1)
 
     def _chain(
@@ -192,7 +190,7 @@ def inception_params(weights: Weights) -> Params:
     """The parameters from the file that pytorch-fid and torch-fidelity publish.
 
     Raises:
-        UserError: The file is of another network.
+        UserError: The file belongs to another network.
     """
     layers = {}
     for name, (inputs, outputs, kernel, _) in LAYERS.items():
@@ -205,11 +203,11 @@ def inception_params(weights: Weights) -> Params:
     return {"layers": layers}
 
 
-def _largest(x: Float[Array, "batch h w c"], stride: int = 2) -> Float[Array, "batch h2 w2 c"]:
+def _max_pool(x: Float[Array, "batch h w c"], stride: int = 2) -> Float[Array, "batch h2 w2 c"]:
     padding = "VALID" if stride > 1 else "SAME"
     return nnx.max_pool(x, (3, 3), strides=(stride, stride), padding=padding)
 
 
-def _average(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
-    """Means of 3 x 3 pixels, of those that exist."""
+def _average_pool(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
+    """Means of 3 x 3 pixels, without the padding."""
     return nnx.avg_pool(x, (3, 3), strides=(1, 1), padding="SAME", count_include_pad=False)

@@ -1,7 +1,7 @@
 """R3GAN's generator and discriminator (Huang et al. 2024, arXiv 2501.05441, section 3).
 
-Both are stacks of inverted residual bottlenecks at sizes 4, 8, ..., `size`, without normalisation;
-the discriminator mirrors the generator. Convolutions carry no bias; each activation has its own.
+Both are stacks of inverted residual bottlenecks at sizes 4, 8, ..., `size`, without normalisation.
+The discriminator mirrors the generator. Convolutions have no bias, but each activation has one.
 """
 
 import math
@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from femur_jax.errors import UserError
 
-_EXPANSION = 2  # of the channels inside a block
-_SLOPE = 0.2  # of the leaky ReLU below zero
-_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # keeps the variance through the leaky ReLU (He et al. 2015)
-_FINE_SIZES = 4  # of the sizes, the finest, compute in `dtype`, as in the published presets
+_EXPANSION = 2  # ratio of the channels inside a block to those of its input
+_SLOPE = 0.2  # slope of the leaky ReLU below zero
+_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # the leaky ReLU keeps the variance (He et al. 2015)
+_FINE_SIZES = 4  # number of the finest sizes that compute in `dtype`, as in the published presets
 
 
 def _scaled(gain: float) -> nnx.Initializer:
@@ -36,14 +36,14 @@ def _linear(
     gain: float = 1.0,
     dtype: DTypeLike | None = None,
 ) -> nnx.Linear:
-    """A linear layer; on images it is the 1 x 1 convolution, as a matrix product."""
+    """A linear layer, which on images is a 1 x 1 convolution as a matrix product."""
     return nnx.Linear(
         inputs, outputs, use_bias=False, kernel_init=_scaled(gain), dtype=dtype, rngs=rngs
     )
 
 
 class BiasedActivation(nnx.Module):
-    """A bias for each channel, then leaky ReLU."""
+    """A bias for each channel, then a leaky ReLU."""
 
     def __init__(self, channels: int):
         self.bias = nnx.Param(jnp.zeros(channels))
@@ -53,11 +53,12 @@ class BiasedActivation(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """1 x 1 (widening), 3 x 3 (grouped), 1 x 1 (narrowing), added to the input.
+    """A residual block of 1 x 1 (widening), 3 x 3 (grouped) and 1 x 1 (narrowing) convolutions.
 
-    Fix-up initialisation (Zhang et al. 2019, arXiv 1901.09321): the last layer starts at zero, so a
-    block starts as the identity; the other m - 1 = 2 are scaled by L^(-1 / (2m - 2)) for a network
-    of L = `depth` blocks, so that the first updates do not grow with depth.
+    The initialisation is Fix-up (Zhang et al. 2019, arXiv 1901.09321). The last layer starts at
+    zero, so a block starts as the identity. The other m - 1 = 2 layers are scaled by
+    L^(-1 / (2m - 2)) for a network of L = `depth` blocks, so that the first updates do not grow
+    with depth.
     """
 
     def __init__(
@@ -96,11 +97,11 @@ class ResidualBlock(nnx.Module):
 def resample(
     x: Float[Array, "batch h w channels"], size: int
 ) -> Float[Array, "batch {size} {size} channels"]:
-    """Bilinear resampling by a factor of two, up or down, with zeros around.
+    """Bilinear resampling by a factor of two, up or down, with zeros around the image.
 
     Pixels are centred at half integers, which gives the low-pass [1, 3, 3, 1] in both directions.
     """
-    border = 1 if size > x.shape[1] else 2  # of the input; twice or half as many of the output
+    border = 1 if size > x.shape[1] else 2  # input pixels; the output has twice or half as many
     excess = 2 // border
     padded = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
     side = size + 2 * excess
@@ -109,7 +110,7 @@ def resample(
 
 
 class Upsample(nnx.Module):
-    """Doubles the side; a 1 x 1 convolution before it where the number of channels changes."""
+    """Doubles the side, after a 1 x 1 convolution if the number of channels changes."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
         self.mix = _linear(inputs, outputs, rngs, dtype=dtype) if inputs != outputs else None
@@ -122,7 +123,7 @@ class Upsample(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves the side; a 1 x 1 convolution after it where the number of channels changes."""
+    """Halves the side, before a 1 x 1 convolution if the number of channels changes."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
         self.mix = _linear(inputs, outputs, rngs, dtype=dtype) if inputs != outputs else None
@@ -146,7 +147,7 @@ class GenerativeBasis(nnx.Module):
 
 
 class DiscriminativeBasis(nnx.Module):
-    """The mirror: the inner product of each channel with its 4 x 4 pattern, then a linear map."""
+    """The inner product of each channel with a learned 4 x 4 pattern, then a linear map."""
 
     def __init__(self, channels: int, outputs: int, rngs: nnx.Rngs):
         self.basis = nnx.Param(jax.random.normal(rngs.params(), (4, 4, channels)) / 4)
@@ -157,23 +158,24 @@ class DiscriminativeBasis(nnx.Module):
 
 
 class Generator(nnx.Module):
-    """Makes square one-channel images from latents and conditions.
+    """Generates square one-channel images from latents and conditions.
 
     Args:
-        size: side of the images in pixels, 4 * 2^k.
-        channels: for each of the sizes 4, 8, ..., `size`; k + 1 numbers.
-        latent: dimension of the latent z.
-        condition: dimension of the condition vector.
-        embedding: dimension of the embedded condition that is joined to z.
-        blocks: residual blocks for each size.
-        group_width: channels in a group of the 3 x 3 convolutions, of twice as many channels as
-            their size has. The paper uses 16; None means one group, far faster on CPUs, where
-            gradients of grouped convolutions are slow.
-        dtype: that the four finest sizes but 4 x 4 compute in; None: in that of their inputs.
-        rngs: streams for the initial parameters, which are float32.
+        size: Side of the images in pixels, 4 * 2^k.
+        channels: Number of channels for each of the sizes 4, 8, ..., `size`; k + 1 numbers.
+        latent: Dimension of the latent z.
+        condition: Dimension of the condition vector.
+        embedding: Dimension of the embedded condition that is joined to z.
+        blocks: Number of residual blocks for each size.
+        group_width: Channels in a group of the 3 x 3 convolutions, which have twice as many
+            channels as their size. The paper uses 16. None means one group, which is far faster on
+            CPUs, where gradients of grouped convolutions are slow.
+        dtype: Type in which the four finest sizes except 4 x 4 compute, None for the type of their
+            inputs.
+        rngs: Random streams for the initial parameters, which are float32.
 
     Raises:
-        UserError: the sizes do not fit together.
+        UserError: The sizes do not fit together.
     """
 
     def __init__(
@@ -203,14 +205,14 @@ class Generator(nnx.Module):
     def __call__(
         self, z: Float[Array, "batch latent"], condition: Float[Array, "batch condition"]
     ) -> Float[Array, "batch size size 1"]:
-        """Draws one image for each latent.
+        """Generates one image for each latent.
 
         Args:
-            z: standard normal.
-            condition: class (one-hot) and numbers of order one that describe the image.
+            z: Latents from the standard normal distribution.
+            condition: Class (one-hot) and numbers of order one that describe the image.
 
         Returns:
-            Grey values on the scale of the training images; no squashing keeps them in it.
+            Grey values on the scale of the training images, without limits.
         """
         x = jnp.concatenate([z, self.embed(condition)], axis=-1)
         for layer in self.layers:
@@ -221,21 +223,21 @@ class Generator(nnx.Module):
 class Discriminator(nnx.Module):
     """Scores square images under a condition.
 
-    The features at 4 x 4 become a vector of as many numbers as there are channels; the logit is its
-    inner product with the embedded condition (Miyato & Koyama 2018, arXiv 1802.05637).
+    The features at 4 x 4 become a vector with one number per channel. The logit is the inner
+    product of this vector with the embedded condition (Miyato & Koyama 2018, arXiv 1802.05637).
 
     Args:
-        size: side of the images in pixels, 4 * 2^k.
-        channels: for each of the sizes 4, 8, ..., `size`, in the generator's order.
-        in_channels: channels of the images.
-        condition: dimension of the condition vector.
-        blocks: residual blocks for each size.
-        group_width: as in the generator.
-        dtype: as in the generator.
-        rngs: streams for the initial parameters, which are float32.
+        size: Side of the images in pixels, 4 * 2^k.
+        channels: Number of channels for each of the sizes 4, 8, ..., `size`, as in `Generator`.
+        in_channels: Number of channels of the images.
+        condition: Dimension of the condition vector.
+        blocks: Number of residual blocks for each size.
+        group_width: Channels in a group of the 3 x 3 convolutions, as in `Generator`.
+        dtype: Type in which the finest sizes compute, as in `Generator`.
+        rngs: Random streams for the initial parameters, which are float32.
 
     Raises:
-        UserError: the sizes do not fit together.
+        UserError: The sizes do not fit together.
     """
 
     def __init__(
@@ -259,7 +261,7 @@ class Discriminator(nnx.Module):
             layers += [*residual(inputs, fine), Downsample(inputs, outputs, rngs, fine)]
         layers += [*residual(channels[0]), DiscriminativeBasis(channels[0], embedding, rngs)]
         self.layers = nnx.List(layers)
-        # The inner product of `embedding` terms starts with unit variance.
+        # With this gain, the inner product of `embedding` terms starts with unit variance.
         self.embed = _linear(condition, embedding, rngs, gain=embedding**-0.5)
 
     def __call__(
@@ -267,12 +269,12 @@ class Discriminator(nnx.Module):
         image: Float[Array, "batch size size in_channels"],
         condition: Float[Array, "batch condition"],
     ) -> Float[Array, " batch"]:
-        """The logit of each image: higher is more like the real ones.
+        """The logit of each image, which is higher for real images.
 
         Args:
-            image: grey values.
-            condition: class (one-hot) and numbers of order one that describe the image; where it is
-                all zeros, so is the logit.
+            image: Grey values and any further channels.
+            condition: Class (one-hot) and numbers of order one that describe the image. If all are
+                zero, the logit is zero.
         """
         x = image
         for layer in self.layers:
@@ -292,13 +294,13 @@ def _residual_blocks(
 
 
 def _dtypes(channels: Sequence[int], dtype: DTypeLike | None) -> list[DTypeLike | None]:
-    """That of each size after 4 x 4."""
+    """The type of each size after 4 x 4."""
     fine = min(_FINE_SIZES, len(channels) - 1)
     return [None] * (len(channels) - 1 - fine) + [dtype] * fine
 
 
 def _check(size: int, channels: Sequence[int], group_width: int | None) -> None:
-    """Raises UserError unless the sizes fit together."""
+    """Raises a UserError unless the sizes fit together."""
     if size < 4 or size & (size - 1):
         raise UserError(
             f"GAN image size {size} is not 4 times a power of two; use 32, 64, 128, ..."
@@ -307,10 +309,10 @@ def _check(size: int, channels: Sequence[int], group_width: int | None) -> None:
     if len(channels) != len(sizes):
         raise UserError(
             f"GAN channels {tuple(channels)} are {len(channels)} numbers, but size {size} needs "
-            f"{len(sizes)}, one for each of the sizes {', '.join(map(str, sizes))}."
+            f"{len(sizes)}: one for each of the sizes {', '.join(map(str, sizes))}."
         )
     if min(channels) < 1:
-        raise UserError(f"GAN channels {tuple(channels)} must be 1 or more each.")
+        raise UserError(f"GAN channels {tuple(channels)} must all be 1 or more.")
     for width in channels:
         if group_width is not None and _EXPANSION * width % group_width:
             raise UserError(

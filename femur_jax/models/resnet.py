@@ -20,22 +20,23 @@ class ResNet(nnx.Module):
     """A residual network with one logit.
 
     ResNet-50 is `ResNet((3, 4, 6, 3), 64, in_channels, bottleneck=True)`. The stem (a 7 x 7
-    convolution and a 3 x 3 maximum, both of stride 2) and each stage after the first halve the
-    image, so that its features have 1/32 of its side with four stages.
+    convolution and a 3 x 3 maximum, both of stride 2) divides the image's side by 4, and each stage
+    after the first divides it by 2. With four stages the features have 1/32 of the image's side.
 
     Args:
-        stage_sizes: residual blocks in each stage.
-        width: channels of the stem and the first stage; each further stage has twice as many.
-        in_channels: channels of the images.
-        bottleneck: bottleneck blocks (ResNet-50 and deeper) rather than basic ones (ResNet-18, 34).
-        sharpness: how much the strongest place counts in a feature's average over the image: 0 for
-            the mean, as in ResNet, infinity for the maximum (Pinheiro and Collobert 2015, arXiv
-            1411.6228, log-sum-exp pooling). A fracture takes a hundredth of a radiograph.
-        norm: 'group' (GroupNorm), or 'fixed' for imported weights: a batch normalisation whose
-            statistics stay those it came with, which is a scale and a bias of each channel.
-        columns: numbers known beside the image, which join its features in front of the last layer.
-            Their weights begin at zero.
-        rngs: streams for the initial parameters.
+        stage_sizes: Number of residual blocks in each stage.
+        width: Channels of the stem and the first stage; each further stage has twice as many.
+        in_channels: Number of channels of the images.
+        bottleneck: Whether blocks are bottlenecks (ResNet-50 and deeper) or basic blocks
+            (ResNet-18 and 34).
+        sharpness: Weight of the strongest pixels in a feature's average over the image (log-sum-exp
+            pooling, Pinheiro and Collobert 2015, arXiv 1411.6228). 0 is the mean, as in ResNet;
+            infinity is the maximum. A fracture covers a hundredth of a radiograph.
+        norm: Kind of normalisation: 'group' (GroupNorm), or 'fixed' for imported weights: a batch
+            normalisation with fixed statistics, which is a scale and a bias for each channel.
+        columns: Number of covariates that join the image's features before the last layer. Their
+            weights are zero at first.
+        rngs: Random streams for the initial parameters.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ResNet(nnx.Module):
                 channels = blocks[-1].outputs
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(channels, 1, rngs=rngs)
-        # Two matrices for the two parts of the last layer's input.
+        # The last layer has one matrix for the image's features and one for the covariates.
         zeros = nnx.initializers.zeros
         self.beside = (
             nnx.Linear(columns, 1, use_bias=False, kernel_init=zeros, rngs=rngs)
@@ -80,12 +81,12 @@ class ResNet(nnx.Module):
         """Classifies images of any size.
 
         Args:
-            image: grey values of about zero mean and unit variance.
-            columns: numbers of about zero mean and unit variance, where the network has them.
+            image: Grey values of about zero mean and unit variance.
+            columns: Covariates of about zero mean and unit variance, if the network has them.
 
         Returns:
-            The logit of the positive class, linear in the columns and the image's features; and
-            these, which are the last stage's averages over the image.
+            The logit of the positive class, which is linear in the covariates and the image's
+            features; and these features, the last stage's averages over the image.
         """
         x = jax.nn.relu(self.stem(image))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # type: ignore
@@ -102,16 +103,16 @@ class ResNet(nnx.Module):
 def soft_maximum(
     x: Float[Array, "batch height width channels"], sharpness: float
 ) -> Float[Array, "batch channels"]:
-    """log(mean(exp(r x))) / r over the image, r the sharpness."""
-    places = x.shape[1] * x.shape[2]
-    return (jax.nn.logsumexp(sharpness * x, axis=(1, 2)) - math.log(places)) / sharpness
+    """Soft maximum log(mean(exp(r x))) / r over the image with the sharpness r."""
+    pixels = x.shape[1] * x.shape[2]
+    return (jax.nn.logsumexp(sharpness * x, axis=(1, 2)) - math.log(pixels)) / sharpness
 
 
 class ResidualBlock(nnx.Module):
     """The basic block (3 x 3, 3 x 3) or the bottleneck (1 x 1, 3 x 3, 1 x 1 to 4 times `width`).
 
-    The first 3 x 3 convolution carries the stride ("v1.5"), not the bottleneck's first 1 x 1. The
-    branch's last scale starts at zero, so that the block starts as its shortcut (Goyal et al. 2017,
+    The first 3 x 3 convolution has the stride ("v1.5"), not the bottleneck's first 1 x 1. The last
+    scale of the branch starts at zero, so that the block starts as its shortcut (Goyal et al. 2017,
     arXiv 1706.02677, section 5.1).
     """
 
@@ -149,9 +150,9 @@ class ResidualBlock(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then GroupNorm (Wu & He 2018, arXiv 1803.08494) or fixed scales.
+    """A convolution without bias, then GroupNorm (Wu & He 2018, arXiv 1803.08494) or `Scale`.
 
-    There are 32 groups, or the largest power of two that divides a smaller number of channels.
+    GroupNorm has 32 groups, or for other channels the largest power of two that divides them.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class ConvNorm(nnx.Module):
 
 
 class Scale(nnx.Module):
-    """A scale and a bias of each channel."""
+    """A scale and a bias for each channel."""
 
     def __init__(self, channels: int, scale: float):
         self.scale = nnx.Param(jnp.full(channels, scale))
@@ -199,16 +200,18 @@ class Scale(nnx.Module):
 
 
 def imported_trunk(params: Params, weights: Weights, *, grey: bool) -> Params:
-    """Parameters whose trunk is that of a ResNet in torchvision's or timm's file.
+    """Parameters with the trunk of a ResNet from torchvision's or timm's file.
 
     Args:
-        params: Of a `ResNet` with norm 'fixed'; the head stays as it is.
-        weights: Of a file as torchvision and timm publish it, from `torch_file.read_weights`.
-        grey: The first of the three channels is a grey image, and the others are no colours: the
-            stem's three colours are added up for it, and the others begin at zero.
+        params: Parameters of a `ResNet` with norm 'fixed', whose head is kept.
+        weights: Tensors of a file that torchvision or timm publishes, from
+            `torch_file.read_weights`.
+        grey: Whether the first of the three channels is a grey image and the others are not
+            colours. The stem's weights for the first channel are then the sum over the three
+            colours, and those for the other channels are zero.
 
     Raises:
-        UserError: The file is of another network.
+        UserError: The file belongs to another network.
     """
     stem = _imported_layer(weights, "conv1", "bn1", params["stem"])
     if grey:
@@ -230,8 +233,8 @@ def imported_trunk(params: Params, weights: Weights, *, grey: bool) -> Params:
             }
         }
         if "shortcut" in block:
-            parts = f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-            blocks[str(n)]["shortcut"] = _imported_layer(weights, *parts, block["shortcut"])
+            names = f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+            blocks[str(n)]["shortcut"] = _imported_layer(weights, *names, block["shortcut"])
     return {**params, "stem": stem, "blocks": blocks}
 
 

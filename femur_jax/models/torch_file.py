@@ -1,4 +1,4 @@
-"""Reads files of published weights, safetensors and PyTorch's, without PyTorch."""
+"""Reads published weights from safetensors and PyTorch files, without PyTorch."""
 
 import io
 import json
@@ -33,15 +33,15 @@ _SAFETENSORS = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "
 def read_weights(path: Path) -> Weights:
     """Reads the named tensors of a file.
 
-    The formats are safetensors, `torch.save`'s ZIP archive and its older stream of pickles, in
-    which the published Inception weights are. Of a pickle, only tensors and dictionaries are
-    read; one that names anything else is refused, so that no file can run code.
+    The formats are safetensors, `torch.save`'s ZIP archive and its older stream of pickles, which
+    the published Inception weights use. Pickles may hold only tensors and dictionaries; other
+    objects are refused, so that no file can run code.
 
     Raises:
-        UserError: There is no such file, or it is none of these.
+        UserError: The file does not exist or has another format.
     """
     if not path.is_file():
-        raise UserError(f"There is no file of weights {path}; give the path of a downloaded one.")
+        raise UserError(f"There is no file of weights {path}; give the path of a downloaded file.")
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -49,10 +49,10 @@ def read_weights(path: Path) -> Weights:
             if path.suffix == ".safetensors":
                 return _read_safetensors(file)
             return _read_zip(file) if start == b"PK\x03\x04" else _read_stream(file)
-    except Exception as error:  # pickles and archives that are damaged raise what they like
+    except Exception as error:  # damaged pickles and archives raise exceptions of any type
         raise UserError(
-            f"{path} holds no weights that can be read (safetensors, or a state_dict from "
-            "torch.save); download it again."
+            f"The weights in {path} cannot be read as safetensors or as a state_dict from "
+            "torch.save; download the file again."
         ) from error
 
 
@@ -60,15 +60,17 @@ def tensor(weights: Weights, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """One tensor in float32.
 
     Raises:
-        UserError: It is missing or has another shape.
+        UserError: The tensor is missing or has another shape.
     """
     if name not in weights:
-        raise UserError(f"The file of weights has no tensor {name}; it is of another network.")
+        raise UserError(
+            f"The file of weights has no tensor {name}; use a file of the same network."
+        )
     value = weights[name]
     if value.shape != shape:
         raise UserError(
-            f"The tensor {name} in the file of weights has the shape {value.shape} and the network "
-            f"needs {shape}; use a file of the same network."
+            f"The tensor {name} in the file of weights has the shape {value.shape}, but the "
+            f"network needs {shape}; use a file of the same network."
         )
     return value.astype(np.float32)
 
@@ -76,7 +78,7 @@ def tensor(weights: Weights, name: str, shape: tuple[int, ...]) -> np.ndarray:
 def folded_norm(
     weights: Weights, prefix: str, channels: int, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and bias that a batch normalisation with fixed statistics comes down to."""
+    """Scale and bias that are equivalent to a batch normalisation with fixed statistics."""
     gamma, beta, mean, variance = (
         tensor(weights, f"{prefix}.{name}", (channels,)).astype(np.float64)
         for name in ("weight", "bias", "running_mean", "running_var")
@@ -91,9 +93,9 @@ def _read_safetensors(file: io.BufferedIOBase) -> Weights:
     data = file.read()
     return {
         name: np.frombuffer(
-            data[slice(*about["data_offsets"])], _SAFETENSORS[about["dtype"]]
-        ).reshape(about["shape"])
-        for name, about in header.items()
+            data[slice(*entry["data_offsets"])], _SAFETENSORS[entry["dtype"]]
+        ).reshape(entry["shape"])
+        for name, entry in header.items()
         if name != "__metadata__"
     }
 
@@ -106,7 +108,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage whose bytes may come later in the file."""
+    """A view of a storage; the bytes of the storage may follow later in the file."""
 
     storage: _Storage
     offset: int
@@ -157,7 +159,7 @@ def _read_zip(file: io.BufferedIOBase) -> Weights:
 
 def _read_stream(file: io.BufferedIOBase) -> Weights:
     if _Unpickler(file).load() != _MAGIC:
-        raise ValueError("this is no file of torch.save")
+        raise ValueError("not a file of torch.save")
     for _ in ("protocol", "system"):
         _Unpickler(file).load()
     state = _state(file)

@@ -1,8 +1,9 @@
 """The denoiser's network: a U-Net on square patches.
 
-Residual blocks with group normalisation whose scale and shift come from the conditioning, as in
-ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), and self-attention at the low resolutions.
-Parameters, normalisation and conditioning are float32 whatever the convolutions compute in.
+The network has residual blocks with group normalisation, whose scale and shift come from the
+conditioning as in ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), and self-attention at the low
+resolutions. Parameters, normalisation and conditioning are always float32; only convolutions and
+attention compute in `dtype`.
 """
 
 import math
@@ -41,20 +42,20 @@ class UNet(nnx.Module):
         """Builds the network.
 
         Args:
-            in_channels: Of the input patch.
+            in_channels: Number of channels of the input patch.
             conditions: Length of the conditioning vector.
-            channels: At full resolution; a multiple of 8, as all widths are.
-            multipliers: Width at each resolution over `channels`, finest first; the patch's
-                side must be divisible by 2 ** (len(multipliers) - 1).
-            blocks: Residual blocks at each resolution.
-            attention: Whether the blocks of each resolution attend.
+            channels: Number of channels at full resolution. All widths are multiples of 8.
+            multipliers: Ratio of the width at each resolution to `channels`, finest first. The
+                patch's side must be divisible by 2 ** (len(multipliers) - 1).
+            blocks: Number of residual blocks at each resolution.
+            attention: Whether the blocks of each resolution have self-attention.
             head_channels: Width of an attention head; a narrower block has one head.
             dropout: Share of a block's activations that are set to zero in training.
-            uncertainty: Adds the head of `log_variance`.
-            dtype: What convolutions and attention compute in, 'float32' or 'bfloat16'.
-            remat: Computes each block again in the backward pass instead of keeping its
-                activations.
-            rngs: For the initial parameters.
+            uncertainty: Whether the network has the head of `log_variance`.
+            dtype: Type in which convolutions and attention compute, 'float32' or 'bfloat16'.
+            remat: Whether the backward pass recomputes the activations of each block instead of
+                keeping them.
+            rngs: Random streams for the initial parameters.
         """
         widths = [channels * multiplier for multiplier in multipliers]
         embedding = 4 * channels
@@ -108,9 +109,9 @@ class UNet(nnx.Module):
 
         Args:
             x: The noisy patch, of about unit variance, and its side channels.
-            c_noise: The noise level, a quarter of its logarithm.
-            conditions: From `diffusion.patches.conditions`.
-            key: Of dropout; without one nothing is dropped.
+            c_noise: A quarter of the logarithm of the noise level.
+            conditions: The conditioning vector from `diffusion.patches.conditions`.
+            key: PRNG key of dropout, None for no dropout.
         """
         embedding = jnp.concatenate([self.noise(c_noise), conditions], axis=-1)
         for layer in self.embed:
@@ -139,7 +140,7 @@ class UNet(nnx.Module):
         return self.head(jax.nn.silu(self.norm(x))).astype(jnp.float32)
 
     def log_variance(self, c_noise: Float[Array, "batch"]) -> Float[Array, "batch"]:
-        """u of `edm.uncertainty_loss`: how well patches can be denoised at a noise level."""
+        """The u of `edm.uncertainty_loss`: the learned logarithm of the loss at a noise level."""
         assert self.uncertainty is not None
         return self.uncertainty(self.noise(c_noise))[:, 0]
 
@@ -151,16 +152,16 @@ class Fourier(nnx.Module):
         self.frequencies = nnx.Param(jax.random.normal(rngs.params(), (features,)))
 
     def __call__(self, x: Float[Array, "batch"]) -> Float[Array, "batch twice_features"]:
-        # Fixed, as in the source: a gradient would reshape the embedding during training.
+        # The frequencies are fixed, as in the source: otherwise training changes the embedding.
         phase = 2 * jnp.pi * x[:, None] * jax.lax.stop_gradient(self.frequencies[...])
         return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation (Wu and He 2018, arXiv 1803.08494), with groups of 8 channels.
+    """Group normalisation (Wu and He 2018, arXiv 1803.08494) with groups of 8 channels.
 
-    Normalisation, its own scale and bias, and the modulation are one multiplication and one
-    addition per channel, since a training step on CPU waits for memory more than for sums.
+    Normalisation, scale, bias and modulation are combined to one multiplication and one addition
+    per channel, since memory bandwidth limits a training step on CPU.
     """
 
     def __init__(self, channels: int):
@@ -172,9 +173,9 @@ class GroupNorm(nnx.Module):
         x: Float[Array, "batch height width channels"],
         modulation: Sequence[Float[Array, "batch channels"]] = (),
     ) -> Float[Array, "batch height width channels"]:
-        """Normalises; then, with a `modulation` (scale, shift), y becomes y (1 + scale) + shift.
+        """Normalises x to y and returns y, or with a `modulation` y (1 + scale) + shift.
 
-        Sums are taken in float32, and the result has the type of `x`.
+        Sums are computed in float32, and the result has the type of `x`.
         """
         y = x.astype(jnp.float32)
 
@@ -183,7 +184,7 @@ class GroupNorm(nnx.Module):
             return groups.mean(-1).repeat(_GROUP_SIZE, axis=-1)
 
         mean = group_mean(y)
-        # Rounding can bring the difference below zero.
+        # Rounding can make the difference negative.
         variance = jnp.maximum(group_mean(jnp.square(y)) - jnp.square(mean), 0)
         gain = self.scale[...] * jax.lax.rsqrt(variance + _EPSILON)
         offset = self.bias[...] - gain * mean
@@ -194,7 +195,7 @@ class GroupNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Residual block, modulated by an embedding, optionally with self-attention."""
+    """A residual block modulated by an embedding, with optional self-attention."""
 
     def __init__(
         self,
@@ -238,7 +239,7 @@ class Block(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Self-attention over all places, with a residual connection."""
+    """Self-attention over all pixels, with a residual connection."""
 
     def __init__(self, channels: int, heads: int, dtype: str, *, rngs: nnx.Rngs):
         self._heads = heads
@@ -251,7 +252,7 @@ class SelfAttention(nnx.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
         batch, height, width, _ = x.shape
-        # A head's queries, keys and values lie together, so that devices can share out heads.
+        # A head's queries, keys and values are adjacent, so that heads can be split over devices.
         qkv = _pointwise(self.qkv, self.norm(x)).reshape(batch, height * width, self._heads, -1)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         y = jax.nn.dot_product_attention(q, k, v)
@@ -261,7 +262,7 @@ class SelfAttention(nnx.Module):
 def _pointwise(
     layer: nnx.Linear, x: Float[Array, "batch height width in_channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """A linear map of each pixel, as one matrix product: its gradient copies less on CPU."""
+    """A linear map of each pixel as one matrix product, whose gradient copies less on CPU."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 

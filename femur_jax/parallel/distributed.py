@@ -1,4 +1,4 @@
-"""Several processes as one run: how they start, stop together, and tell of failures."""
+"""Several processes as one run: they start and stop together, and report failures."""
 
 import contextlib
 import errno
@@ -16,24 +16,27 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state  # the only way to the key-value store
+from jax._src.distributed import global_state  # JAX has no public access to the key-value store
 from jax.experimental import multihost_utils
 
 from femur_jax.errors import UserError
 
 PREEMPTED = os.EX_TEMPFAIL
-"""Exit code of a run that was told to stop and saved everything: start it again."""
+"""Exit code of a run that stopped on request and saved its state: start it again to resume."""
 
 _HEARTBEAT_SECONDS = 30  # JAX's default of 100 leaves a cluster idle for longer than needed
 _FAILURE = "femur_jax/failure"
 
 
 class Preempted(Exception):
-    """The run was told to stop, and everything it did is saved."""
+    """The run was requested to stop, and its state is saved."""
 
 
 class _Watch(threading.Thread):
-    """Waits for a failure of any process. Collectives may never return, so nobody else could."""
+    """A thread that ends this process after a failure of any process.
+
+    The main thread cannot do this, because it may wait for ever in a collective.
+    """
 
     def __init__(self, client: Any):
         super().__init__(daemon=True)
@@ -41,28 +44,29 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(1.0):
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # none so far
-                sentence, code = json.loads(self._client.key_value_try_get(_FAILURE))
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # no failure so far
+                message, code = json.loads(self._client.key_value_try_get(_FAILURE))
                 if jax.process_index() == 0:
-                    print(f"femur_jax: {sentence}", file=sys.stderr, flush=True)
-                    time.sleep(3)  # the store lives in this process
+                    print(f"femur_jax: {message}", file=sys.stderr, flush=True)
+                    time.sleep(3)  # the other processes still read the store of this process
                 os._exit(code)
 
     def end(self) -> None:
-        """Returns when it no longer uses the client: it must not outlive it."""
+        """Stops the thread and waits for it, because it must not outlive the client."""
         self._over.set()
         self.join()
 
 
 @contextlib.contextmanager
 def together(*, logs: Path) -> Iterator[None]:
-    """Runs its body as one of the processes of a SLURM step, or alone where there is no other.
+    """Runs the body as one of the processes of a SLURM step, or alone if there is only one.
 
     An exception in one process ends all of them with the same exit code, whatever they are doing,
-    and the first one says why. After Preempted the exit code is PREEMPTED.
+    and the first process reports the reason. After Preempted the exit code is PREEMPTED.
 
     Args:
-        logs: Where all but the first process print to; a log is removed when all went well.
+        logs: Folder of the logs to which all but the first process print. A log is removed if the
+            run succeeds.
     """
     watch = None
     code = 0
@@ -73,13 +77,13 @@ def together(*, logs: Path) -> Iterator[None]:
     except Preempted:
         code = PREEMPTED
     except Exception as error:
-        told = _as_user_error(error)
+        reported = _as_user_error(error)
         if watch is None:
-            if told is error:
+            if reported is error:
                 raise
-            raise told from error
-        if isinstance(told, UserError):
-            _end_all(str(told), 2)
+            raise reported from error
+        if isinstance(reported, UserError):
+            _end_all(str(reported), 2)
         traceback.print_exc()
         index, count = jax.process_index(), jax.process_count()
         [line] = traceback.format_exception_only(error)[-1:]
@@ -94,22 +98,22 @@ def together(*, logs: Path) -> Iterator[None]:
 
 
 def texts_of_all(text: str) -> list[str]:
-    """The text of each process, in their order; all of them have to call this."""
-    own = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array(len(own)))
+    """The texts of all processes, in their order; all processes have to call this."""
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(encoded)))
     padded = np.zeros(lengths.max(), np.uint8)
-    padded[: len(own)] = own
+    padded[: len(encoded)] = encoded
     rows = multihost_utils.process_allgather(padded)
     return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
 def _start(*, timeout_seconds: float = 300.0) -> _Watch | None:
-    """Joins the processes of a SLURM step; does nothing for a process on its own.
+    """Joins the processes of a SLURM step; does nothing if there is only one process.
 
-    Where not all of them come, each ends with one sentence and exit code 2.
+    If some processes do not start, the others end with an error message and exit code 2.
 
     Args:
-        timeout_seconds: How long to wait for them.
+        timeout_seconds: Time to wait for all processes.
     """
     count = int(os.environ.get("SLURM_NTASKS", 1))
     if count == 1 or "SLURM_STEP_NODELIST" not in os.environ:
@@ -117,14 +121,14 @@ def _start(*, timeout_seconds: float = 300.0) -> _Watch | None:
 
     def give_up() -> None:
         print(
-            f"femur_jax: not all of the {count} processes that SLURM announced came within "
+            f"femur_jax: not all of the {count} processes that SLURM announced started within "
             f"{timeout_seconds:g} s; start the command with srun, once for each task.",
             file=sys.stderr,
             flush=True,
         )
         os._exit(2)
 
-    # JAX's own time-out ends the process with a stack trace.
+    # JAX's time-out ends the process with a stack trace instead of a message.
     timer = threading.Timer(timeout_seconds, give_up)
     timer.daemon = True
     timer.start()
@@ -139,7 +143,7 @@ def _start(*, timeout_seconds: float = 300.0) -> _Watch | None:
 
 
 def _print_to(logs: Path) -> None:
-    """Sends what processes other than the first print, and their traces, to files."""
+    """Redirects the output of all processes but the first to files."""
     if jax.process_index() > 0:
         try:
             logs.mkdir(parents=True, exist_ok=True)
@@ -148,7 +152,7 @@ def _print_to(logs: Path) -> None:
                 os.dup2(file.fileno(), sys.stderr.fileno())
         except OSError as error:
             raise UserError(
-                f"{logs} cannot be written ({error.strerror}); name another --workdir."
+                f"{logs} cannot be written ({error.strerror}); choose another run directory."
             ) from None
 
 
@@ -158,43 +162,45 @@ def _log(logs: Path) -> Path:
 
 def _as_user_error(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return UserError(f"The disk is full ({error.filename}); free some space and start again.")
+        return UserError(
+            f"The disk is full ({error.filename}); free some space and start the command again."
+        )
     return error
 
 
-def _end_all(sentence: str, code: int) -> NoReturn:
-    # The first failure is told; a key that another process has set raises.
+def _end_all(message: str, code: int) -> NoReturn:
+    """Ends all processes with a message, unless another process has failed before."""
     assert global_state.client is not None
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        global_state.client.key_value_set(_FAILURE, json.dumps([sentence, code]))
-    time.sleep(10)  # the watch of each process, this one's too, ends it before
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process has set the key
+        global_state.client.key_value_set(_FAILURE, json.dumps([message, code]))
+    time.sleep(10)  # the watch of each process, including this one, ends it earlier
     os._exit(code)
 
 
 class StopRequest:
-    """Whether the run was told to stop by SIGTERM, the same in all processes.
+    """A request to stop the run by SIGTERM, on which all processes agree.
 
-    Within `with`, a SIGTERM only sets a flag. JAX catches the signal where there are several
-    processes, and lets them agree on a step.
+    In the body of `with`, SIGTERM only sets a flag. With several processes, JAX catches the signal
+    and makes them agree on a step.
     """
 
     def __init__(self) -> None:
-        self._told = False
+        self._received = False
 
     def __enter__(self) -> "StopRequest":
         if jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._tell)
+            self._before = signal.signal(signal.SIGTERM, self._receive)
         return self
 
     def __exit__(self, *_: Any) -> None:
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked after each."""
+        """Whether to stop after this step; it has to be called after each step."""
         if jax.process_count() == 1:
-            return self._told
+            return self._received
         return multihost_utils.reached_preemption_sync_point(step)

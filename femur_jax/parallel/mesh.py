@@ -1,4 +1,4 @@
-"""The devices of a run as a grid with the axes data, fsdp and model."""
+"""The devices of a run, arranged in a mesh with the axes data, fsdp and model."""
 
 import jax
 import numpy as np
@@ -11,14 +11,15 @@ AXES = ("data", "fsdp", "model")
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
-    """Arranges all devices.
+    """Arranges all devices in a mesh.
 
     Args:
-        config: Sizes of the axes data, fsdp and model; -1 for one of them takes what is left.
+        config: Sizes of the axes data, fsdp and model. One of them may be -1: it takes the
+            remaining devices.
 
     Raises:
-        UserError: The sizes do not multiply to the number of devices, or a process would hold a
-            part of one model group and the whole or a part of another.
+        UserError: The product of the sizes is not the number of devices, or a process would hold
+            an incomplete model group together with devices of another group.
     """
     sizes = [config[axis] for axis in AXES]
     devices = jax.device_count()
@@ -28,32 +29,33 @@ def make_mesh(config: ConfigDict) -> Mesh:
         wanted = " x ".join(f"{axis} {config[axis]}" for axis in AXES)
         raise UserError(
             f"The mesh {wanted} does not fit {devices} devices; "
-            "change config.mesh so that its sizes multiply to that number."
+            "change config.mesh so that the product of its sizes is that number."
         )
     local, model = jax.local_device_count(), sizes[-1]
     if local % model and model % local:
         raise UserError(
-            f"The mesh's model axis of {model} neither divides nor is a multiple of the {local} "
-            "devices of a process; set config.mesh.model so that processes hold equal parts of a "
-            "batch."
+            f"The mesh's model axis of {model} is neither a divisor nor a multiple of the {local} "
+            "devices of a process; change config.mesh.model so that processes hold equal shares "
+            "of a batch."
         )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the first axis of an array over the data and fsdp axes."""
+    """A sharding that splits the first axis of an array over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Refuses a batch that cannot be split evenly, over devices and in `accumulate` parts.
+    """Refuses a batch that cannot be split evenly over devices and `accumulate` microbatches.
 
     Raises:
-        UserError: The mesh does not divide it.
+        UserError: The batch cannot be split evenly.
     """
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     if accumulate < 1 or batch_size < 1 or batch_size % (devices * accumulate):
         raise UserError(
             f"A batch of {batch_size} cannot be divided over {devices} devices (config.mesh: data "
-            f"x fsdp) in {accumulate} parts (config.train.accumulate); choose a multiple of both."
+            f"x fsdp) in {accumulate} microbatches (config.train.accumulate); choose a multiple of "
+            "their product."
         )

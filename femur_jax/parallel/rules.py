@@ -1,4 +1,4 @@
-"""Where each array of a train state lies: a table of rules by parameter path."""
+"""Shardings of the arrays of a train state, chosen by rules for parameter paths."""
 
 import re
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Rules = Sequence[tuple[str, PartitionSpec]]
-"""Regular expressions for a path like `params/down/0/conv/kernel`, and for each of an array's axes
-the mesh axis that it is split over, if any."""
+"""Pairs of a regular expression for paths such as `params/down/0/conv/kernel`, and the mesh axis,
+if any, over which each axis of the array is split."""
 
 
 def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     """Chooses a sharding for every array.
 
-    The first rule whose expression is found in an array's path holds; parameters, their moving
-    averages and their optimizer state have the same path endings and so lie together. Without
-    a rule, the longest axis that the mesh's fsdp axis divides is split over it. What cannot be
-    divided is whole on each device.
+    The first rule whose expression matches an array's path applies. Parameters, their moving
+    averages and their optimizer state have paths with the same ending and so get the same sharding.
+    Without a rule, the longest axis that the mesh's fsdp axis divides is split over it. An array
+    that cannot be divided is replicated on each device.
 
     Args:
         state: A tree of arrays or of their shapes.
-        mesh: From `make_mesh`.
-        rules: See `Rules`.
+        mesh: Mesh of the run's devices, from `make_mesh`.
+        rules: Rules for paths; the first match applies.
     """
 
     def choose(path: tuple, array: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -38,7 +38,7 @@ def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
 
 
 def _divisible(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The spec without mesh axes that do not divide the array's."""
+    """The spec without mesh axes that do not divide the array's axes."""
     return PartitionSpec(
         *(
             axis if axis is None or length % mesh.shape[axis] == 0 else None
@@ -47,9 +47,9 @@ def _divisible(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> Parti
     )
 
 
-def _over_fsdp(shape: tuple[int, ...], parts: int) -> PartitionSpec:
-    divisible = [length if length % parts == 0 else 0 for length in shape]
-    if parts == 1 or not any(divisible):
+def _over_fsdp(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    divisible = [length if length % devices == 0 else 0 for length in shape]
+    if devices == 1 or not any(divisible):
         return PartitionSpec()
     axis = int(np.argmax(divisible))
     return PartitionSpec(*[None] * axis, "fsdp")

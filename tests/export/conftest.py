@@ -1,4 +1,4 @@
-"""Datasets to be exported, and the tools of others that judge the result."""
+"""Datasets to export, and external programs that check the result."""
 
 import shutil
 
@@ -16,15 +16,15 @@ VIEWS = ("AP", "lateral", "unknown")
 
 
 def radiographs(kind: str, count: int, seed: int) -> list[Radiograph]:
-    """Noisy waves with every value of view, laterality and spacing; two to a patient."""
+    """Noisy waves with all values of view, laterality and spacing, two images per patient."""
     rng = np.random.default_rng(seed)
-    made = []
+    result = []
     for n in range(count):
         y, x = np.mgrid[: 40 + n, : 30 + 2 * n]
         waves = 32000 + 30000 * np.sin(y / 7) * np.cos(x / 5) + rng.integers(0, 3500, y.shape)
         waves[0, :2] = 0, 65535
         source, spacing = SPACINGS[n % 4]
-        made.append(
+        result.append(
             Radiograph(
                 pixels=waves.clip(0, 65535).astype(np.uint16),
                 name=f"{kind}-{n}",
@@ -37,12 +37,12 @@ def radiographs(kind: str, count: int, seed: int) -> list[Radiograph]:
                 laterality=("L", "R", "unknown")[n % 3],
             )
         )
-    return made
+    return result
 
 
-def write(folder, made, provenance) -> RadiographDataset:
+def write(folder, images, provenance) -> RadiographDataset:
     with DatasetWriter(folder, patch=32, provenance=provenance) as writer:
-        for radiograph in made:
+        for radiograph in images:
             writer.add(encode(radiograph, 32), "train")
     return RadiographDataset(folder)
 
@@ -61,12 +61,12 @@ def real(tmp_path_factory) -> RadiographDataset:
 
 @pytest.fixture(scope="session")
 def installed():
-    """A function that skips a test where a program is missing, and names its Debian package."""
+    """A function that returns a program's path, or skips the test if it is not installed."""
 
     def check(program: str, package: str) -> str:
-        found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-        if found is None:
+        path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+        if path is None:
             pytest.skip(f"{program} is not installed (Debian package {package})")
-        return found
+        return path
 
     return check

@@ -1,4 +1,4 @@
-"""Exports, judged by pydicom, DCMTK, dicom3tools and the project's own ingest."""
+"""Tests of exported files with pydicom, DCMTK, dicom3tools and the ingest of this project."""
 
 import csv
 import os
@@ -27,7 +27,7 @@ from tests.export.conftest import REAL, SYNTHETIC, radiographs, write
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "export_dicom.py"
 NOT_YET_KNOWN = "(0008,001c)"
-"""Synthetic Data is younger than dicom3tools of 2022."""
+"""Synthetic Data, which is newer than dicom3tools of 2022."""
 
 
 def _files(folder: Path) -> list[Path]:
@@ -35,36 +35,36 @@ def _files(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def in_the_open(synthetic, real, tmp_path_factory):
-    """Both datasets with 12 bits."""
-    out = tmp_path_factory.mktemp("open") / "out"
+def identified(synthetic, real, tmp_path_factory):
+    """An identified export of both datasets with 12 bits."""
+    out = tmp_path_factory.mktemp("identified") / "out"
     assert export([synthetic.folder, real.folder], out, allow_real=True) == 24
     return out
 
 
 @pytest.fixture(scope="module")
 def blinded(synthetic, real, tmp_path_factory):
-    """Both datasets."""
+    """A blinded export of both datasets."""
     out = tmp_path_factory.mktemp("blinded") / "out"
     export([synthetic.folder, real.folder], out, blinded=True, allow_real=True)
     return out
 
 
 def _errors(dciodvfy: str, path: Path) -> list[str]:
-    done = subprocess.run([dciodvfy, "-new", path], capture_output=True, text=True)
-    return [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    result = subprocess.run([dciodvfy, "-new", path], capture_output=True, text=True)
+    return [line for line in result.stderr.splitlines() if line.startswith("Error")]
 
 
-@pytest.mark.parametrize("kind", ["in_the_open", "blinded"])
-def test_dciodvfy_finds_no_error(kind, request, installed):
+@pytest.mark.parametrize("kind", ["identified", "blinded"])
+def test_dciodvfy_reports_no_error(kind, request, installed):
     dciodvfy = installed("dciodvfy", "dicom3tools")
     for path in _files(request.getfixturevalue(kind)):
         errors = [error for error in _errors(dciodvfy, path) if NOT_YET_KNOWN not in error]
         assert errors == [], path.name
 
 
-def test_dciodvfy_would_find_one(in_the_open, installed, tmp_path):
-    ds = dcmread(in_the_open / "00001.dcm")
+def test_dciodvfy_reports_a_missing_attribute(identified, installed, tmp_path):
+    ds = dcmread(identified / "00001.dcm")
     del ds.ImagerPixelSpacing
     ds.save_as(tmp_path / "broken.dcm")
     [error] = [
@@ -76,7 +76,7 @@ def test_dciodvfy_would_find_one(in_the_open, installed, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [12, 13, 16])
-def test_a_display_shows_what_was_recorded(bits, synthetic, tmp_path):
+def test_a_display_shows_the_recorded_grey_values(bits, synthetic, tmp_path):
     export([synthetic.folder], tmp_path / "out", bits=bits)
     for n, path in enumerate(_files(tmp_path / "out")):
         ds = dcmread(path)
@@ -88,8 +88,8 @@ def test_a_display_shows_what_was_recorded(bits, synthetic, tmp_path):
         np.testing.assert_allclose(shown, exact, atol=half_step + 1e-6, rtol=0)
 
 
-def test_recorded_bits_come_back_exactly(tmp_path):
-    """What 12 bits recorded, ingest spread over 16, and export brought to 12 again."""
+def test_recorded_bits_are_restored_exactly(tmp_path):
+    """A radiograph of 12 bits keeps its values, although ingest spreads them over 16 bits."""
     recorded = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     [radiograph] = radiographs("synthetic", 1, seed=0)
     spread = np.round(recorded * (65535 / 4095)).astype(np.uint16)
@@ -99,10 +99,10 @@ def test_recorded_bits_come_back_exactly(tmp_path):
     np.testing.assert_array_equal(dcmread(tmp_path / "out" / "00001.dcm").pixel_array, recorded)
 
 
-def test_dcmtk_renders_the_same_picture(in_the_open, synthetic, installed, tmp_path):
+def test_dcmtk_renders_the_same_picture(identified, synthetic, installed, tmp_path):
     render = installed("dcm2pnm", "dcmtk")
     for n in (0, 1, 2):
-        path, picture = in_the_open / f"{n + 1:05d}.dcm", tmp_path / "picture.png"
+        path, picture = identified / f"{n + 1:05d}.dcm", tmp_path / "picture.png"
         command = [render, "--use-window", "1", "--write-16-bit-png", path, picture]
         subprocess.run(command, check=True)
         with Image.open(picture) as image:
@@ -110,10 +110,10 @@ def test_dcmtk_renders_the_same_picture(in_the_open, synthetic, installed, tmp_p
         assert np.abs(shown - synthetic.read(n)).max() <= 65535 / 4095 / 2 + 1
 
 
-def test_ingest_reads_the_same_radiograph(in_the_open, synthetic, real):
-    """Pixels, and spacing with its provenance."""
+def test_ingest_reads_the_same_radiograph(identified, synthetic, real):
+    """Ingest restores pixels, spacing and the source of the spacing."""
     entries = [(dataset, n) for dataset in (synthetic, real) for n in range(12)]
-    for path, (dataset, n) in zip(_files(in_the_open), entries, strict=True):
+    for path, (dataset, n) in zip(_files(identified), entries, strict=True):
         picture = read_dicom(path, lambda kind, name: name)
         error = picture.pixels.astype(np.int64) - dataset.read(n)
         assert np.abs(error).max() <= 65535 / 4095 / 2 + 0.5
@@ -122,8 +122,8 @@ def test_ingest_reads_the_same_radiograph(in_the_open, synthetic, real):
         assert picture.spacing_source == entry.spacing_source
 
 
-def test_synthetic_images_say_so(in_the_open):
-    ds = dcmread(in_the_open / "00001.dcm")
+def test_synthetic_images_are_marked(identified):
+    ds = dcmread(identified / "00001.dcm")
     assert ds.SyntheticData == "YES"
     assert ds.SOPClassUID == DigitalXRayImageStorageForPresentation
     assert list(ds.ImageType) == ["DERIVED", "PRIMARY"]
@@ -135,16 +135,16 @@ def test_synthetic_images_say_so(in_the_open):
     assert ds.BurnedInAnnotation == "NO"
 
 
-def test_patients_images_do_not(in_the_open):
-    for path in _files(in_the_open)[12:]:
+def test_images_of_patients_are_not_marked_synthetic(identified):
+    for path in _files(identified)[12:]:
         ds = dcmread(path)
         assert "SyntheticData" not in ds and "ContributingEquipmentSequence" not in ds
         assert ds.PatientIdentityRemoved == "YES"
-        assert ds.get("BurnedInAnnotation") != "NO"  # nobody looked
+        assert ds.get("BurnedInAnnotation") != "NO"  # nobody has checked the image
 
 
-def test_spacing_decides_the_class(in_the_open, synthetic, tmp_path):
-    for path, entry in zip(_files(in_the_open)[:12], synthetic.entries, strict=True):
+def test_spacing_decides_the_class(identified, synthetic, tmp_path):
+    for path, entry in zip(_files(identified)[:12], synthetic.entries, strict=True):
         known = entry.spacing_source != "unknown"
         classes = (SecondaryCaptureImageStorage, DigitalXRayImageStorageForPresentation)
         assert dcmread(path).SOPClassUID == classes[known]
@@ -154,9 +154,9 @@ def test_spacing_decides_the_class(in_the_open, synthetic, tmp_path):
         assert (ds.SOPClassUID, ds.ConversionType) == (SecondaryCaptureImageStorage, "SYN")
 
 
-def test_the_same_radiographs_give_the_same_files(synthetic, real, in_the_open, tmp_path):
+def test_the_same_radiographs_give_the_same_files(synthetic, real, identified, tmp_path):
     export([synthetic.folder, real.folder], tmp_path / "again", allow_real=True)
-    for first, second in zip(_files(in_the_open), _files(tmp_path / "again"), strict=True):
+    for first, second in zip(_files(identified), _files(tmp_path / "again"), strict=True):
         assert first.read_bytes() == second.read_bytes()
 
 
@@ -164,32 +164,31 @@ def _uids(folder: Path, keyword: str) -> list[UID]:
     return [dcmread(path, stop_before_pixels=True)[keyword].value for path in _files(folder)]
 
 
-def test_uids_follow_from_content(synthetic, in_the_open, tmp_path):
-    found = _uids(in_the_open, "SOPInstanceUID")
-    assert len(set(found)) == 24 and all(uid.is_valid and len(uid) <= 64 for uid in found)
-    assert len(set(_uids(in_the_open, "SeriesInstanceUID"))) == 24
-    assert len(set(_uids(in_the_open, "StudyInstanceUID"))) == 12  # two radiographs to a patient
+def test_uids_follow_from_content(synthetic, identified, tmp_path):
+    uids = _uids(identified, "SOPInstanceUID")
+    assert len(set(uids)) == 24 and all(uid.is_valid and len(uid) <= 64 for uid in uids)
+    assert len(set(_uids(identified, "SeriesInstanceUID"))) == 24
+    assert len(set(_uids(identified, "StudyInstanceUID"))) == 12  # two radiographs per patient
     changes = {"bits": {"bits": 16}, "class": {"secondary_capture": True}}
     for name, options in changes.items():
         export([synthetic.folder], tmp_path / name, **options)
-    assert not set(found) & set(_uids(tmp_path / "bits", "SOPInstanceUID"))
+    assert not set(uids) & set(_uids(tmp_path / "bits", "SOPInstanceUID"))
     assert (
-        _uids(tmp_path / "class", "StudyInstanceUID") == _uids(in_the_open, "StudyInstanceUID")[:12]
+        _uids(tmp_path / "class", "StudyInstanceUID") == _uids(identified, "StudyInstanceUID")[:12]
     )
 
 
 def _header(ds: Dataset) -> str:
-    """All of a header that may not tell a case from another."""
-    own = (
+    """The header without the attributes that differ between blinded cases."""
+    for name in (
         *("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"),
         *("Rows", "Columns", "PixelData"),
-    )
-    for name in own:
+    ):
         del ds[name]
     return ds.to_json()
 
 
-def test_blinded_headers_are_one(blinded):
+def test_blinded_headers_are_equal(blinded):
     assert len({_header(dcmread(path)) for path in _files(blinded)}) == 1
     for path in _files(blinded):
         text = path.read_bytes().lower()
@@ -201,7 +200,7 @@ def _rows(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_table_of_cases_maps_back(blinded, synthetic, real):
+def test_the_table_maps_cases_to_radiographs(blinded, synthetic, real):
     table = blinded.with_name("out.cases.csv")
     assert stat.S_IMODE(table.stat().st_mode) == 0o600
     rows = _rows(table)
@@ -220,8 +219,8 @@ def test_the_table_of_cases_maps_back(blinded, synthetic, real):
         assert np.abs(ds.pixel_array - exact).max() <= 0.5
 
 
-def test_the_order_of_cases_is_the_keys(blinded, synthetic, real, tmp_path):
-    """It does not follow the datasets, and another key gives another order and other UIDs."""
+def test_the_order_of_cases_depends_on_the_key(blinded, synthetic, real, tmp_path):
+    """The order of datasets does not matter; another key gives another order and other UIDs."""
     folders, key = [real.folder, synthetic.folder], blinded.with_name("out.key")
     export(folders, tmp_path / "same", blinded=True, allow_real=True, key_file=key)
     export(folders, tmp_path / "other", blinded=True, allow_real=True)
@@ -247,33 +246,33 @@ def test_a_table_of_cases_is_never_overwritten(synthetic, tmp_path):
 
 def test_a_choice_holds_both_classes(synthetic, tmp_path):
     assert export([synthetic.folder], tmp_path / "out", per_class=3) == 6
-    found = [dcmread(path).SeriesDescription for path in _files(tmp_path / "out")]
-    assert sum(text.startswith("AFF") for text in found) == 3
+    chosen = [dcmread(path).SeriesDescription for path in _files(tmp_path / "out")]
+    assert sum(text.startswith("AFF") for text in chosen) == 3
     export([synthetic.folder], tmp_path / "other", per_class=3, seed=1)
-    assert found != [dcmread(path).SeriesDescription for path in _files(tmp_path / "other")]
+    assert chosen != [dcmread(path).SeriesDescription for path in _files(tmp_path / "other")]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"bits": 8}, "12 to 16"),
         ({"per_class": 0}, "1 or more"),
         ({"per_class": 7}, "has 6 radiographs with label NFF"),
-        ({"key_file": Path("out/key"), "blinded": True}, "lies in the export"),
+        ({"key_file": Path("out/key"), "blinded": True}, "lies in the exported folder"),
     ],
 )
-def test_settings_that_cannot_be(options, said, synthetic, tmp_path, monkeypatch):
+def test_unusable_settings_are_refused(options, message, synthetic, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         export([synthetic.folder], Path("out"), **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_datasets_that_cannot_be(synthetic, real, tmp_path):
+def test_unusable_datasets_are_refused(synthetic, real, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="no radiograph dataset"):
         export([tmp_path / "nothing"], out)
-    with pytest.raises(UserError, match="--allow-real"):
+    with pytest.raises(UserError, match="--allow_real"):
         export([synthetic.folder, real.folder], out)
     with pytest.raises(UserError, match="Two of the datasets are the same"):
         export([synthetic.folder, synthetic.folder], out)
@@ -285,31 +284,31 @@ def test_datasets_that_cannot_be(synthetic, real, tmp_path):
         export([synthetic.folder], out)
 
 
-def test_a_kind_that_nobody_stated_is_not_synthetic(tmp_path):
-    made = radiographs("test", 2, seed=0)
+def test_a_dataset_without_a_kind_is_not_synthetic(tmp_path):
+    images = radiographs("test", 2, seed=0)
     for n, provenance in enumerate((REAL, {})):
-        write(tmp_path / f"{n}", made, provenance)
+        write(tmp_path / f"{n}", images, provenance)
         with pytest.raises(UserError, match="does not say"):
             export([tmp_path / f"{n}"], tmp_path / "out")
 
 
 def test_a_full_disk_leaves_nothing(synthetic, installed, tmp_path):
-    """On a file system of 48 KiB, which a third of the files fill."""
+    """A third of the files fills the file system of 48 KiB."""
     key = synthetic.folder.with_name("key")
     unshare = installed("unshare", "util-linux")
     mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "none", tmp_path]
     if subprocess.run([unshare, "--map-root-user", "--mount", *mount]).returncode:
-        pytest.skip("this machine lets no user mount a file system")
+        pytest.skip("users of this machine cannot mount a file system")
     script = f"""
         mount -t tmpfs -o size=48k none {tmp_path}
         {sys.executable} {SCRIPT} {synthetic.folder} --out={tmp_path}/out --blinded --key={key}
         echo "exit $?"; ls -A {tmp_path}
     """
-    done = subprocess.run(
+    result = subprocess.run(
         [unshare, "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
     )
-    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout.split("\n", 1) == ["exit 2", ""]
+    assert "No space left on device" in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout.split("\n", 1) == ["exit 2", ""]

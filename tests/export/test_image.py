@@ -1,4 +1,4 @@
-"""UIDs of single images."""
+"""Tests of the UIDs of single images."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ CHANGED[3, 4] += 1
         ({"key": lambda kind, identifier: f"secret {identifier}"}, False),
     ],
 )
-def test_uids_change_with_anything_in_the_image(change, same_study):
+def test_uids_change_with_any_content_of_the_image(change, same_study):
     first, second = _image(), _image(**change)
     for name in ("SOPInstanceUID", "SeriesInstanceUID"):
         assert first[name].value != second[name].value
@@ -39,11 +39,11 @@ def test_uids_change_with_anything_in_the_image(change, same_study):
 
 
 def test_uids_are_derived_uuids():
-    """PS3.5 B.2: 2.25 and a UUID as a number; RFC 9562 5.5: version 5, variant 10."""
+    """A UID is 2.25 and a UUID as a number (PS3.5 B.2) of version 5, variant 10 (RFC 9562 5.5)."""
     ds = _image()
-    found = {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
-    assert len(found) == 3
-    for uid in found:
+    uids = {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
+    assert len(uids) == 3
+    for uid in uids:
         root, number = str(uid).rsplit(".", 1)
         assert root == "2.25" and UID(uid).is_valid
         assert (int(number) >> 76 & 15, int(number) >> 62 & 3) == (5, 2)

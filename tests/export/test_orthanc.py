@@ -1,4 +1,4 @@
-"""A round trip through Orthanc, in a network of its own: it listens on all addresses."""
+"""A round trip through Orthanc in a separate network, since Orthanc listens on all addresses."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from femur_jax.export.folder import export
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "send_dicom.py"
 READ = "import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1]).read())"
-GET = (sys.executable, "-ISc", READ)  # without site-packages it starts in no time
+GET = (sys.executable, "-ISc", READ)  # Python starts faster without site-packages
 REST = "http://127.0.0.1:8042"
 
 
 class Orthanc:
-    """Orthanc on loopback of a network namespace; what talks to it runs in there too."""
+    """Orthanc on the loopback of a network namespace, in which its clients run too."""
 
     def __init__(self, program: str, unshare: str, folder: Path):
         configuration = {
@@ -41,7 +41,7 @@ class Orthanc:
             )
 
     def inside(self, *command: object) -> subprocess.CompletedProcess[bytes]:
-        """Runs a command in its network."""
+        """Runs a command in Orthanc's network namespace."""
         enter = ["nsenter", "--preserve-credentials", "--user", "--net"]
         return subprocess.run(
             [*enter, f"--target={self.process.pid}", *map(str, command)],
@@ -50,16 +50,16 @@ class Orthanc:
         )
 
     def get(self, path: str) -> bytes:
-        done = self.inside(*GET, REST + path)
-        done.check_returncode()
-        return done.stdout
+        result = self.inside(*GET, REST + path)
+        result.check_returncode()
+        return result.stdout
 
     def send(self, folder: Path, title: str = "ORTHANC") -> subprocess.CompletedProcess[bytes]:
-        where = ("--host=127.0.0.1", "--port=4242", f"--aet={title}")
-        return self.inside(sys.executable, SCRIPT, folder, *where)
+        receiver = ("--host=127.0.0.1", "--port=4242", f"--aet={title}")
+        return self.inside(sys.executable, SCRIPT, folder, *receiver)
 
     def instances(self) -> dict[str, bytes]:
-        """The files that it would give back, by SOP Instance UID."""
+        """The files that Orthanc holds, by SOP Instance UID."""
         files = [self.get(f"/instances/{name}/file") for name in json.loads(self.get("/instances"))]
         return {dcmread(io.BytesIO(file)).SOPInstanceUID: file for file in files}
 
@@ -69,7 +69,7 @@ def orthanc(installed, tmp_path_factory):
     program, unshare = installed("Orthanc", "orthanc"), installed("unshare", "util-linux")
     installed("ip", "iproute2")
     if subprocess.run([unshare, "--map-root-user", "--net", "true"]).returncode:
-        pytest.skip("this machine lets no user have a network of their own")
+        pytest.skip("users of this machine cannot create a network namespace")
     server = Orthanc(program, unshare, tmp_path_factory.mktemp("orthanc"))
     deadline = time.monotonic() + 30
     while server.inside(*GET, f"{REST}/system").returncode:
@@ -83,12 +83,12 @@ def orthanc(installed, tmp_path_factory):
 def _same(folder: Path, stored: dict[str, bytes]) -> None:
     for path in folder.glob("*.dcm"):
         sent = dcmread(path)
-        back = dcmread(io.BytesIO(stored[sent.SOPInstanceUID]))
-        assert back == sent  # every element, the pixels too
-        assert back.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
+        received = dcmread(io.BytesIO(stored[sent.SOPInstanceUID]))
+        assert received == sent  # all elements, including the pixels
+        assert received.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID
 
 
-def test_sent_in_the_open_and_back(orthanc, synthetic, tmp_path):
+def test_identified_images_are_stored_unchanged(orthanc, synthetic, tmp_path):
     export([synthetic.folder], tmp_path / "out", bits=16, per_class=2)
     refused = orthanc.send(tmp_path / "out", title="ANOTHER")
     assert refused.returncode == 2 and b"refused the connection" in refused.stderr
@@ -97,15 +97,17 @@ def test_sent_in_the_open_and_back(orthanc, synthetic, tmp_path):
     _same(tmp_path / "out", orthanc.instances())
 
 
-def test_blinded_by_storescu_and_back(orthanc, synthetic, real, installed, tmp_path):
+def test_blinded_images_sent_by_storescu_are_stored_unchanged(
+    orthanc, synthetic, real, installed, tmp_path
+):
     folders, options = [synthetic.folder, real.folder], {"blinded": True, "allow_real": True}
     export(folders, tmp_path / "out", per_class=1, **options)
     files = sorted((tmp_path / "out").iterdir())
     storescu = [installed("storescu", "dcmtk"), "-aec", "ORTHANC", "127.0.0.1", "4242"]
-    for _ in range(2):  # the second time they are known, since UIDs follow from content
+    for _ in range(2):  # the second time Orthanc knows the files by their UIDs
         orthanc.inside(*storescu, *files).check_returncode()
     stored = orthanc.instances()
     _same(tmp_path / "out", stored)
     studies = json.loads(orthanc.get("/studies?expand"))
     cases = [s for s in studies if s["PatientMainDicomTags"]["PatientName"].startswith("STUDY")]
-    assert len(cases) == 4  # each a patient and a study of its own
+    assert len(cases) == 4  # each case is a separate patient and study

@@ -1,4 +1,4 @@
-"""Sending to PACSs that take all, some or nothing; the PACS is pynetdicom's own."""
+"""Tests of sending to a pynetdicom PACS that accepts all, some or none of the files."""
 
 import os
 import subprocess
@@ -22,14 +22,14 @@ CLASSES = (DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage)
 
 @pytest.fixture
 def folder(synthetic, tmp_path):
-    """Twelve files, half of each class."""
+    """A folder of twelve files, half of each class."""
     export([synthetic.folder], tmp_path / "out")
     return tmp_path / "out"
 
 
 @contextmanager
 def pacs(store, classes=CLASSES):
-    """A PACS that answers each file with the status that `store` gives; yields its port."""
+    """A PACS that answers each file with the status that `store` returns; yields its port."""
     entity = AE("PACS")
     entity.require_called_aet = True
     for sop_class in classes:
@@ -48,106 +48,109 @@ def _send(folder, port, called="PACS"):
     return send(folder, "127.0.0.1", port, called=called, calling="TEST")
 
 
-class Shelf(dict):
-    """Keeps what it is sent by SOP Instance UID, but for what `answer` gives another status."""
+class Archive(dict):
+    """Stores files by SOP Instance UID if their status from `answer` is success or a warning."""
 
     def __init__(self, answer=lambda number: 0x0000):
         self.answer = answer
-        self.asked = 0
+        self.requests = 0
 
     def __call__(self, event):
-        self.asked += 1
-        status = self.answer(self.asked)
+        self.requests += 1
+        status = self.answer(self.requests)
         if status in (0x0000, 0xB000):
             self[event.dataset.SOPInstanceUID] = event.dataset
         return status
 
 
-def test_everything_arrives_once(folder):
-    shelf = Shelf()
-    with pacs(shelf) as port:
+def test_every_file_arrives_once(folder):
+    archive = Archive()
+    with pacs(archive) as port:
         assert _send(folder, port) == (12, 0)
         assert _send(folder, port) == (0, 12)
-    assert shelf.asked == 12
+    assert archive.requests == 12
     for path in folder.iterdir():
         ds = dcmread(path)
-        assert shelf[ds.SOPInstanceUID] == ds
+        assert archive[ds.SOPInstanceUID] == ds
 
 
-def test_another_pacs_gets_everything_too(folder):
-    for shelf in (Shelf(), Shelf()):
-        with pacs(shelf) as port:
+def test_each_pacs_gets_all_files(folder):
+    for archive in (Archive(), Archive()):
+        with pacs(archive) as port:
             _send(folder, port)
-        assert len(shelf) == 12
+        assert len(archive) == 12
 
 
-def test_what_was_refused_is_sent_again(folder):
-    full = Shelf(lambda number: 0x0000 if number <= 5 else 0xA700)
+def test_refused_files_are_sent_again(folder):
+    full = Archive(lambda number: 0x0000 if number <= 5 else 0xA700)
     with pacs(full) as port:
         with pytest.raises(UserError, match=r"refused 7 of 12 files.*00006\.dcm.*A700.*Resources"):
             _send(folder, port)
         full.answer = lambda number: 0x0000
         assert _send(folder, port) == (7, 5)
-    assert len(full) == 12 and full.asked == 12 + 7
+    assert len(full) == 12 and full.requests == 12 + 7
 
 
 def test_a_warning_means_stored(folder):
-    shelf = Shelf(lambda number: 0xB000)  # coercion of data elements
-    with pacs(shelf) as port:
+    archive = Archive(lambda number: 0xB000)  # coercion of data elements
+    with pacs(archive) as port:
         assert _send(folder, port) == (12, 0)
 
 
-def test_a_pacs_that_takes_one_class(folder):
-    shelf = Shelf()
-    with pacs(shelf, CLASSES[1:]) as port, pytest.raises(UserError, match="takes no Digital X-Ray"):
+def test_a_pacs_that_accepts_only_one_class(folder):
+    archive = Archive()
+    with (
+        pacs(archive, CLASSES[1:]) as port,
+        pytest.raises(UserError, match="does not accept Digital X-Ray"),
+    ):
         _send(folder, port)
-    assert len(shelf) == 6
+    assert len(archive) == 6
 
 
-def test_a_pacs_that_dies_on_the_way(folder):
+def test_a_pacs_that_dies_while_receiving(folder):
     def store(event):
-        if len(shelf) == 4:
+        if len(archive) == 4:
             event.assoc.abort()
-        return shelf(event)
+        return archive(event)
 
-    shelf = Shelf()
+    archive = Archive()
     with pacs(store) as port, pytest.raises(UserError, match=r"stopped answering at 00005\.dcm"):
         _send(folder, port)
-    shelf = Shelf()
-    noted = folder.with_name("out.sent.csv").read_text()
-    assert noted.count("\n") == 4
-    with pacs(shelf) as port:
-        # The PACS that was started again has another port here.
-        folder.with_name("out.sent.csv").write_text(noted.replace(noted.split(",")[2], str(port)))
+    archive = Archive()
+    log = folder.with_name("out.sent.csv").read_text()
+    assert log.count("\n") == 4
+    with pacs(archive) as port:
+        # In this test the restarted PACS has another port.
+        folder.with_name("out.sent.csv").write_text(log.replace(log.split(",")[2], str(port)))
         assert _send(folder, port) == (8, 4)
 
 
-def test_killed_on_the_way(folder):
-    """What was stored by then is noted; only the file that was on its way is sent twice."""
+def test_a_killed_sender(folder):
+    """The stored files are recorded, so only the file in transfer is sent twice."""
 
     def store(event):
-        if shelf.asked == 4:
+        if archive.requests == 4:
             sender.kill()
-        return shelf(event)
+        return archive(event)
 
-    shelf = Shelf()
+    archive = Archive()
     with pacs(store) as port:
-        where = ["--host=127.0.0.1", f"--port={port}", "--aet=PACS", "--calling=TEST"]
-        sender = subprocess.Popen([sys.executable, SCRIPT, folder, *where], env=ENVIRONMENT)
+        receiver = ["--host=127.0.0.1", f"--port={port}", "--aet=PACS", "--calling=TEST"]
+        sender = subprocess.Popen([sys.executable, SCRIPT, folder, *receiver], env=ENVIRONMENT)
         sender.wait()
         assert _send(folder, port) == (8, 4)
-    assert len(shelf) == 12 and shelf.asked == 13
+    assert len(archive) == 12 and archive.requests == 13
 
 
-def test_a_pacs_that_does_not_know_us(folder):
-    shelf = Shelf()
-    with pacs(shelf) as port, pytest.raises(UserError, match="refused the connection"):
+def test_a_pacs_that_refuses_the_called_title(folder):
+    archive = Archive()
+    with pacs(archive) as port, pytest.raises(UserError, match="refused the connection"):
         _send(folder, port, called="ANOTHER")
-    assert not shelf and not folder.with_name("out.sent.csv").exists()
+    assert not archive and not folder.with_name("out.sent.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--host=127.0.0.1", "--port=1", "--aet=PACS"], "does not answer"),
         (["--host=nowhere.invalid", "--port=104", "--aet=PACS"], "cannot be found"),
@@ -155,22 +158,22 @@ def test_a_pacs_that_does_not_know_us(folder):
         (["--host=127.0.0.1", "--port=104", "--aet=A_TITLE_OF_17_CHR"], "1 to 16"),
     ],
 )
-def test_a_pacs_that_cannot_be_reached(arguments, said, folder):
-    done = subprocess.run(
+def test_an_unreachable_pacs(arguments, message, folder):
+    result = subprocess.run(
         [sys.executable, SCRIPT, folder, *arguments],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
     )
-    assert done.returncode == 2 and said in done.stderr
-    assert done.stderr.startswith("send_dicom: ") and done.stderr.count("\n") == 1
+    assert result.returncode == 2 and message in result.stderr
+    assert result.stderr.startswith("send_dicom: ") and result.stderr.count("\n") == 1
 
 
-def test_folders_that_cannot_be_sent(tmp_path):
+def test_unusable_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="no folder"):
         _send(tmp_path / "nothing", 104)
     with pytest.raises(UserError, match="holds no file"):
         _send(tmp_path, 104)
-    (tmp_path / "text.dcm").write_text("no DICOM file")
-    with pytest.raises(UserError, match="no DICOM file"):
+    (tmp_path / "text.dcm").write_text("not a DICOM file")
+    with pytest.raises(UserError, match=r"text\.dcm is not a DICOM file"):
         _send(tmp_path, 104)

@@ -1,11 +1,11 @@
-"""Layers in NumPy and float64, written from their definitions, to compare the models with."""
+"""Reference layers in NumPy and float64, written from their definitions."""
 
 import jax
 import numpy as np
 
 
 def drawn_parameters(init):
-    """Parameters none of which is zero, as after training, so that every layer takes part."""
+    """Non-zero parameters, as after training, so that every layer has an effect."""
     rng = np.random.default_rng(1)
     abstract = jax.eval_shape(init, jax.random.key(0))
     return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype), abstract)
@@ -17,14 +17,14 @@ def to_float64(params):
 
 
 def convolve(x, kernel, stride=1, groups=1):
-    """Cross-correlation of (n, h, w, c) with (k, k, c / groups, o), zeros around by k // 2."""
+    """Cross-correlation of (n, h, w, c) with (k, k, c / groups, o), padded by k // 2 zeros."""
     size = kernel.shape[0]
     pad = size // 2
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
     windows = windows[:, ::stride, ::stride]
-    parts = zip(np.split(windows, groups, axis=3), np.split(kernel, groups, axis=3), strict=True)
-    return np.concatenate([np.einsum("nhwcij,ijco->nhwo", *part) for part in parts], axis=3)
+    pairs = zip(np.split(windows, groups, axis=3), np.split(kernel, groups, axis=3), strict=True)
+    return np.concatenate([np.einsum("nhwcij,ijco->nhwo", w, k) for w, k in pairs], axis=3)
 
 
 def group_norm(x, groups, scale, bias, epsilon=1e-6):
@@ -36,7 +36,7 @@ def group_norm(x, groups, scale, bias, epsilon=1e-6):
 
 
 def resize_twofold(x, up):
-    """Bilinear up- or downsampling by two of (n, h, w, c): [1, 3, 3, 1], zeros around."""
+    """Bilinear up- or downsampling of (n, h, w, c) by two: [1, 3, 3, 1], padded by zeros."""
     for axis in (1, 2):
         size = x.shape[axis]
         matrix = np.zeros((2 * size, size) if up else (size // 2, size))

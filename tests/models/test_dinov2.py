@@ -1,4 +1,4 @@
-"""DINOv2 against NumPy in float64, token by token as its authors define it."""
+"""Tests of DINOv2 against NumPy in float64, token by token as its authors define it."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def weights():
 
 
 class Reference:
-    """One image at a time, one head at a time."""
+    """The network for one image, computed one head at a time."""
 
     def __init__(self, weights):
         self.w = {name: value.astype(np.float64) for name, value in weights.items()}
@@ -71,7 +71,7 @@ class Reference:
         return self.linear(hidden * 0.5 * (1 + erf(hidden / np.sqrt(2))), f"{name}.fc2")
 
     def positions(self, y, x):
-        """The embedding of a patch of a 16 x 16 grid, from the 37 x 37 published ones."""
+        """The embedding of a patch of a 16 x 16 grid, from the 37 x 37 published embeddings."""
         grid = self.w["pos_embed"][0, 1:].reshape(37, 37, WIDTH)
         total = 0.0
         row, column = ((n + 0.5) * 37 / 16.1 - 0.5 for n in (y, x))
@@ -111,10 +111,10 @@ def test_features_equal_the_reference(weights):
     params = dinov2_params(weights)
     images = np.random.default_rng(1).random((2, 224, 224, 3)).astype(np.float32)
     apply = functional(lambda rngs: DINOv2(WIDTH, DEPTH, rngs=rngs)).apply
-    got = np.asarray(jax.jit(apply)(params, images))
+    features = np.asarray(jax.jit(apply)(params, images))
     expected = np.stack([Reference(weights)(image) for image in images])
-    np.testing.assert_allclose(got, expected, atol=1e-4)
-    assert abs(expected[0] - expected[1]).max() > 0.01  # the image matters
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+    assert abs(expected[0] - expected[1]).max() > 0.01  # features depend on the image
 
 
 def test_size_is_read_from_the_file(weights):

@@ -1,4 +1,4 @@
-"""`init` and `apply` against the module called directly."""
+"""Tests of `init` and `apply` against direct calls of the module."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from femur_jax.models.functional import functional
 
 
 class Perceptron(nnx.Module):
-    """Two layers in a list, so that paths have integer parts."""
+    """A perceptron with two layers in a list, so that paths have integer keys."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.layers = nnx.List([nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)])
@@ -68,7 +68,7 @@ def test_abstract_init_has_the_shapes_of_init():
 
 
 def test_long_lists_keep_their_order():
-    """As text "10" comes before "2", and trees are sorted by key whenever JAX handles them."""
+    """JAX sorts trees by key, and as strings "10" comes before "2"."""
 
     class Chain(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):

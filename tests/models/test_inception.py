@@ -1,4 +1,4 @@
-"""Inception-v3 against NumPy in float64, layer by layer as FID's authors list it."""
+"""Tests of Inception-v3 against NumPy in float64, layer by layer as FID's authors list it."""
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ def weights():
 
 
 class Reference:
-    """The network with channels first, unfolded normalisation, every padding spelled out."""
+    """The network with channels first, separate normalisations and explicit padding."""
 
     def __init__(self, weights):
         self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
@@ -36,15 +36,15 @@ class Reference:
         views = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], axis=(2, 3))
         y = np.tensordot(views[:, :, ::stride, ::stride], w, ((1, 4, 5), (1, 2, 3)))
         gamma, beta, mean, var = (
-            self.weights[f"{name}.bn.{part}"]
-            for part in ("weight", "bias", "running_mean", "running_var")
+            self.weights[f"{name}.bn.{suffix}"]
+            for suffix in ("weight", "bias", "running_mean", "running_var")
         )
         return np.moveaxis(np.maximum((y - mean) / np.sqrt(var + 1e-3) * gamma + beta, 0), 3, 1)
 
-    def pool(self, x, what, stride, padding):
+    def pool(self, x, reduce, stride, padding):
         x = np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2), constant_values=np.nan)
         views = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
-        return what(views[:, :, ::stride, ::stride], axis=(4, 5))
+        return reduce(views[:, :, ::stride, ::stride], axis=(4, 5))
 
     def a(self, x, m):
         return np.concatenate(
@@ -93,7 +93,7 @@ class Reference:
         seven = self.conv(seven, f"{m}.branch7x7x3_4", stride=2)
         return np.concatenate([three, seven, self.pool(x, np.nanmax, 2, 0)], axis=1)
 
-    def e(self, x, m, what):
+    def e(self, x, m, reduce):
         three = self.conv(x, f"{m}.branch3x3_1")
         double = self.conv(x, f"{m}.branch3x3dbl_1")
         double = self.conv(double, f"{m}.branch3x3dbl_2", padding=(1, 1))
@@ -104,7 +104,7 @@ class Reference:
                 self.conv(three, f"{m}.branch3x3_2b", padding=(1, 0)),
                 self.conv(double, f"{m}.branch3x3dbl_3a", padding=(0, 1)),
                 self.conv(double, f"{m}.branch3x3dbl_3b", padding=(1, 0)),
-                self.conv(self.pool(x, what, 1, 1), f"{m}.branch_pool"),
+                self.conv(self.pool(x, reduce, 1, 1), f"{m}.branch_pool"),
             ],
             axis=1,
         )
@@ -128,14 +128,14 @@ def test_features_equal_the_reference(weights):
     params = inception_params(weights)
     images = np.random.default_rng(1).uniform(-1, 1, size=(1, 107, 110, 3)).astype(np.float32)
     _, apply = functional(Inception)
-    got = np.asarray(jax.jit(apply)(params, images))
+    features = np.asarray(jax.jit(apply)(params, images))
     expected = Reference(weights)(images)
-    assert got.shape == (1, 2048)
-    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * expected.max())
+    assert features.shape == (1, 2048)
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
 def test_parameters_are_those_of_the_published_network(weights):
-    """In convolutions and normalisations; the classifier is left out."""
+    """The count includes convolutions and normalisations, but not the classifier."""
     trained = [v.size for name, v in weights.items() if "running" not in name]
     assert sum(trained) == 21_785_568
 

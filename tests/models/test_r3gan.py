@@ -1,4 +1,4 @@
-"""R3GAN's networks against NumPy in float64 and the paper's statements about them."""
+"""Tests of R3GAN's networks against NumPy in float64 and published facts."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from femur_jax.errors import UserError
 from femur_jax.models.functional import functional
 from femur_jax.models.r3gan import Discriminator, Generator, ResidualBlock, resample
 
-PUBLISHED_DEVIATIONS = (0.383, 0.0405)  # of images, and of logits of noise; see below
+PUBLISHED_DEVIATIONS = (0.383, 0.0405)  # standard deviations of images, and of logits of noise
 SIZE, CHANNELS, LATENT, CONDITION, EMBEDDING = 16, (12, 8, 8), 5, 3, 6
 
 rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_low_pass_of_an_impulse():
     np.testing.assert_allclose(
         resample(jnp.asarray(impulse), 16)[0, :, :, 0], np.outer(expected, expected), atol=1e-6
     )
-    expected = np.array([0, 1, 3, 0]) / 8  # the output pixels on both sides of input pixel 4
+    expected = np.array([0, 1, 3, 0]) / 8  # output pixels 1 and 2 adjoin input pixel 4
     np.testing.assert_allclose(
         resample(jnp.asarray(impulse), 4)[0, :, :, 0], np.outer(expected, expected), atol=1e-6
     )
@@ -118,20 +118,20 @@ def test_blocks_start_as_the_identity_at_the_published_scale():
     params = jax.jit(init)(jax.random.key(3))
     x = jax.random.normal(jax.random.key(6), (1, 4, 4, channels))
     np.testing.assert_array_equal(apply(params, x), x)
-    # Fix-up: L^(-1 / (2m - 2)) with m = 3 layers, times He's sqrt(2 / (1 + slope^2) / fan in).
+    # Fix-up's L^(-1 / (2m - 2)) with m = 3 layers, times He's sqrt(2 / (1 + slope^2) / fan in).
     scale = depth**-0.25 * np.sqrt(2 / 1.04)
     assert np.std(params["widen"]["kernel"]) == pytest.approx(scale / np.sqrt(64), rel=0.05)
     assert np.std(params["spatial"]["kernel"]) == pytest.approx(scale / np.sqrt(9 * 128), rel=0.05)
 
 
 def count(build):
-    """Number of parameters, without drawing them."""
+    """Number of parameters, which are not drawn."""
     drawn = jax.eval_shape(functional(build).init, jax.random.key(0))
     return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(drawn))
 
 
 def test_published_numbers_of_parameters():
-    """Counted in the published networks (github.com/brownvc/R3GAN, commit 19a7ddf)."""
+    """The numbers were counted in github.com/brownvc/R3GAN, commit 19a7ddf."""
     wide = {"group_width": 16, "blocks": 2}
 
     def generator(size, channels, condition):
@@ -140,19 +140,19 @@ def test_published_numbers_of_parameters():
     def discriminator(size, channels, condition):
         return count(lambda rngs: Discriminator(size, channels, 3, condition, rngs=rngs, **wide))
 
-    # CIFAR-10, conditional; theirs have three colours.
+    # CIFAR-10, conditional. The published generator has three colours instead of one.
     assert generator(32, (768,) * 4, 10) == 20_781_952 - 2 * 768
     assert discriminator(32, (768,) * 4, 10) == 21_280_512
-    # FFHQ-256, without conditions: less the embedding, and what reads it or is read by it.
+    # FFHQ-256, without conditions: minus the embedding and the weights connected to it.
     channels = (768, 768, 768, 768, 384, 192, 96)
     assert generator(256, channels, 1) - 64 - 64 * 768 == 23_057_952 - 2 * 96
     assert discriminator(256, channels, 1) - 768 - 768 * 767 == 23_009_568
 
 
 def test_statistics_at_the_start_are_the_published_ones():
-    """Medians over many draws of the published networks, made with these widths."""
+    """The published values are medians over many draws of the published networks, same widths."""
     channels = (96, 96, 48)
-    # Blocks start as the identity and change nothing: one dense one compiles fastest.
+    # Blocks start as the identity, so the fastest setting is used: one block, without groups.
     g = functional(lambda rngs: Generator(16, channels, 64, 10, blocks=1, rngs=rngs))
     d = functional(lambda rngs: Discriminator(16, channels, 1, 10, blocks=1, rngs=rngs))
     condition = jnp.eye(10)[jnp.arange(32) % 10]
@@ -160,12 +160,12 @@ def test_statistics_at_the_start_are_the_published_ones():
     @jax.jit
     def deviations(key):
         keys = jax.random.split(key, 4)
-        made = g.apply(g.init(keys[0]), jax.random.normal(keys[1], (32, 64)), condition)
+        images = g.apply(g.init(keys[0]), jax.random.normal(keys[1], (32, 64)), condition)
         noise = jax.random.normal(keys[2], (32, 16, 16, 1))
-        return jnp.std(made), jnp.std(d.apply(d.init(keys[3]), noise, condition))
+        return jnp.std(images), jnp.std(d.apply(d.init(keys[3]), noise, condition))
 
-    found = np.median([deviations(key) for key in jax.random.split(jax.random.key(0), 20)], axis=0)
-    np.testing.assert_allclose(found, PUBLISHED_DEVIATIONS, rtol=0.15)
+    draws = [deviations(key) for key in jax.random.split(jax.random.key(0), 20)]
+    np.testing.assert_allclose(np.median(draws, axis=0), PUBLISHED_DEVIATIONS, rtol=0.15)
 
 
 def test_bfloat16_stays_near_float32(generator, discriminator):

@@ -1,4 +1,4 @@
-"""The residual network against published counts and NumPy in float64."""
+"""Tests of the residual network against published counts and NumPy in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ def parameter_count(stage_sizes, bottleneck):
     ids=["ResNet-18", "ResNet-50"],
 )
 def test_parameter_count(stage_sizes, bottleneck, published, dim):
-    """The ImageNet models have 1000 logits and batch norm, whose affine maps count the same."""
+    """The ImageNet models have 1000 logits; their batch norms have as many parameters."""
     trunk = published - 1000 * (dim + 1)
     assert parameter_count(stage_sizes, bottleneck) == trunk + dim + 1
 
 
 def test_operation_count():
-    """ResNet-50 v1.5 takes 4.09 G multiply-adds at 224 x 224; v1, with other strides, 3.86 G."""
+    """ResNet-50 v1.5 needs 4.09 G multiply-adds at 224 x 224; v1, with other strides, 3.86 G."""
     init, apply = functional(lambda rngs: ResNet((3, 4, 6, 3), 64, 3, True, rngs=rngs))
     params = jax.eval_shape(init, jax.random.key(0))
     lowered = jax.jit(apply).lower(params, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
@@ -82,7 +82,7 @@ def test_gain_of_the_image_does_not_matter(tiny):
 
 def test_gradient_is_finite_and_reaches_every_layer(tiny):
     params, apply = tiny
-    # The branches' last scales start at zero, which stops gradients in front of them.
+    # The branches' last scales start at zero, which makes gradients before them zero.
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), params)
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(apply(p, images)[0] ** 2)))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -114,15 +114,15 @@ def test_block_equals_the_reference(bottleneck):
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 4.0, 300.0])
 def test_soft_maximum_lies_between_mean_and_maximum(sharpness):
     x = np.random.default_rng(0).normal(size=(2, 5, 3, 4))
-    found = np.asarray(soft_maximum(jnp.asarray(x, jnp.float32), sharpness))
+    result = np.asarray(soft_maximum(jnp.asarray(x, jnp.float32), sharpness))
     expected = (logsumexp(sharpness * x, axis=(1, 2)) - np.log(15)) / sharpness
-    np.testing.assert_allclose(found, expected, atol=2e-3 if sharpness < 0.1 else 1e-5)
+    np.testing.assert_allclose(result, expected, atol=2e-3 if sharpness < 0.1 else 1e-5)
     limit = {0.01: x.mean((1, 2)), 300.0: x.max((1, 2))}.get(sharpness)
     if limit is not None:
-        np.testing.assert_allclose(found, limit, atol=0.02)
+        np.testing.assert_allclose(result, limit, atol=0.02)
 
 
-def test_a_sharp_network_sees_one_place():
+def test_a_sharp_network_reacts_to_a_small_mark():
     """A mark in the corner of a wide image moves sharp features more than averaged ones."""
     image = np.zeros((1, 32, 256, 1), np.float32)
     marked = image.copy()
@@ -139,7 +139,7 @@ def test_a_sharp_network_sees_one_place():
 
 
 def torchvision_names(stages, width):
-    """Convolutions of a bottleneck ResNet under torchvision's names: shape, stride, its norm."""
+    """Shape, stride and norm of each convolution of a bottleneck ResNet by torchvision's name."""
     layers = {"conv1": ((width, 3, 7, 7), 2, "bn1")}
     inputs = width
     for stage, count in enumerate(stages, 1):
@@ -157,7 +157,7 @@ def torchvision_names(stages, width):
 
 
 def drawn_weights(layers):
-    """Random weights with batch normalisation, as a file of torchvision holds them."""
+    """Random weights with batch normalisation, as in a file of torchvision."""
     rng = np.random.default_rng(0)
     weights = {"fc.weight": rng.normal(size=(1000, 2048)), "fc.bias": rng.normal(size=1000)}
     for name, (shape, _, norm) in layers.items():
@@ -170,7 +170,7 @@ def drawn_weights(layers):
 
 
 def torchvision_forward(weights, layers, x):
-    """ResNet in NumPy and float64, channels first, as torchvision's `forward` reads."""
+    """ResNet in NumPy and float64, channels first, following torchvision's `forward`."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
 
     def conv_norm(x, name):
@@ -185,7 +185,7 @@ def torchvision_forward(weights, layers, x):
         return np.moveaxis(y * w[f"{norm}.weight"] + w[f"{norm}.bias"], 3, 1)
 
     x = np.maximum(conv_norm(np.moveaxis(x, 3, 1), "conv1"), 0)
-    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))  # zeros: nothing is below after the ReLU
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))  # the minimum after the ReLU is zero
     x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max((4, 5))
     for prefix in dict.fromkeys(name.rpartition(".conv")[0] for name in layers if ".conv" in name):
         y = np.maximum(conv_norm(x, f"{prefix}.conv1"), 0)
@@ -223,7 +223,7 @@ def test_imported_resnet50_has_torchvisions_logits(imported):
     np.testing.assert_allclose(logit, expected[:, 0], atol=1e-4 * abs(expected).max())
     logits = np.asarray(features) @ weights["fc.weight"].T + weights["fc.bias"]
     np.testing.assert_allclose(logits, expected, atol=1e-4 * abs(expected).max())
-    # A grey image in the first channel is seen as one of three equal colours.
+    # A grey image in the first channel has the features of an image with three equal colours.
     grey = imported_trunk(params, weights, grey=True)
     only_first = colours * np.array([1, 0, 0], np.float32)
     np.testing.assert_allclose(

@@ -1,7 +1,7 @@
-"""Files of weights: written by torch.save, and what must be refused.
+"""Tests of files of weights from torch.save, and of files that must be refused.
 
-torch_zip.pth and torch_stream.pth were written by PyTorch 2.13, in its two formats, from the
-tensors that `EXPECTED` shows. torch_module.pth holds a module besides.
+PyTorch 2.13 wrote torch_zip.pth and torch_stream.pth, its two formats, from the tensors in
+`EXPECTED`. torch_module.pth also holds a module.
 """
 
 import json
@@ -25,16 +25,16 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", ["torch_zip.pth", "torch_stream.pth"])
-def test_reads_what_pytorch_wrote(name):
-    got = read_weights(FOLDER / name)
-    assert got.keys() == EXPECTED.keys()
+def test_reads_the_tensors_that_pytorch_wrote(name):
+    weights = read_weights(FOLDER / name)
+    assert weights.keys() == EXPECTED.keys()
     for key, expected in EXPECTED.items():
-        np.testing.assert_array_equal(got[key], expected)
-        assert got[key].dtype == expected.dtype
+        np.testing.assert_array_equal(weights[key], expected)
+        assert weights[key].dtype == expected.dtype
 
 
 def test_reads_safetensors(tmp_path):
-    """The published layout: length of the header, JSON, then the tensors' bytes."""
+    """The file has the published layout: length of the header, JSON, then the tensors' bytes."""
     values = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([5], np.int64)}
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, value in values.items():
@@ -45,24 +45,24 @@ def test_reads_safetensors(tmp_path):
     text = json.dumps(header).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    got = read_weights(path)
-    assert got.keys() == values.keys()
+    weights = read_weights(path)
+    assert weights.keys() == values.keys()
     for name, value in values.items():
-        np.testing.assert_array_equal(got[name], value)
+        np.testing.assert_array_equal(weights[name], value)
 
 
-def test_a_pickle_that_names_anything_else_is_refused():
+def test_a_pickle_with_other_objects_is_refused():
     with pytest.raises(UserError, match="torch_module"):
         read_weights(FOLDER / "torch_module.pth")
 
 
 @pytest.mark.parametrize("name", ["torch_zip.pth", "torch_stream.pth"])
 def test_damaged_files_are_refused(name, tmp_path):
-    whole = (FOLDER / name).read_bytes()
+    content = (FOLDER / name).read_bytes()
     path = tmp_path / name
-    for length in (0, 3, 200, len(whole) - 9):
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="download it again"):
+    for length in (0, 3, 200, len(content) - 9):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="download the file again"):
             read_weights(path)
     with pytest.raises(UserError, match="no file of weights"):
         read_weights(tmp_path / "nothing.pth")
@@ -71,7 +71,7 @@ def test_damaged_files_are_refused(name, tmp_path):
 def test_missing_and_misshapen_tensors_are_named():
     with pytest.raises(UserError, match=r"no tensor fc\.weight"):
         tensor(EXPECTED, "fc.weight", (2,))
-    with pytest.raises(UserError, match=r"a\.weight .* \(2, 3, 4\) .* \(4, 3\)"):
+    with pytest.raises(UserError, match=r"a\.weight .* \(2, 3, 4\), but .* \(4, 3\)"):
         tensor(EXPECTED, "a.weight", (4, 3))
 
 

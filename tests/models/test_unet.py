@@ -1,4 +1,4 @@
-"""The U-Net; its output is checked against PyTorch in tools/benchmark.py."""
+"""Tests of the U-Net; tools/benchmark.py compares its output with PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def apply(unet):
 
 @pytest.fixture(scope="module")
 def trained(unet):
-    """Parameters away from their initial zeros."""
+    """Non-zero parameters."""
     return drawn_parameters(unet.init)
 
 
@@ -55,10 +55,10 @@ def inputs(batch=2):
 
 def test_starts_at_zero(unet):
     # So the untrained denoiser is c_skip x, the best linear guess at high and low noise.
-    made = jax.jit(lambda key, *args: unet.apply(unet.init(key), *args))(
+    output = jax.jit(lambda key, *args: unet.apply(unet.init(key), *args))(
         jax.random.key(0), *inputs()
     )
-    assert not np.asarray(made).any()
+    assert not np.asarray(output).any()
 
 
 def test_patches_of_a_batch_do_not_mix(apply, trained):
@@ -77,7 +77,7 @@ def test_every_input_matters(apply, trained, argument):
     assert np.abs(apply(trained, *args) - before).max() > 1e-3
 
 
-def test_sees_the_whole_patch(unet, trained):
+def test_every_pixel_of_the_patch_matters(unet, trained):
     x, c_noise, conditions = inputs(1)
 
     def corner(x):
@@ -93,7 +93,7 @@ def gradient(unet, trained):
 
 
 def gradient_of(unet, params):
-    """The output, and the gradient of its mean square."""
+    """The output and the gradient of its mean square."""
 
     def loss(params):
         F = unet.apply(params, *inputs())
@@ -104,9 +104,11 @@ def gradient_of(unet, params):
 
 
 def test_rematerialised_blocks_give_the_same_gradient(gradient, trained):
-    found = gradient_of(build(remat=True), trained)
+    rematerialised = gradient_of(build(remat=True), trained)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, gradient
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        rematerialised,
+        gradient,
     )
 
 
@@ -127,16 +129,16 @@ def test_bfloat16_computes_nearly_the_same_with_float32_parameters(gradient, tra
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     low = gradient_of(unet, trained)
     assert {leaf.dtype for leaf in jax.tree.leaves(low)} == {jnp.dtype("float32")}
-    for found, expected in zip(low, gradient, strict=True):
-        found, expected = (
-            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-            for tree in (found, expected)
+    for tree, exact_tree in zip(low, gradient, strict=True):
+        rounded, exact = (
+            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(t)])
+            for t in (tree, exact_tree)
         )
-        # bfloat16 has 8 bits: errors of 1/256 in each of some 20 layers.
-        assert 1e-4 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.2
+        # bfloat16 has 8 bits, so about 20 layers have errors of 1/256 each.
+        assert 1e-4 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.2
 
 
-def test_dropout_follows_its_key_and_needs_one(apply, trained):
+def test_dropout_depends_on_its_key_and_needs_one(apply, trained):
     unet = jax.jit(build(dropout=0.3).apply)
     plain = apply(trained, *inputs())
     np.testing.assert_allclose(unet(trained, *inputs()), plain, rtol=1e-5, atol=1e-6)
@@ -157,34 +159,34 @@ def test_log_variance_is_linear_in_fourier_features():
     np.testing.assert_allclose(u, expected[:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_heads_attend_by_themselves():
+def test_heads_attend_independently():
     module = functional(lambda rngs: SelfAttention(16, 2, "float32", rngs=rngs))
     params = drawn_parameters(module.init)
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 16))
     p = to_float64(params)
     h = group_norm(x, 2, p["norm"]["scale"], p["norm"]["bias"]).reshape(2, 12, 16)
-    parts = (h @ p["qkv"]["kernel"] + p["qkv"]["bias"]).reshape(2, 12, 2, 3, 8)
+    qkv = (h @ p["qkv"]["kernel"] + p["qkv"]["bias"]).reshape(2, 12, 2, 3, 8)
     y = np.empty((2, 12, 16))
     for head in range(2):
-        q, k, v = np.moveaxis(parts[:, :, head], 2, 0)
+        q, k, v = np.moveaxis(qkv[:, :, head], 2, 0)
         weight = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(8))
         y[..., 8 * head : 8 * head + 8] = weight / weight.sum(-1, keepdims=True) @ v
     y = (y @ p["out"]["kernel"] + p["out"]["bias"]).reshape(x.shape)
-    found = module.apply(params, jnp.asarray(x, jnp.float32))
-    np.testing.assert_allclose(found, (x + y) / np.sqrt(2), rtol=1e-4, atol=1e-4)
+    result = module.apply(params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(result, (x + y) / np.sqrt(2), rtol=1e-4, atol=1e-4)
 
 
-def test_group_norm_is_that_of_flax():
+def test_group_norm_equals_that_of_flax():
     rng = np.random.default_rng(0)
     x = jnp.asarray(3 + 2 * rng.standard_normal((2, 5, 6, 16)), jnp.float32)
     scale, bias, *modulation = jnp.asarray(rng.standard_normal((4, 16)), jnp.float32)
-    own, peer = GroupNorm(16), nnx.GroupNorm(16, num_groups=2, rngs=nnx.Rngs(0))
-    for norm in (own, peer):
-        norm.scale[...], norm.bias[...] = scale, bias
-    np.testing.assert_allclose(own(x), peer(x), rtol=1e-4, atol=1e-4)
+    norm, flax_norm = GroupNorm(16), nnx.GroupNorm(16, num_groups=2, rngs=nnx.Rngs(0))
+    for module in (norm, flax_norm):
+        module.scale[...], module.bias[...] = scale, bias
+    np.testing.assert_allclose(norm(x), flax_norm(x), rtol=1e-4, atol=1e-4)
     modulation = [jnp.stack([m, 2 * m]) for m in modulation]
-    expected = peer(x) * (1 + modulation[0][:, None, None]) + modulation[1][:, None, None]
-    np.testing.assert_allclose(own(x, modulation), expected, rtol=1e-4, atol=1e-4)
+    expected = flax_norm(x) * (1 + modulation[0][:, None, None]) + modulation[1][:, None, None]
+    np.testing.assert_allclose(norm(x, modulation), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_group_norm_of_a_constant_is_finite():

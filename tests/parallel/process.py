@@ -1,6 +1,7 @@
-"""One of several processes that train least squares together, as srun would start it.
+"""One of several processes that train least squares together, started as by srun.
 
-process.py FOLDER, a JSON object of the config's fields, and the rank that fails or -1.
+The arguments are the run directory, a JSON object with fields of the config, and the rank of the
+process that fails, or -1.
 """
 
 import json
@@ -14,7 +15,7 @@ from tests.training.least_squares import LeastSquares, least_squares_config
 
 
 class Failing(LeastSquares):
-    """Its data cannot be read in one process."""
+    """A task whose data cannot be read in one process."""
 
     def __init__(self, rank):
         super().__init__()

@@ -13,7 +13,7 @@ def mesh_config(data, fsdp, model):
     return ConfigDict({"data": data, "fsdp": fsdp, "model": model})
 
 
-def test_axis_of_minus_one_takes_the_rest():
+def test_axis_of_minus_one_takes_the_remaining_devices():
     assert dict(make_mesh(mesh_config(-1, 2, 1)).shape) == {"data": 4, "fsdp": 2, "model": 1}
 
 
@@ -23,8 +23,8 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
         make_mesh(mesh_config(*sizes))
 
 
-def test_what_a_rule_cannot_divide_stays_whole():
-    """As with 512 devices along fsdp and 128 channels."""
+def test_an_axis_that_a_rule_cannot_divide_is_not_split():
+    """An example is an axis of 128 channels with 512 devices along fsdp."""
     mesh = make_mesh(mesh_config(1, 4, 2))
     rules = (("kernel", PartitionSpec(None, "fsdp", "model")),)
     state = {f"kernel{n}": jax.ShapeDtypeStruct((3, n, n), jnp.float32) for n in (3, 6, 8)}
@@ -48,7 +48,7 @@ def test_batch_must_be_divisible():
         with pytest.raises(UserError, match=f"batch of {batch_size}"):
             check_batch_size(batch_size, mesh)
     check_batch_size(16, mesh, accumulate=2)
-    with pytest.raises(UserError, match="in 4 parts"):
+    with pytest.raises(UserError, match="in 4 microbatches"):
         check_batch_size(16, mesh, accumulate=4)
 
 

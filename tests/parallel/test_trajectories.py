@@ -1,4 +1,4 @@
-"""Eight devices give the losses of one, however the mesh divides batch and state."""
+"""Eight devices give the same losses as one, however the mesh divides batch and state."""
 
 import re
 
@@ -23,22 +23,22 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 
 
 
 def trajectory(task, mesh, *, steps, batch_size=16, key=None):
-    """Metrics of each step, and the last state."""
+    """Metrics of each step and the last state."""
     key = jax.random.key(0) if key is None else key
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
     state = jax.jit(task.init, out_shardings=shardings)(key)
     update = Update(task, shardings)
     stream = batches(task.streams(), batch_size=batch_size, start=0, sharding=batch_sharding(mesh))
     key = jax.device_put(key, jax.sharding.NamedSharding(mesh, PartitionSpec()))
-    found = []
+    history = []
     for _ in range(steps):
         state, metrics = update(state, next(stream), key)
-        found.append(jax.device_get(metrics))
-    return jax.tree.map(lambda *values: np.array(values), *found), state
+        history.append(jax.device_get(metrics))
+    return jax.tree.map(lambda *values: np.array(values), *history), state
 
 
 def over_output_channels(task):
-    """A rule for each convolution: enough for a test, not the fastest of tensor parallelism."""
+    """A rule for each convolution: sufficient for a test, but not the fastest parallelism."""
     arrays = by_path(jax.eval_shape(task.init, jax.random.key(0)).params)
     return tuple(
         (re.escape(path) + "$", PartitionSpec(None, None, None, "model"))
@@ -64,8 +64,8 @@ def expected():
 
 @pytest.mark.parametrize("sizes", MESHES)
 def test_least_squares(expected, sizes):
-    found, state = trajectory(LeastSquares(), eight_devices(sizes), steps=20)
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    metrics, state = trajectory(LeastSquares(), eight_devices(sizes), steps=20)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
     _, fsdp, model = sizes
     kernels = (state.params["kernel"], state.ema["kernel"], state.optimizer[1][0].mu["kernel"])
     for kernel in kernels:  # 4 x 8, split over `model` by the rule
@@ -82,12 +82,12 @@ def test_models_on_all_three_axes(family, dataset, classifier_config, gan_config
         task = GanTask(gan_config, dataset)
     task.rules = over_output_channels(task)
     expected, _ = trajectory(task, one_device(), steps=2)
-    found, state = trajectory(task, eight_devices((2, 2, 2)), steps=2)
+    metrics, state = trajectory(task, eight_devices((2, 2, 2)), steps=2)
     for name, values in expected.items():
-        # The GAN's first update is a sign: where a gradient is all but zero, rounding chooses it,
-        # and the logits after it are sums about zero.
+        # The GAN's first update is the sign of the gradient. If the gradient is nearly zero,
+        # rounding determines the sign, and the next logits are sums near zero.
         atol = 1e-4 if name.endswith("_logit") else 1e-5
-        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=atol, err_msg=name)
+        np.testing.assert_allclose(metrics[name], values, rtol=1e-3, atol=atol, err_msg=name)
     split = [leaf for leaf in jax.tree.leaves(state.params) if "model" in leaf.sharding.spec]
     assert len(split) > 3
 
@@ -96,7 +96,7 @@ def always_the_same(key, bit_width, shape):
     return jnp.full(shape, 0x9E3779B9, jnp.uint32).astype(f"uint{bit_width}")
 
 
-# Parts of a batch have other random numbers than the whole, unless there is but one.
+# Microbatches get other random numbers than the whole batch, so all random numbers are equal here.
 ONE_NUMBER = define_prng_impl(
     key_shape=(1,),
     seed=lambda seed: jnp.zeros(1, jnp.uint32),
@@ -106,13 +106,13 @@ ONE_NUMBER = define_prng_impl(
 )
 
 
-def test_two_parts_of_a_batch_are_as_good_as_one(dataset, classifier_config):
+def test_two_microbatches_equal_one_batch(dataset, classifier_config):
     mesh, losses = eight_devices((2, 4, 1)), []
-    for parts in (1, 2):
+    for microbatches in (1, 2):
         config = classifier_config.copy_and_resolve_references()
-        config.train.accumulate = parts
+        config.train.accumulate = microbatches
         key = jax.random.key(0, impl=ONE_NUMBER)
         metrics, _ = trajectory(ClassifierTask(config, [dataset]), mesh, steps=4, key=key)
         losses.append(metrics["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    assert np.ptp(losses[0]) > 0.01  # it learns: not the same loss four times
+    assert np.ptp(losses[0]) > 0.01  # the loss changes, since the classifier learns

@@ -1,4 +1,4 @@
-"""Shared by the tests of the phantom."""
+"""Fixtures of the phantom's tests."""
 
 import warnings
 
@@ -9,13 +9,13 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 @pytest.fixture(scope="session")
 def displayed():
-    """The display pipeline by pydicom, of a dataset: 0 to 1, bone bright."""
+    """pydicom's display pipeline: a function from a dataset to grey values 0 to 1, bone bright."""
     return _display
 
 
 def _display(ds):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on a LUT after a rescale in floating point
+        warnings.simplefilter("ignore")  # pydicom warns of a LUT after a floating-point rescale
         shown = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds).astype(float)
     signed = 2 ** (ds.BitsStored - 1) * ds.PixelRepresentation
     ends = np.array([0, 2**ds.BitsStored - 1]) - signed

@@ -1,4 +1,4 @@
-"""Shapes and patients of the simulated femur."""
+"""Tests of the femur's shape and of the drawn patients."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +48,7 @@ def femur():
 
 
 def test_antecurvation_has_the_stated_radius(femur):
-    """Three points of the shaft's axis lie on a circle of radius `bow_radius`."""
+    """Three points of the shaft's axis lie on a circle with the radius `bow_radius`."""
     z = np.array([150.0, 200.0, 250.0])
     _, y = (np.asarray(v, np.float64) for v in axis_at(femur, jnp.asarray(z, jnp.float32)))
     a, b, c = (np.array(v) for v in zip(z, y, strict=True))
@@ -65,7 +65,7 @@ def test_landmarks_lie_inside_the_bone(femur):
     distance = np.asarray(femur_distance(femur, points([*inside, outside])))
     assert (distance[:3] < -5).all()
     assert distance[3] > 30
-    # The neck-shaft angle, measured from head and shaft.
+    # The angle between head and shaft is the neck-shaft angle.
     neck = head - [0, 0, float(femur.neck_height)]
     assert np.arccos(-neck[2] / np.linalg.norm(neck)) == pytest.approx(femur.neck_angle, abs=1e-4)
 
@@ -75,7 +75,7 @@ def test_cortex_is_thick_at_mid_shaft_and_thin_at_the_ends(femur):
     thickness = cortical_thickness(femur, points([[x, y, 220.0], [0, 0, 30.0], [-40, 0, 420.0]]))
     assert thickness[0] == pytest.approx(femur.cortex, rel=0.02)
     assert (np.asarray(thickness[1:]) < 1.5).all()
-    # A canal remains: the cortices do not meet.
+    # The cortices do not meet: there is a canal.
     assert -float(shaft_distance(femur, points([[x, y, 220.0]]))[0]) > 1.1 * femur.cortex
 
 
@@ -93,8 +93,8 @@ def test_the_other_leg_is_a_mirror_image_across_the_midline(femur):
     p = np.random.default_rng(0).uniform(-200, 200, (50, 3))
     mirrored = np.stack([np.asarray(v, float) for v in other_side(femur, points(p))], -1)
     middle = 0.5 * (p + mirrored)
-    # All midpoints lie on one plane, whose normal the connections follow; at the knee it is 80 mm
-    # from the shaft's axis.
+    # All connections are parallel to the normal of one plane, which holds all midpoints and is
+    # 80 mm from the shaft's axis at the knee.
     rank = np.linalg.matrix_rank(mirrored - p, tol=1e-2)
     normal = np.linalg.svd(mirrored - p)[2][0]
     assert rank == 1
@@ -114,6 +114,6 @@ def test_atypical_patients_are_more_bowed_with_a_thicker_lateral_cortex():
     assert mean("AFF", "lateral_cortex") > mean("NFF", "lateral_cortex") + 0.1
     every = [femur.bow_radius for femurs in patients.values() for femur in femurs]
     assert np.mean(every) == pytest.approx(943, abs=60)
-    # What does not define the class does not tell it.
+    # Measurements that do not define the class do not differ between the classes.
     assert mean("AFF", "shaft_radius") == pytest.approx(mean("NFF", "shaft_radius"), abs=0.3)
     assert mean("AFF", "thigh_radius") == pytest.approx(mean("NFF", "thigh_radius"), abs=3)

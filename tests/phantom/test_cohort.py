@@ -1,4 +1,4 @@
-"""Cohorts: what is written, and that it depends on the seed alone."""
+"""Tests of the files of a cohort, which depend only on the seed."""
 
 import csv
 import json
@@ -102,7 +102,7 @@ def test_files_differ_as_hospitals_do(cohort, rows):
 
 
 def test_number_of_workers_and_choice_of_patients_change_no_file(cohort, tmp_path):
-    """Workers start with one thread each, in an environment that is left as it was."""
+    """Workers run one thread each, and the environment of this process is restored."""
     environment = dict(os.environ)
     some = write_cohort(tmp_path / "some", **SETTINGS | {"workers": 2}, only=(3, 6))
     assert dict(os.environ) == environment
@@ -143,7 +143,7 @@ def test_folder_with_content_is_refused(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
-def test_nothing_is_left_behind_by_a_failure(tmp_path, monkeypatch):
+def test_a_failure_leaves_no_files(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
@@ -154,7 +154,7 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path, monkeypatch):
 
 
 def test_bone_is_bright_in_every_file(displayed, cohort, rows):
-    """The shaft at mid-image is brighter than the edges of the thigh."""
+    """The bone in the middle of the image is brighter than the tissue around it."""
     contrasts = []
     for row in rows:
         image = displayed(pydicom.dcmread(cohort.parent / row["path"]))
@@ -181,7 +181,7 @@ def test_the_fracture_is_in_the_image(view):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """A patient for each fault, at a hospital that can have all."""
+    """A patient for each fault, at a hospital where all faults are possible."""
     hospital = replace(
         draw_hospitals(1, 1, (64, 64))[0],
         modality="DX",
@@ -215,8 +215,8 @@ def test_faults_that_add_a_file(displayed, faulty):
             assert np.corrcoef(displayed(a).ravel(), b.pixel_array.ravel())[0, 1] ** 2 > 0.8
         else:
             np.testing.assert_array_equal(a.pixel_array, b.pixel_array)
-    filed = records["resent"][2]
-    assert (filed["fault"], filed["patient_id"]) == ("misfiled", "P00100")
+    misfiled = records["resent"][2]
+    assert (misfiled["fault"], misfiled["patient_id"]) == ("misfiled", "P00100")
 
 
 def test_faults_that_spoil_a_file(faulty):
@@ -244,14 +244,14 @@ def test_annotation_is_drawn_into_the_pixels():
     assert not changed[:15].any() and not changed[80:].any()
 
 
-def test_faults_occur_as_often_as_asked(tmp_path, monkeypatch):
+def test_faults_are_as_frequent_as_requested(tmp_path, monkeypatch):
     planned = []
 
-    def note(_folder, _seed, patient, **_):
+    def record_plan(_folder, _seed, patient, **_):
         planned.append(patient)
         return []
 
-    monkeypatch.setattr(cohort_module, "write_patient", note)
+    monkeypatch.setattr(cohort_module, "write_patient", record_plan)
     settings = SETTINGS | {"patients": 1200, "images": 4300, "hospitals": 72, "faults": 0.05}
     write_cohort(tmp_path / "cohort", **settings)
     faults = Counter(fault for patient in planned for fault in patient.faults)
@@ -261,7 +261,7 @@ def test_faults_occur_as_often_as_asked(tmp_path, monkeypatch):
 
 
 def test_edges_traced_in_pixels_are_the_true_ones(cohort):
-    """In the shaft, and where the picture is not filled by bone."""
+    """Compares edges along the shaft in images that are wide enough to show the soft tissue."""
     errors = []
     for record in truth_of(cohort):
         picture = read_dicom(cohort.parent / record["path"], lambda kind, name: "")
@@ -271,8 +271,8 @@ def test_edges_traced_in_pixels_are_the_true_ones(cohort):
         shaft = trace_shaft(picture.pixels[top : top + height, left : left + width])
         column, row = np.concatenate([cortex["periosteum"] for cortex in record["cortices"]]).T
         row = (row - top).round().astype(int).clip(0, height - 1)
-        off = [abs(column - left - edge[row]) for edge in (shaft.left, shaft.right)]
-        errors.append(np.median(np.minimum(*off)))
+        distances = [abs(column - left - edge[row]) for edge in (shaft.left, shaft.right)]
+        errors.append(np.median(np.minimum(*distances)))
     assert len(errors) >= 6
     assert np.median(errors) < 1
     assert np.mean(np.array(errors) < 2) > 0.8

@@ -1,4 +1,4 @@
-"""DICOM files as a reader finds them."""
+"""Tests of the DICOM files with other decoders, viewers and validators."""
 
 import shutil
 import subprocess
@@ -31,22 +31,22 @@ PLUGINS = {
     uid.JPEG2000Lossless: ["pylibjpeg", "gdcm"],
     uid.RLELossless: ["pylibjpeg", "pydicom"],
     uid.JPEGBaseline8Bit: ["pillow"],
-    uid.JPEGExtended12Bit: ["imagecodecs"],  # of pydicom's, only one that is not installed
+    uid.JPEGExtended12Bit: ["imagecodecs"],  # pydicom's only decoder for it is not installed
 }
-"""Decoders to agree with, none of which the files were encoded with where there is another."""
+"""Decoders that must agree. They differ from the encoder of the files if there is another one."""
 
 IDENTITY = draw_identity(np.random.default_rng(0), "test")
 OUTLINES = ("RECTANGULAR", "CIRCULAR", "POLYGONAL")
 
 
-def habits(**changes):
+def hospital_with(**changes):
     plain = {"signed": False, "outline": "none", "spacing": "detector", "rescale": (1.0, 0.0)}
     return replace(draw_hospitals(0, 1, (64, 64))[0], **plain | changes)
 
 
 def acquisition(**changes):
-    taken = {"instance": 1, "view": "AP", "laterality": "L", "spacing": 0.2, "magnification": 1.15}
-    return Acquisition(**taken | changes)
+    plain = {"instance": 1, "view": "AP", "laterality": "L", "spacing": 0.2, "magnification": 1.15}
+    return Acquisition(**plain | changes)
 
 
 def write(path, hospital, image, **changes):
@@ -55,17 +55,17 @@ def write(path, hospital, image, **changes):
 
 
 def bits_of(syntax):
-    few = {uid.JPEGBaseline8Bit: [8], uid.JPEGExtended12Bit: [12]}
-    return few.get(syntax, [8, 10, 16])
+    fixed = {uid.JPEGBaseline8Bit: [8], uid.JPEGExtended12Bit: [12]}
+    return fixed.get(syntax, [8, 10, 16])
 
 
 @pytest.mark.parametrize("syntax", [*COMMON_SYNTAXES, *RARE_SYNTAXES], ids=lambda s: s.name)
 def test_every_transfer_syntax_decodes(syntax, tmp_path):
-    """Exactly, or as near as a lossy one promises."""
-    image = np.random.default_rng(0).random((61, 27))  # narrow and odd, as collimated images are
+    """Lossless syntaxes decode exactly, and lossy ones within their promised error."""
+    image = np.random.default_rng(0).random((61, 27))  # narrow, odd sides, like collimated images
     image[10:50, 5:20] = 0.5 + 0.2 * np.sin(np.arange(40) / 9)[:, None]
     for bits in bits_of(syntax):
-        hospital = habits(transfer_syntax=syntax, bits=bits, range=(0.0, 1.0), voi="none")
+        hospital = hospital_with(transfer_syntax=syntax, bits=bits, range=(0.0, 1.0), voi="none")
         ds = write(tmp_path / "a.dcm", hospital, image)
         assert (ds.file_meta.TransferSyntaxUID, ds.BitsStored) == (syntax, bits)
         assert (ds.LossyImageCompression == "01") == (syntax in LOSSY_SYNTAXES)
@@ -90,7 +90,9 @@ def test_every_transfer_syntax_decodes(syntax, tmp_path):
 @pytest.mark.parametrize("bits", [8, 12])
 def test_signed_values_decode_exactly(syntax, bits, tmp_path):
     image = np.random.default_rng(0).random((61, 27))
-    hospital = habits(transfer_syntax=syntax, bits=bits, signed=True, voi="none", modality="CR")
+    hospital = hospital_with(
+        transfer_syntax=syntax, bits=bits, signed=True, voi="none", modality="CR"
+    )
     ds = write(tmp_path / "a.dcm", hospital, image)
     assert ds.PixelRepresentation == 1
     expected = to_stored(replace(hospital, signed=False), image).astype(int) - 2 ** (bits - 1)
@@ -98,9 +100,9 @@ def test_signed_values_decode_exactly(syntax, bits, tmp_path):
 
 
 def test_lossless_jpeg_uses_the_predictor_of_its_syntax(tmp_path):
-    """ITU-T T.81 B.2.2, B.2.3: process 14 is SOF3; the selection value is Ss of the scan header."""
+    """In ITU-T T.81 B.2.2 and B.2.3, SOF3 is process 14 and Ss in the scan header the predictor."""
     for syntax, selection in ((uid.JPEGLosslessSV1, [1]), (uid.JPEGLossless, range(2, 8))):
-        hospital = habits(transfer_syntax=syntax, bits=14)
+        hospital = hospital_with(transfer_syntax=syntax, bits=14)
         frame = get_frame(write(tmp_path / "a.dcm", hospital, np.eye(40)).PixelData, 0)
         start, scan = frame.index(b"\xff\xc3"), frame.index(b"\xff\xda")
         assert frame[start + 4] == 14
@@ -108,8 +110,8 @@ def test_lossless_jpeg_uses_the_predictor_of_its_syntax(tmp_path):
 
 
 def test_extended_jpeg_is_of_12_bits(tmp_path):
-    """ITU-T T.81 B.2.2: SOF1, precision 12."""
-    hospital = habits(transfer_syntax=uid.JPEGExtended12Bit, bits=12)
+    """The frame header is SOF1 with precision 12 (ITU-T T.81 B.2.2)."""
+    hospital = hospital_with(transfer_syntax=uid.JPEGExtended12Bit, bits=12)
     frame = get_frame(write(tmp_path / "a.dcm", hospital, np.eye(40)).PixelData, 0)
     assert frame[frame.index(b"\xff\xc1") + 4] == 12
 
@@ -130,7 +132,7 @@ def test_display_pipeline_gives_the_image_back(
     displayed, photometric, signed, voi, rescale, tmp_path
 ):
     image = np.linspace(0, 1, 64 * 32).reshape(64, 32)
-    hospital = habits(
+    hospital = hospital_with(
         transfer_syntax=uid.ExplicitVRBigEndian if signed else uid.ExplicitVRLittleEndian,
         photometric=photometric,
         voi=voi,
@@ -145,12 +147,12 @@ def test_display_pipeline_gives_the_image_back(
 
 
 @pytest.mark.parametrize("kind", OUTLINES)
-def test_shutter_leaves_the_image_free_as_its_attributes_say(displayed, kind, tmp_path):
-    """PS3.3 C.7.6.11, evaluated point by point; pixels on the edge may go either way."""
+def test_shutter_covers_the_region_that_its_attributes_describe(displayed, kind, tmp_path):
+    """Evaluates PS3.3 C.7.6.11 point by point, except for pixels on the edge."""
     shape = (120, 70)
     outline = draw_outline(np.random.default_rng(1), kind, shape)
     image = np.full(shape, 0.25)
-    ds = write(tmp_path / "a.dcm", habits(voi="window", bits=12), image, outline=outline)
+    ds = write(tmp_path / "a.dcm", hospital_with(voi="window", bits=12), image, outline=outline)
     row, column = np.mgrid[1:121, 1:71].astype(float)
     if kind == "RECTANGULAR":
         depth = np.minimum.reduce(
@@ -180,11 +182,11 @@ def test_shutter_leaves_the_image_free_as_its_attributes_say(displayed, kind, tm
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_padding_is_a_value_of_its_own_shown_black(displayed, photometric, signed, tmp_path):
+def test_padding_has_a_unique_value_and_is_shown_black(displayed, photometric, signed, tmp_path):
     shape = (90, 50)
     outline = draw_outline(np.random.default_rng(1), "PADDING", shape)
     image = np.random.default_rng(0).random(shape)
-    hospital = habits(
+    hospital = hospital_with(
         photometric=photometric, voi="window", bits=12, signed=signed, range=(0.1, 0.8)
     )
     hospital = replace(hospital, modality="CR", transfer_syntax=uid.ImplicitVRLittleEndian)
@@ -194,9 +196,9 @@ def test_padding_is_a_value_of_its_own_shown_black(displayed, photometric, signe
     np.testing.assert_allclose(displayed(ds)[~outline.inside], 0.0, atol=1e-6)
 
 
-def test_spacing_says_what_it_is_known_from(tmp_path):
+def test_spacing_attributes_state_their_source(tmp_path):
     for spacing in ("detector", "calibrated", "zero", "none"):
-        ds = write(tmp_path / "a.dcm", habits(spacing=spacing, modality="CR"), np.eye(40))
+        ds = write(tmp_path / "a.dcm", hospital_with(spacing=spacing, modality="CR"), np.eye(40))
         imager = [0.2, 0.2] if spacing in ("detector", "calibrated") else None
         patient = {"calibrated": [0.2 / 1.15] * 2, "zero": [0.0, 0.0]}.get(spacing)
         assert ds.get("ImagerPixelSpacing") == imager
@@ -206,9 +208,9 @@ def test_spacing_says_what_it_is_known_from(tmp_path):
             np.testing.assert_allclose(ds.PixelSpacing, patient, rtol=1e-6)
 
 
-def test_unprocessed_image_and_its_descendant_refer_to_one_exposure(tmp_path):
-    """PS3.3 C.12.4: the source image; C.7.6.1: one irradiation event."""
-    hospital = habits(modality="DX", voi="window")
+def test_unprocessed_and_processed_image_refer_to_one_exposure(tmp_path):
+    """Both have one irradiation event (PS3.3 C.7.6.1); one is the source image (C.12.4)."""
+    hospital = hospital_with(modality="DX", voi="window")
     raw = write(tmp_path / "raw.dcm", hospital, np.eye(40), copy="raw", processed=False)
     shown = write(tmp_path / "shown.dcm", hospital, np.eye(40), source="raw")
     reference = shown.SourceImageSequence[0]
@@ -230,7 +232,7 @@ def test_areas_lie_within_the_stated_megapixels(seventy_two):
     assert 1.0e6 <= least < 1.1e6 and 14e6 < greatest <= 15.0e6
 
 
-def test_hospitals_keep_to_what_their_formats_allow(seventy_two):
+def test_hospitals_respect_the_limits_of_their_formats(seventy_two):
     assert {h.transfer_syntax for h in seventy_two} == {*COMMON_SYNTAXES, *RARE_SYNTAXES}
     for h in seventy_two:
         if h.modality == "DX":  # PS3.3 C.8.11.3
@@ -238,8 +240,8 @@ def test_hospitals_keep_to_what_their_formats_allow(seventy_two):
             assert h.spacing in ("detector", "calibrated")
         assert h.bits in bits_of(h.transfer_syntax) or h.bits in range(10, 17)
         assert not (h.signed and uid.UID(h.transfer_syntax).is_encapsulated)
-    for habit in ("voi", "spacing", "outline", "photometric", "border", "bits", "signed", "device"):
-        assert len({getattr(h, habit) for h in seventy_two}) > 1, habit
+    for name in ("voi", "spacing", "outline", "photometric", "border", "bits", "signed", "device"):
+        assert len({getattr(h, name) for h in seventy_two}) > 1, name
     common = sum(h.transfer_syntax in COMMON_SYNTAXES for h in seventy_two)
     assert common > 0.75 * 72
 
@@ -247,13 +249,13 @@ def test_hospitals_keep_to_what_their_formats_allow(seventy_two):
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="the validator dciodvfy is not installed")
 @pytest.mark.parametrize("modality", ["DX", "CR"])
 def test_files_conform_to_the_standard(modality, tmp_path):
-    """But for (0008,001c) Synthetic Data, which is too new for dciodvfy."""
+    """The only error is (0008,001c) Synthetic Data, which is too new for dciodvfy."""
     image = np.random.default_rng(0).random((61, 33))
     digital = modality == "DX"
-    plain = habits(modality=modality, bits=12, voi="window", transfer_syntax=uid.RLELossless)
+    plain = hospital_with(modality=modality, bits=12, voi="window", transfer_syntax=uid.RLELossless)
     cases = {}
     for syntax in (*COMMON_SYNTAXES, *RARE_SYNTAXES):
-        if syntax != uid.DeflatedExplicitVRLittleEndian:  # which dciodvfy does not read
+        if syntax != uid.DeflatedExplicitVRLittleEndian:  # dciodvfy does not read it
             bits = bits_of(syntax)[-1]
             cases[syntax.name] = replace(plain, transfer_syntax=syntax, bits=bits), {}
     for voi in ("windows", "sigmoid", "lut", *(() if digital else ("none",))):

@@ -1,4 +1,4 @@
-"""Geometry of atypical and normal fractures."""
+"""Tests of the geometry of atypical and normal fractures."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ from femur_jax.phantom.volume import bone_path, owning_fragment
 
 
 def mineral(femur, fracture, p):
-    """Mineralised share of short upright lines around points."""
+    """Mineralised share of short vertical lines around points."""
     x, y, z = np.broadcast_to(np.asarray(p, np.float32).T[:, None], (3, 5, len(p)))
     line = jnp.asarray(x), jnp.asarray(y), jnp.asarray(z + np.linspace(-0.02, 0.02, 5)[:, None])
     return np.asarray(bone_path(femur, fracture, line)[0])
@@ -85,7 +85,7 @@ def test_normal_fractures_are_of_all_types_and_mostly_steep(cases):
         assert np.degrees(np.arctan(rise)) == pytest.approx(fracture.angle_deg, abs=1e-3)
 
 
-def test_fractures_are_coded_by_type_and_place(cases):
+def test_fractures_are_coded_by_type_and_site(cases):
     femur, fracture = cases["NFF"][0]
     top = float(femur.lesser_trochanter)
     for kind, below, code in (
@@ -104,7 +104,7 @@ def test_reduction_leaves_a_share_of_the_displacement(cases):
     _, fracture = next(c for c in cases["NFF"] if np.abs(c[1].translation[1]).max() > 5)
     reduced = reduce(fracture, 0.5)
     np.testing.assert_allclose(reduced.translation, 0.5 * fracture.translation, rtol=1e-5)
-    # Two half turns make the whole one.
+    # Two half turns make the whole turn.
     twice = np.asarray(reduced.rotation, float) @ np.asarray(reduced.rotation, float)
     np.testing.assert_allclose(twice, fracture.rotation, atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_motions_are_rigid(cases):
 
 
 def test_fragments_move_as_their_rigid_motion_says(cases):
-    """A condyle's content is found where rotation and translation carry it."""
+    """The content of a condyle moves with its rotation and translation."""
     femur, fracture = next(c for c in cases["NFF"] if np.abs(c[1].translation[1]).max() > 5)
     whole = fracture._replace(
         rotation=np.stack([np.eye(3, dtype=np.float32)] * 4),
@@ -135,7 +135,7 @@ def test_fragments_move_as_their_rigid_motion_says(cases):
 
 
 def test_the_other_leg_stays_whole(cases):
-    """The middle of its lateral and medial cortex is bone from hip to knee."""
+    """The middle of the other leg's lateral and medial cortex is bone from hip to knee."""
     for femur, fracture in cases["NFF"][:12]:
         femur = femur._replace(midline=70.0)
         z = np.linspace(155, 300, 40)
@@ -164,7 +164,7 @@ def test_beak_and_flare_are_lateral_and_peak_at_the_fracture(cases):
     x, y = (float(v) for v in axis_at(femur, fracture.height))
     r = femur.shaft_radius
     top = fracture.height + r * fracture.slope[0]
-    where = [(x + r, y, top), (x - r, y, fracture.height), (x + r, y, top + fracture.beak_width)]
-    p = tuple(jnp.asarray(where, jnp.float32).T)
+    spots = [(x + r, y, top), (x - r, y, fracture.height), (x + r, y, top + fracture.beak_width)]
+    p = tuple(jnp.asarray(spots, jnp.float32).T)
     np.testing.assert_allclose(beak_height(femur, fracture, p), [3, 0, 0], atol=0.24)
     np.testing.assert_allclose(flare_height(femur, fracture, p), [2, 0, 0], atol=0.16)

@@ -1,4 +1,4 @@
-"""Implants and plaster against the bone that carries them."""
+"""Tests of implants and plaster against the patient's bone and skin."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ def patient():
 
 
 def with_implant(patient, name):
-    """The first draw that has the implant."""
+    """The first drawn hardware with the given implant."""
     for seed in range(1000):
         hardware = draw_hardware(np.random.default_rng(seed), *patient)
         if IMPLANTS[hardware.implant] == name:
@@ -77,7 +77,7 @@ def test_a_plate_lies_on_the_lateral_cortex_and_its_screws_hold_in_both(patient)
     outside = np.asarray(shaft_distance(femur, p)).reshape(200, -1) > 0
     thickness = (metal & outside).sum(1) * 0.1
     assert np.median(thickness) == pytest.approx(4.6, abs=0.5)
-    # Along the far cortex, metal appears once for each screw, but for the one at the fracture.
+    # Along the far cortex there is metal at each screw, and none at the fracture.
     far = points(axis - np.array([1.0, 0, 0]) * (femur.shaft_radius - 2.0))
     hits = np.asarray(metal_distance(femur, hardware, far)) < 0
     screws = (np.diff(hits.astype(int)) == 1).sum()

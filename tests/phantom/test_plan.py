@@ -1,4 +1,4 @@
-"""Plans of cohorts: numbers kept exactly, and nothing but the picture tells the class."""
+"""Tests of plans: exact numbers, and only the pixels depend on the class."""
 
 from collections import Counter
 
@@ -30,12 +30,12 @@ def test_numbers_of_patients_and_images_are_exact(plan):
 
 
 @pytest.mark.parametrize("images", [5, 23, 40])
-def test_images_are_shared_out_to_the_last(images):
+def test_all_images_are_shared_out(images):
     counts = share_out(np.random.default_rng(0), images, 5)
     assert counts.sum() == images and counts.min() >= 1 and counts.max() <= MOST_IMAGES
 
 
-def test_every_hospital_has_as_many_of_a_class_as_the_next(plan):
+def test_each_class_is_spread_evenly_over_the_hospitals(plan):
     first = Counter((patient.label, patient.hospitals[0].name) for patient in plan)
     for label, share in (("AFF", 240 / 72), ("NFF", 960 / 72)):
         counts = [n for (of, _), n in first.items() if of == label]
@@ -58,8 +58,8 @@ def test_misfiled_images_keep_their_class(plan):
     assert all(a != b and labels[a] == labels[b] for a, b in pairs)
 
 
-def facts(patient):
-    """All that a header or a table could tell of a patient."""
+def attributes(patient):
+    """All data of a patient that a header or a table could reveal."""
     rng = np.random.default_rng([0, 3, patient.number])
     femur = draw_femur(rng, patient.label)
     hardware = draw_hardware(rng, femur, draw_fracture(rng, femur, patient.label))
@@ -86,12 +86,12 @@ def facts(patient):
     }
 
 
-def test_nothing_but_the_picture_tells_the_class():
-    """Kolmogorov-Smirnov, at a level that 16 facts together exceed once in 600 seeds."""
+def test_only_the_pixels_reveal_the_class():
+    """Kolmogorov-Smirnov tests at a level that 16 attributes exceed together in 1 of 600 seeds."""
     plan = plan_cohort(3, patients=1500, images=4000, **SETTINGS | {"aff_fraction": 0.5})
     drawn = {"AFF": [], "NFF": []}
     for patient in plan:
-        drawn[patient.label].append(facts(patient))
+        drawn[patient.label].append(attributes(patient))
     for name in drawn["AFF"][0]:
-        sample = [np.array([f[name] for f in drawn[label]], float) for label in drawn]
-        assert ks_2samp(*sample).pvalue > 1e-4, name
+        values = [np.array([a[name] for a in drawn[label]], float) for label in drawn]
+        assert ks_2samp(*values).pvalue > 1e-4, name

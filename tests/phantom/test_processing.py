@@ -1,4 +1,4 @@
-"""What a hospital makes of a detector's signal."""
+"""Tests of the processing of a detector's signal."""
 
 from dataclasses import replace
 
@@ -18,19 +18,19 @@ RAMP = np.tile(np.linspace(0, 4, 80, dtype=np.float32), (120, 1))
 ALL = (slice(0, 120), slice(0, 80))
 
 
-def habits(**changes):
+def hospital_with(**changes):
     return replace(draw_hospitals(0, 1, (64, 64))[0], **changes)
 
 
 def test_percentiles_become_black_and_white_with_the_display_curve_between():
-    hospital = habits(border="none", detail=0.0, gamma=2.0, black=10.0, white=90.0)
+    hospital = hospital_with(border="none", detail=0.0, gamma=2.0, black=10.0, white=90.0)
     image = present(hospital, RAMP.copy(), ALL, None, spacing=1.0)
     expected = np.clip((np.linspace(0, 1, 80) - 0.1) / 0.8, 0, 1) ** 2
     np.testing.assert_allclose(image, np.tile(expected, (120, 1)), atol=0.01)
 
 
 def test_processing_removes_coarse_structure_and_keeps_detail():
-    hospital = habits(border="none", gamma=1.0, black=0.0, white=100.0)
+    hospital = hospital_with(border="none", gamma=1.0, black=0.0, white=100.0)
     y, x = np.mgrid[:400, :300].astype(np.float32)
     stripes = 0.1 * np.sin(2 * np.pi * x / 8)
     images, field = {}, (slice(0, 400), slice(0, 300))
@@ -43,7 +43,7 @@ def test_processing_removes_coarse_structure_and_keeps_detail():
 
 @pytest.mark.parametrize(("border", "value"), [("dark", 0.0), ("bright", 1.0)])
 def test_outside_the_collimation_is_the_border(border, value):
-    hospital = habits(border=border)
+    hospital = hospital_with(border=border)
     field = collimated_field(np.random.default_rng(1), hospital, RAMP.shape)
     image = present(hospital, RAMP.copy(), field, None, spacing=1.0)
     outside = np.ones(image.shape, bool)
@@ -54,12 +54,12 @@ def test_outside_the_collimation_is_the_border(border, value):
 
 
 def test_without_border_the_whole_detector_is_exposed():
-    field = collimated_field(np.random.default_rng(1), habits(border="none"), (120, 80))
+    field = collimated_field(np.random.default_rng(1), hospital_with(border="none"), (120, 80))
     assert field == ALL
 
 
 @pytest.mark.parametrize("letter", ["L", "R"])
-def test_marker_casts_its_shadow_within_the_field_whatever_the_block(letter):
+def test_marker_shadow_lies_within_the_field_for_any_block_size(letter):
     field = (slice(10, 110), slice(5, 70))
     marker = draw_marker(np.random.default_rng(2), (120, 80), field, letter)
     whole, blocks = np.zeros((120, 80), np.float32), np.zeros((120, 80), np.float32)
@@ -75,23 +75,23 @@ def test_marker_casts_its_shadow_within_the_field_whatever_the_block(letter):
 
 
 def test_lead_stops_the_beam():
-    """1 mm of lead lets less than a hundredth of a diagnostic beam pass, more than 1 in 10^4."""
+    """1 mm of lead transmits less than 1 in 100 and more than 1 in 10^4 of a diagnostic beam."""
     assert 1e-4 < np.exp(-LEAD) < 1e-2
 
 
 def test_grid_lines_are_aliased_by_the_pixels():
-    """6 lines a mm sampled every 0.15 mm, 6.67 a mm: seen at 0.67 a mm, weakened by the pixel."""
-    hospital = habits(grid=(0.01, 6.0))
+    """6 lines per mm at 6.67 pixels per mm appear as 0.67 lines per mm, weakened by the pixel."""
+    hospital = hospital_with(grid=(0.01, 6.0))
     lines = grid_lines(hospital, 2000, 0.15)
     power = np.abs(np.fft.rfft(lines))
     assert np.fft.rfftfreq(2000, 0.15)[power.argmax()] == pytest.approx(1 / 0.15 - 6.0, abs=0.01)
-    seen = 0.01 * np.sin(0.9 * np.pi) / (0.9 * np.pi)
-    assert np.sqrt(2) * lines.std() == pytest.approx(seen, rel=0.01)
-    assert not grid_lines(habits(grid=(0.0, 6.0)), 100, 0.15).any()
+    amplitude = 0.01 * np.sin(0.9 * np.pi) / (0.9 * np.pi)
+    assert np.sqrt(2) * lines.std() == pytest.approx(amplitude, rel=0.01)
+    assert not grid_lines(hospital_with(grid=(0.0, 6.0)), 100, 0.15).any()
 
 
 def test_the_marker_does_not_set_the_grey_scale():
-    hospital = habits(border="none", detail=0.0, gamma=1.0, black=0.0, white=100.0)
+    hospital = hospital_with(border="none", detail=0.0, gamma=1.0, black=0.0, white=100.0)
     marker = draw_marker(np.random.default_rng(2), RAMP.shape, ALL, "R")
     signal = RAMP.copy()
     marker.shade(signal, 0)

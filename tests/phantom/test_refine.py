@@ -1,4 +1,4 @@
-"""The adaptive grid against the functions that it draws."""
+"""Tests of the adaptive grid against the functions that it draws."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,14 @@ from femur_jax.phantom.refine import coarse_grid, refine
 
 
 def draw(function, shape, step, tolerance=0.01, watched=False):
-    """Adaptive image of a function of row and column, of two channels."""
+    """Adaptive image of a function of row and column, with two channels."""
 
     def sample(row, column):
         value = np.asarray(function(row, column), np.float32)
         return np.stack([value, 2.0 * value])
 
     rows, columns = coarse_grid(shape, step)
-    places = np.meshgrid(rows, columns, indexing="ij")
-    coarse = sample(*places)
+    coarse = sample(*np.meshgrid(rows, columns, indexing="ij"))
     return refine(sample, coarse, step, shape, tolerance, np.full(coarse.shape[1:], watched))
 
 
@@ -24,7 +23,7 @@ def exact(function, shape):
 
 
 def ball(row, column):
-    """Chords of a ball of radius 90 pixels: a steep edge, smooth elsewhere."""
+    """Chords of a ball with a radius of 90 pixels: a steep edge, smooth elsewhere."""
     return 0.1 * np.sqrt(np.maximum(90.0**2 - (row - 120.3) ** 2 - (column - 99.8) ** 2, 0.0))
 
 
@@ -42,7 +41,7 @@ def test_edges_are_sharp_and_few_points_are_sampled(step):
     shape = (245, 203)
     image = draw(ball, shape, step, tolerance=0.02)
     error = np.abs(image.rows(0, 245)[0] - exact(ball, shape))
-    # Of 9, and the edge rises by 1.3 within a pixel.
+    # The values reach 9, and the edge rises by 1.3 within a pixel.
     assert np.quantile(error, 0.9995) < 0.1
     assert error.max() < 1.0 and error.mean() < 0.005
     grid = (245 / step) * (203 / step)
@@ -57,18 +56,18 @@ def test_a_smaller_tolerance_costs_samples_and_lowers_the_error():
     assert errors[1] < 0.3 * errors[0]
 
 
-def test_a_line_between_coarse_points_is_found_where_it_is_watched_for():
+def test_a_line_between_coarse_points_is_drawn_where_points_are_watched():
     def line(row, column):
         return np.where(np.abs(row - 36) < 3, 1.0, 0.0) + 0.0 * column
 
     shape = (80, 40)
-    missed, found = (draw(line, shape, 8, watched=watched) for watched in (False, True))
-    assert missed.rows(0, 80)[0].max() == 0.0
-    np.testing.assert_array_equal(found.rows(0, 80)[0], exact(line, shape))
+    unwatched, watched = (draw(line, shape, 8, watched=watched) for watched in (False, True))
+    assert unwatched.rows(0, 80)[0].max() == 0.0
+    np.testing.assert_array_equal(watched.rows(0, 80)[0], exact(line, shape))
 
 
 @pytest.mark.parametrize("step", [1, 2, 8])
-def test_rows_do_not_depend_on_the_block_that_they_are_asked_in(step):
+def test_rows_do_not_depend_on_the_block_in_which_they_are_drawn(step):
     shape = (101, 67)
     image = draw(lambda row, column: ball(2 * row, 3 * column), shape, step)
     whole = image.rows(0, 101)

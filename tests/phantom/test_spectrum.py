@@ -1,4 +1,4 @@
-"""The polychromatic beam against float64 sums and published attenuation."""
+"""Tests of the polychromatic beam against float64 sums and published attenuation."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ RAYS = {
 
 
 def log_signal(bone=0.0, adipose=0.0, soft=0.0, steel=0.0):
-    """-log sum_e w_e exp(-sum_m mu_em l_m), term by term in float64."""
+    """The signal -log sum_e w_e exp(-sum_m mu_em l_m), term by term in float64."""
     lengths = zip(MATERIALS, (bone, adipose, soft, steel), strict=True)
     exponents = -sum(ATTENUATION[m] * float(length) for m, length in lengths)
     return -np.log(np.sum(WEIGHTS * np.exp(exponents)))
@@ -25,7 +25,7 @@ def test_attenuation_is_beer_lambert_summed_over_energies():
     transmission, _ = attenuate(RAYS)
     expected = [log_signal(*(RAYS[m][i] for m in MATERIALS)) for i in range(4)]
     np.testing.assert_allclose(-np.log(transmission[:4]), expected, atol=2e-5)
-    assert 0 < transmission[4] < 1e-20  # nothing passes 10 m of steel, and the logarithm is finite
+    assert 0 < transmission[4] < 1e-20  # the signal behind 10 m of steel is finite
 
 
 def test_sensitivity_is_the_derivative_by_bone():
@@ -38,7 +38,7 @@ def test_sensitivity_is_the_derivative_by_bone():
 
 
 def test_the_beam_hardens():
-    """Each further centimetre of bone attenuates less, from the mean coefficient downwards."""
+    """Each further centimetre of bone attenuates less; thin bone has the mean coefficient."""
     lengths = np.array([0.01, 10.0, 20.0, 30.0])
     signal = np.array([log_signal(bone=length) for length in lengths])
     assert signal[0] / 0.01 == pytest.approx(WEIGHTS @ ATTENUATION["bone"], rel=1e-2)
@@ -49,7 +49,7 @@ def test_the_beam_hardens():
 
 
 def test_coefficients_agree_with_published_ones_at_50_kev():
-    """NIST SRD 126: mass attenuation in cm2/g times density of the ICRU-44 tissues."""
+    """The reference is NIST SRD 126: mass attenuation in cm2/g times ICRU-44 density."""
     published = {"bone": 0.4242 * 1.92, "adipose": 0.2123 * 0.95, "soft": 0.2264 * 1.06}
     for material, per_cm in published.items():
         at_50 = np.exp(np.interp(np.log(50), np.log(ENERGY_KEV), np.log(ATTENUATION[material])))

@@ -1,4 +1,4 @@
-"""Tissue noise and interpolation against their definitions."""
+"""Tests of tissue noise and interpolation against their definitions."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_texture_has_the_stated_spectrum():
 
 
 def test_texture_varies_as_stated_up_to_one_cycle_per_mm():
-    """Pixels of 0.5 mm hold just that band, but for the corners of the frequency plane."""
+    """Pixels of 0.5 mm hold exactly that band, except for the corners of the frequency plane."""
     rng = np.random.default_rng(0)
     tiles = [
         draw_texture(rng, extent=50.0, pitch=0.5, exponent=1.5, deviation=0.04).values

@@ -1,4 +1,4 @@
-"""The truth against the rendered image."""
+"""Tests of the ground truth against the rendered image."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ def bone_image(femur, fracture, camera):
     height, width = SHAPE
     down = (np.arange(height) - 0.5 * (height - 1)) * SPACING
     right = (np.arange(width) - 0.5 * (width - 1)) * SPACING
-    places = [a.ravel().astype("f4") for a in np.meshgrid(down, right, indexing="ij")]
+    pixels = [a.ravel().astype("f4") for a in np.meshgrid(down, right, indexing="ij")]
     scene = Scene(femur, fracture, camera, (height * SPACING, width * SPACING))
-    return np.asarray(scene.lengths(*places)["bone"]).reshape(SHAPE)
+    return np.asarray(scene.lengths(*pixels)["bone"]).reshape(SHAPE)
 
 
 def at(image, points):
-    """Values of the image at [column, row]."""
+    """Values of the image at points [column, row]."""
     return map_coordinates(image, np.asarray(points)[:, ::-1].T, order=1, mode="nearest")
 
 
@@ -33,7 +33,7 @@ def at(image, points):
 def case(request):
     """A transverse fracture at mid-shaft whose distal fragment moved 6 mm sideways and 4 down."""
     rng = np.random.default_rng(2)
-    # With an even wall the ridge is where a circle's tangent touches it.
+    # With an even wall, the brightest ridge is where rays touch the inner circle.
     femur = draw_femur(rng, "AFF")._replace(cortex=5.0, lateral_cortex=0.0)
     fracture = draw_fracture(rng, femur, "AFF")
     fracture = fracture._replace(
@@ -58,7 +58,7 @@ def test_image_is_dark_between_the_fracture_lines_and_bright_beyond(case):
     lines = [np.array(line) for line in truth["fracture_lines"]]
     across = image[:, int(lines[0][:, 0].min()) : int(lines[0][:, 0].max())].mean(1)
     upper, lower = lines[0][:, 1].mean(), lines[1][:, 1].mean()
-    gap = (4.0 + 2.5) / SPACING  # the shift and the width of the line
+    gap = (4.0 + 2.5) / SPACING  # the displacement plus the width of the fracture line
     assert 4.0 / SPACING < lower - upper < 1.3 * gap
     middle = round(0.5 * (upper + lower))
     assert across[middle] < 0.1 * across[round(upper) - 8]
@@ -71,7 +71,7 @@ def test_image_is_dark_between_the_fracture_lines_and_bright_beyond(case):
 
 
 def test_periosteum_lies_at_the_edge_of_bone_and_endosteum_on_the_brightest_ridge(case):
-    """Across a tube the path is longest where the ray touches the inner wall."""
+    """The path across a tube is longest where the ray touches the inner wall."""
     *_, truth, image = case
     assert len(truth["cortices"]) == 4
     for cortex in truth["cortices"]:
@@ -83,7 +83,7 @@ def test_periosteum_lies_at_the_edge_of_bone_and_endosteum_on_the_brightest_ridg
         inward = (inner - outer) / np.linalg.norm(inner - outer, axis=1, keepdims=True)
         steps = np.linspace(-5, 20, 101)
         profile = np.mean([at(image, outer + s * inward) for s in steps], axis=1)
-        assert profile[steps < -1].max() < 0.1 * profile.max()  # nothing outside
+        assert profile[steps < -1].max() < 0.1 * profile.max()  # no bone outside
         assert steps[profile > 0.3 * profile.max()][0] == pytest.approx(0, abs=1.2)
         thickness = np.linalg.norm(inner - outer, axis=1).mean()
         near = (steps > 0) & (steps < 15)
@@ -91,7 +91,7 @@ def test_periosteum_lies_at_the_edge_of_bone_and_endosteum_on_the_brightest_ridg
         assert ridge == pytest.approx(thickness, abs=1.6)
 
 
-def test_sides_are_named_as_the_anatomy_says(case):
+def test_sides_have_their_anatomical_names(case):
     _, _, camera, view, truth, _ = case
     first, second = {"AP": ("lateral", "medial"), "lateral": ("anterior", "posterior")}[view]
     column = {c["side"]: np.mean(c["periosteum"], 0)[0] for c in truth["cortices"]}
@@ -111,18 +111,18 @@ def test_an_incomplete_fracture_line_is_lateral_only(case):
     assert columns.max() * SPACING == pytest.approx(1.12 * femur.shaft_radius, rel=0.12)
 
 
-def test_facts_of_a_patient_are_those_drawn():
+def test_description_of_a_patient_matches_the_drawn_values():
     rng = np.random.default_rng(5)
     femur = draw_femur(rng, "AFF")
     fracture = draw_fracture(rng, femur, "AFF")
     hardware = draw_hardware(rng, femur, fracture)._replace(implant=2, cast=5.0, splint=1.0)
-    facts = describe_patient(femur, fracture, hardware, "AFF")
-    assert (facts["label"], facts["implant"], facts["plaster"]) == ("AFF", "plate", "splint")
-    assert facts["complete"] == (fracture.reach == EVERYWHERE)
-    assert facts["below_lesser_trochanter_mm"] == pytest.approx(
+    truth = describe_patient(femur, fracture, hardware, "AFF")
+    assert (truth["label"], truth["implant"], truth["plaster"]) == ("AFF", "plate", "splint")
+    assert truth["complete"] == (fracture.reach == EVERYWHERE)
+    assert truth["below_lesser_trochanter_mm"] == pytest.approx(
         float(femur.lesser_trochanter) - fracture.height, abs=0.06
     )
-    turn = np.deg2rad(facts["rotation_deg"])
+    turn = np.deg2rad(truth["rotation_deg"])
     assert np.trace(fracture.rotation[1]) == pytest.approx(1 + 2 * np.cos(turn), abs=1e-3)
     for name in ("displacement_mm", "bow_radius_mm", "lateral_cortex_mm", "angle_deg"):
-        assert facts[name] >= 0
+        assert truth[name] >= 0

@@ -1,4 +1,4 @@
-"""Paths through bodies against closed forms and dense float64 sums."""
+"""Tests of paths through bodies against closed forms and dense float64 sums."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ AXES = np.eye(3, dtype=np.float32)
 
 
 def rays(right, near, far):
-    """From z = -1000 towards places right of the point (0, 0, 100), an oblique fan."""
+    """An oblique fan of rays from z = -1000 towards points to the right of (0, 0, 100)."""
     right = np.asarray(right, np.float32)
     ends = [np.full_like(right, t) for t in (near, far)]
     middle = np.array([0, 0, 1100], np.float32)
@@ -35,10 +35,10 @@ def rays(right, near, far):
 
 def closest(bundle):
     """Distance of each ray from the origin, in float64."""
-    place = bundle.middle.astype(float)[:, None]
-    place = place + np.outer(AXES[1], bundle.down) + np.outer(AXES[0], bundle.right)
-    place /= np.linalg.norm(place, axis=0)
-    return np.linalg.norm(np.cross(bundle.source.astype(float), place.T), axis=1)
+    direction = bundle.middle.astype(float)[:, None]
+    direction = direction + np.outer(AXES[1], bundle.down) + np.outer(AXES[0], bundle.right)
+    direction /= np.linalg.norm(direction, axis=0)
+    return np.linalg.norm(np.cross(bundle.source.astype(float), direction.T), axis=1)
 
 
 def test_points_lie_on_the_rays_at_equal_distances():
@@ -50,15 +50,15 @@ def test_points_lie_on_the_rays_at_equal_distances():
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "part"),
+    ("start", "end", "expected"),
     [(-1, -3, (0, 1)), (1, -3, (0.25, 1)), (-1, 3, (0, 0.25)), (1, 3, None), (0, 2, None)],
 )
-def test_inside_is_where_a_line_is_negative(start, end, part):
+def test_inside_is_where_a_line_is_negative(start, end, expected):
     first, last = (float(v) for v in inside(jnp.float32(start), jnp.float32(end)))
-    if part is None:
+    if expected is None:
         assert last - first == 0
     else:
-        assert (first, last) == pytest.approx(part)
+        assert (first, last) == pytest.approx(expected)
 
 
 def test_overlap_of_intervals():
@@ -77,7 +77,7 @@ def test_path_through_a_sphere_is_the_chord():
 
 
 def test_a_wall_thinner_than_the_distance_of_nodes_is_not_lost():
-    """A tube 1.2 mm thick, nodes 2.7 mm apart: the difference of two chords."""
+    """The path in a wall of 1.2 mm, with nodes 2.7 mm apart, is the difference of two chords."""
     outer, inner = 14.0, 12.8
     right = np.linspace(-9, 9, 21).astype(np.float32)
     near, far = np.full_like(right, 935.0), np.full_like(right, 1065.0)
@@ -107,7 +107,7 @@ def patients():
 
 
 def test_a_transverse_gap_is_missing_from_the_path_along_the_cortex(patients):
-    """Along the shaft, through the wall: 40 mm less the gap, however the nodes lie."""
+    """A path of 40 mm along the wall is shortened by the gap, wherever the nodes lie."""
     _, femur, fracture = next(c for c in patients if c[0] == "AFF" and c[2].reach < -100)
     fracture = fracture._replace(
         slope=np.zeros(2), medial_slope=0.0, spike=0.0, roughness=0.0, angle_deg=0.0, beak=0.0,
@@ -125,7 +125,7 @@ def test_a_transverse_gap_is_missing_from_the_path_along_the_cortex(patients):
 
 
 def test_few_nodes_agree_with_a_dense_sum(patients):
-    """Rays through fractures: 24 intervals against counting 2000 points inside."""
+    """Paths through fractures by 24 intervals equal the count of 2001 points inside."""
     rng = np.random.default_rng(0)
     errors = []
     for _, femur, fracture in patients[:4]:
@@ -147,12 +147,13 @@ def test_few_nodes_agree_with_a_dense_sum(patients):
         solid = (np.asarray(outer) < 0) & (region < 0)
         mineral = solid * np.where(np.asarray(inner) < 0, trabecular, 1.0)
         errors += [60 * np.abs(few[0] - mineral.mean(0)), 60 * np.abs(few[1] - solid.mean(0))]
-    assert np.mean(errors) < 0.2  # of up to 30 mm; a smeared surface errs by a step, 2.5 mm
+    # Paths are up to 30 mm long. A smeared surface would have errors of a step, 2.5 mm.
+    assert np.mean(errors) < 0.2
     assert np.quantile(errors, 0.95) < 1.6
 
 
 def test_soft_tissue_is_the_ellipse_of_the_thigh(patients):
-    """Straight through the thigh's middle from front to back, and 5 mm outside of it."""
+    """One ray passes the thigh's middle from front to back, the other 5 mm outside of the thigh."""
     _, femur, _ = patients[0]
     z = 0.5 * femur.length
     x, y = (float(v) for v in axis_at(femur, z))

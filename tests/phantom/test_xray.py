@@ -1,4 +1,4 @@
-"""Exposures against geometry, closed forms and rays traced at every pixel."""
+"""Tests of exposures against geometry, closed forms and rays traced at every pixel."""
 
 import jax
 import numpy as np
@@ -63,14 +63,14 @@ def test_lateral_side_of_a_right_leg_is_left_in_the_image():
         assert np.sign(camera.pixel(target + np.array([10.0, 0, 0]))[0]) == sign
 
 
-def test_picture_is_the_same_for_left_and_mirrored_right(patient):
+def test_image_is_the_same_for_left_and_mirrored_right(patient):
     z = patient[1].height
     left, right = (signal(patient, z, (24, 20), 8.0, laterality=side) for side in "LR")
     np.testing.assert_allclose(left, right[:, ::-1], atol=0.02)
 
 
 def test_rays_cross_two_cortices_and_the_canal(patient):
-    """Across the shaft the bone's path length peaks within each cortex and dips between."""
+    """Across the shaft, the path length in bone peaks in each cortex and is lower in between."""
     femur, fracture = patient
     z = plain_shaft(femur, fracture)
     camera = aim(shaft_target(femur, z), view="AP", laterality="L")
@@ -83,7 +83,7 @@ def test_rays_cross_two_cortices_and_the_canal(patient):
     assert width == pytest.approx(2 * femur.shaft_radius, rel=0.15)
     middle = bone[80]
     assert bone[40:80].max() > 1.3 * middle and bone[80:120].max() > 1.3 * middle
-    # Straight through: both walls, each as thick as the cortex.
+    # The central ray passes both walls, each as thick as the cortex.
     assert middle == pytest.approx(2 * femur.cortex, rel=0.2)
     assert lengths["adipose"][80] > femur.shaft_radius  # marrow and fat
     total = sum(length[80] for length in lengths.values())
@@ -91,7 +91,7 @@ def test_rays_cross_two_cortices_and_the_canal(patient):
 
 
 @pytest.mark.parametrize("view", ["AP", "lateral"])
-def test_few_rays_give_the_picture_of_a_ray_at_every_pixel(patient, view, monkeypatch):
+def test_sparse_rays_give_the_image_of_a_ray_at_every_pixel(patient, view, monkeypatch):
     _, fracture = patient
     shape, spacing = (300, 150), 0.2
     sparse = exposure(patient, fracture.height, shape, spacing, view=view)
@@ -113,12 +113,12 @@ def test_coarse_pixels_average_the_rays_of_fine_ones(patient):
 
 
 def test_scatter_lowers_contrast_by_the_scatter_fraction(patient):
-    """Scatter s times the open beam everywhere: log (1 + s) - log (T + s) in a small field."""
+    """Scatter of s times the mean m of the beam T gives log (1 + s) - log (T + s m)."""
     femur, fracture = patient
     z = plain_shaft(femur, fracture)
     primary = np.exp(-signal(patient, z, (8, 8), 0.5).astype(float))
     scattered = signal(patient, z, (8, 8), 0.5, scatter=0.4)
-    spread = primary.mean()  # 40 mm are much more than this field of 4 mm
+    spread = primary.mean()  # a spread of 40 mm is much wider than this field of 4 mm
     expected = np.log(1.4) - np.log(primary + 0.4 * spread)
     np.testing.assert_allclose(scattered, expected, atol=0.02)
 
@@ -137,14 +137,14 @@ def ball(centre, p):
 
 
 def test_an_implant_adds_its_chord_and_displaces_tissue(patient):
-    """A steel ball beside the shaft, against Beer-Lambert in float64."""
+    """A steel ball next to the shaft agrees with the Beer-Lambert law in float64."""
     femur, fracture = patient
     target = shaft_target(femur, plain_shaft(femur, fracture))
     camera = aim(target, view="AP", laterality="L")
-    place = target + np.array([35.0, 0.0, 0.0])
-    centre = tuple(np.float32(place))
+    position = target + np.array([35.0, 0.0, 0.0])
+    centre = tuple(np.float32(position))
     steel = Implant(jax.tree_util.Partial(ball, centre), "steel")
-    right, down = (np.float32([v]) for v in camera.pixel(place))
+    right, down = (np.float32([v]) for v in camera.pixel(position))
     lengths = [
         Scene(femur, fracture, camera, (60.0, 120.0), implants).lengths(down, right)
         for implants in ((), (steel,))
@@ -170,6 +170,6 @@ def test_one_compilation_serves_all_patients_and_sizes(patient):
     rng = np.random.default_rng(2)
     for label in ("AFF", "NFF") * 3:
         femur = draw_femur(rng, label)
-        one = femur, draw_fracture(rng, femur, label)
-        exposure(one, one[1].height, (20, 100), 2.0)
+        fracture = draw_fracture(rng, femur, label)
+        exposure((femur, fracture), fracture.height, (20, 100), 2.0)
     assert compiled() == before
