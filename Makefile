@@ -1,15 +1,16 @@
 # make demo   simulated radiographs in, runs/demo/report.html out
 # make test   ruff, pyright and pytest
 # make bench  speed against peers; ONLY=name for one measurement
+# make experiment  what generators, metrics and the simulator do; ONLY=name for one experiment
 PYTHON ?= python3
 STUDY ?= demo
 WORKDIR ?= runs/$(STUDY)
 export TF_CPP_MIN_LOG_LEVEL = 3
 # Without a GPU, training shares each batch between two devices made of the CPU's cores, which keeps
 # both busy (docs/decisions.md).
-demo bench: export JAX_NUM_CPU_DEVICES ?= 2
+demo bench experiment: export JAX_NUM_CPU_DEVICES ?= 2
 
-.PHONY: demo test bench
+.PHONY: demo test bench experiment
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -22,7 +23,10 @@ test: .venv/installed
 	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: .venv/installed
-	.venv/bin/python tools/benchmark.py $(if $(ONLY),--only $(ONLY))
+	.venv/bin/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+experiment: .venv/installed
+	.venv/bin/python -m benchmarks.experiments $(if $(ONLY),--only $(ONLY))
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'

@@ -5,7 +5,6 @@ import json
 import resource
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -13,22 +12,29 @@ from statistics import median
 import imagecodecs
 import numpy as np
 import pydicom
+from pydicom import uid
 from pydicom.encaps import get_frame
 
 from benchmarks import radiographs
-from benchmarks.environment import peer_python
-from benchmarks.machine import cpu
-from benchmarks.measurements import Found
-from benchmarks.records import ratio_of_rounds
+from benchmarks.machine import cpu, seconds
+from benchmarks.peer import peer_command
+from benchmarks.records import Goal, Result, measurement, ratio_of_rounds
 from femur_jax.data import codec
 from femur_jax.data.loader import Pool, random_patches
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.ingest.pipeline import ingest
 
-_PEER = Path(__file__).parent / "peers" / "patches_pydicom.py"
 _PATCH = 256
 _ROUNDS = 5
+_PATCHES = 300  # of a round
 _SIZES = (1.0, 2.0, 4.0, 9.0, 15.0)  # megapixels
+_SYNTAXES = {
+    "uncompressed": uid.ExplicitVRLittleEndian,
+    "RLE": uid.RLELossless,
+    "JPEG lossless": uid.JPEGLosslessSV1,
+    "JPEG-LS": uid.JPEGLSLossless,
+    "JPEG 2000": uid.JPEG2000Lossless,
+}
 _DECODERS = {
     "JPEG lossless": imagecodecs.jpeg8_decode,
     "JPEG-LS": imagecodecs.jpegls_decode,
@@ -36,39 +42,45 @@ _DECODERS = {
 }
 
 
-def ingest_over_codec() -> Found:
-    """Time of the codecs alone over that of the whole ingest, with one worker."""
+@measurement("x", Goal(">=", 0.7))
+def ingest_over_codec() -> Result:
+    """Speed of the whole ingest with one worker, over that of the bare codecs on the same files.
+
+    Files have 1 to 15 megapixels of 12 bits, uncompressed or as RLE, JPEG lossless, JPEG-LS and
+    JPEG 2000 lossless. The ingest reads, checks and decodes them, converts to grey values, finds
+    the crop, hashes, builds the pyramid, encodes all tiles, and writes the spool, the dataset and
+    its checksums; the limit only reads, decodes and encodes each picture as a whole.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = {
-            kind: [folder / "dicom" / f"{kind} {size}.dcm" for size in _SIZES]
-            for kind in radiographs.SYNTAXES
+            kind: [folder / "dicom" / f"{kind} {size}.dcm" for size in _SIZES] for kind in _SYNTAXES
         }
         _write(files)
         labels = folder / "labels.csv"
         _write_labels(labels, [path for paths in files.values() for path in paths])
         # Processes start once for a cohort, so their start is measured apart and left out.
-        start = min(_start(folder, folder / "tiny.csv", number) for number in range(3))
+        start = min(_start_seconds(folder, folder / "tiny.csv", number) for number in range(3))
         bare: dict[str, list[float]] = {kind: [] for kind in files}
-        own = []
+        ours = []
         for number in range(_ROUNDS):
             for kind, paths in files.items():
-                bare[kind].append(_seconds(_transcode_all, paths, kind))
+                bare[kind].append(seconds(_transcode_all, paths, kind))
             out = folder / f"dataset-{number}"
-            own.append(_seconds(_ingest, folder / "dicom", labels, out) - start)
+            ours.append(seconds(_ingest, folder / "dicom", labels, out) - start)
         ratio, spread = ratio_of_rounds(
-            [sum(times) for times in zip(*bare.values(), strict=True)], own
+            [sum(times) for times in zip(*bare.values(), strict=True)], ours
         )
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     megapixels = sum(_SIZES)
-    return Found(
+    return Result(
         value=ratio,
         spread=spread,
         device=cpu(),
         versions={"imagecodecs": imagecodecs.__version__, "pydicom": pydicom.__version__},
         details={
             "files": f"{len(_SIZES)} of {_SIZES} megapixels in each of {', '.join(files)}",
-            "MP/s": megapixels * len(files) / median(own),
+            "MP/s": megapixels * len(files) / median(ours),
             "MP/s of the codecs alone": ", ".join(
                 f"{kind} {megapixels / median(times):.1f}" for kind, times in bare.items()
             ),
@@ -79,8 +91,23 @@ def ingest_over_codec() -> Found:
     )
 
 
-def patches_over_pydicom(kind: str) -> Found:
-    """Random patches a second of 15-megapixel radiographs, over a loader that opens DICOM."""
+@measurement("x", Goal(">=", 100.0))
+def patches_over_pydicom() -> Result:
+    """Random 256 x 256 patches a second on one core, over a DataLoader on JPEG-lossless DICOM.
+
+    The sources have 15 megapixels. The peer is PyTorch's DataLoader with a dataset that opens a
+    file with pydicom (and gdcm) for each patch.
+    """
+    return _over_pydicom("JPEG lossless")
+
+
+@measurement("x", Goal(">=", 5.0))
+def patches_over_pydicom_uncompressed() -> Result:
+    """The same as patches_over_pydicom, from uncompressed DICOM."""
+    return _over_pydicom("uncompressed")
+
+
+def _over_pydicom(kind: str) -> Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = {kind: [folder / "dicom" / f"{n}.dcm" for n in range(6)]}
@@ -88,20 +115,20 @@ def patches_over_pydicom(kind: str) -> Found:
         labels = folder / "labels.csv"
         _write_labels(labels, files[kind])
         dataset = _ingest(folder / "dicom", labels, folder / "dataset")
-        peer, own, full = [], [], []
+        peer, ours, full = [], [], []
         for _ in range(_ROUNDS):
             peer.append(_peer_seconds(files[kind]))
-            own.append(_patch_seconds(_windows(dataset)))
+            ours.append(_patch_seconds(_windows(dataset)))
             full.append(_patch_seconds(_training_patches(dataset)))
-    ratio, spread = ratio_of_rounds(peer, own)
-    return Found(
+    ratio, spread = ratio_of_rounds(peer, ours)
+    return Result(
         value=ratio,
         spread=spread,
         device=cpu(),
         versions={"pydicom": pydicom.__version__},
         details={
             "source": kind,
-            "patches/s": 1 / median(own),
+            "patches/s": 1 / median(ours),
             "patches/s with the coarser level's crop, as diffusion trains": 1 / median(full),
             "patches/s of the DataLoader": 1 / median(peer),
             "rounds": _ROUNDS,
@@ -109,8 +136,12 @@ def patches_over_pydicom(kind: str) -> Found:
     )
 
 
-def patches_over_decode() -> Found:
-    """Patches a second over those of decoding their tiles from memory, and the cost by size."""
+@measurement("x", Goal(">=", 0.6))
+def patches_over_decode() -> Result:
+    """Random 256 x 256 patches a second, over the rate at which their tiles decode from memory.
+
+    The detail `cost from 15 megapixels over cost from 1` should be at most 1.2.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         datasets = {}
@@ -119,21 +150,21 @@ def patches_over_decode() -> Found:
             _write({"uncompressed": files}, sizes=[size] * 6)
             _write_labels(folder / "labels.csv", files)
             datasets[size] = _ingest(files[0].parent, folder / "labels.csv", folder / f"{size}")
-        bare, own, small = [], [], []
+        bare, ours, small = [], [], []
         tiles = _tiles(datasets[15.0])
         for _ in range(_ROUNDS):
-            bare.append(_seconds(_decode_all, tiles) / _PATCHES)
-            own.append(_patch_seconds(_windows(datasets[15.0])))
+            bare.append(seconds(_decode_all, tiles) / _PATCHES)
+            ours.append(_patch_seconds(_windows(datasets[15.0])))
             small.append(_patch_seconds(_windows(datasets[1.0])))
-    ratio, spread = ratio_of_rounds(bare, own)
-    return Found(
+    ratio, spread = ratio_of_rounds(bare, ours)
+    return Result(
         value=ratio,
         spread=spread,
         device=cpu(),
         details={
-            "patches/s from 15 megapixels": 1 / median(own),
+            "patches/s from 15 megapixels": 1 / median(ours),
             "patches/s from 1 megapixel": 1 / median(small),
-            "cost from 15 megapixels over cost from 1": median(own) / median(small),
+            "cost from 15 megapixels over cost from 1": median(ours) / median(small),
             "patches/s of decoding alone": 1 / median(bare),
             "tiles of a patch": len(tiles) / _PATCHES,
             "rounds": _ROUNDS,
@@ -141,17 +172,13 @@ def patches_over_decode() -> Found:
     )
 
 
-_PATCHES = 300
-"""Patches of a round."""
-
-
 def _write(files: dict[str, list[Path]], sizes: list[float] | None = None) -> None:
     for kind, paths in files.items():
         for seed, (path, size) in enumerate(zip(paths, sizes or _SIZES, strict=True)):
             path.parent.mkdir(exist_ok=True)
-            # Another seed for each syntax: equal pictures would count as duplicates.
+            # A seed for each syntax, since equal pictures would count as duplicates.
             pixels = radiographs.picture(size, seed + 100 * len(kind))
-            radiographs.write(path, pixels, radiographs.SYNTAXES[kind])
+            radiographs.write(path, pixels, _SYNTAXES[kind])
 
 
 def _write_labels(labels: Path, paths: list[Path]) -> None:
@@ -166,13 +193,13 @@ def _ingest(folder: Path, labels: Path, out: Path) -> RadiographDataset:
     return RadiographDataset(out)
 
 
-def _start(folder: Path, labels: Path, number: int) -> float:
-    """Seconds of an ingest of four pictures that take no time."""
+def _start_seconds(folder: Path, labels: Path, number: int) -> float:
+    """Seconds of an ingest of four pictures too small to take time themselves."""
     paths = [folder / "dicom" / f"tiny {number} {n}.dcm" for n in range(4)]
     for n, path in enumerate(paths):
-        radiographs.write(path, radiographs.picture(0.002, n), radiographs.SYNTAXES["uncompressed"])
+        radiographs.write(path, radiographs.picture(0.002, n), _SYNTAXES["uncompressed"])
     _write_labels(labels, paths)
-    return _seconds(_ingest, folder / "dicom", labels, folder / f"tiny-{number}")
+    return seconds(_ingest, folder / "dicom", labels, folder / f"tiny-{number}")
 
 
 def _transcode_all(paths: list[Path], kind: str) -> None:
@@ -181,7 +208,7 @@ def _transcode_all(paths: list[Path], kind: str) -> None:
 
 
 def _transcode(path: Path, kind: str) -> None:
-    """What no ingest can do without: reading, decoding, and encoding the picture."""
+    """Reads, decodes and encodes a picture, which every ingest must do."""
     dataset = pydicom.dcmread(path)
     if kind == "uncompressed":
         pixels = np.frombuffer(dataset.PixelData, np.uint16)
@@ -195,7 +222,7 @@ def _transcode(path: Path, kind: str) -> None:
 
 
 def _windows(dataset: RadiographDataset) -> Callable[[int], object]:
-    """Patches of the finest level alone, as plain loaders give them."""
+    """A function that draws patches of the finest level alone, as plain loaders do."""
     rng, size = np.random.default_rng(0), (_PATCH, _PATCH)
 
     def draw(_: int) -> np.ndarray:
@@ -215,16 +242,17 @@ def _training_patches(dataset: RadiographDataset) -> Callable[[int], object]:
 
 def _patch_seconds(draw: Callable[[int], object]) -> float:
     """Seconds for a patch, after some that open the files."""
-    for n in range(20):
-        draw(n)
-    begin = time.perf_counter()
-    for n in range(_PATCHES):
-        draw(n)
-    return (time.perf_counter() - begin) / _PATCHES
+
+    def draw_many(count: int) -> None:
+        for n in range(count):
+            draw(n)
+
+    draw_many(20)
+    return seconds(draw_many, _PATCHES) / _PATCHES
 
 
 def _tiles(dataset: RadiographDataset) -> list[bytes]:
-    """The tiles under _PATCHES random patches, as coded."""
+    """Encoded tiles that _PATCHES random patches touch."""
     rng, tiles = np.random.default_rng(1), []
     for _ in range(_PATCHES):
         height, width = dataset.level_sizes(0)[-1]
@@ -240,18 +268,12 @@ def _tiles(dataset: RadiographDataset) -> list[bytes]:
 
 
 def _peer_seconds(files: list[Path]) -> float:
-    """Seconds for a patch of the student's loader, in a process of its own."""
-    command = [str(peer_python()), str(_PEER), *map(str, files)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)["seconds_per_patch"]
+    """Seconds for a patch of the student's loader, in a separate process."""
+    command = peer_command("patches_pydicom.py", *files)
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(process.stdout)["seconds_per_patch"]
 
 
 def _decode_all(tiles: list[bytes]) -> None:
     for tile in tiles:
         codec.decode(tile)
-
-
-def _seconds(work: Callable[..., object], *arguments: object) -> float:
-    begin = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - begin

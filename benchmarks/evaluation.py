@@ -1,4 +1,4 @@
-"""Metrics between two sets of features against torch-fidelity and prdc."""
+"""Metrics between two sets of features against torch-fidelity and prdc, and neighbour search."""
 
 import json
 import resource
@@ -6,18 +6,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import peer_python
-from benchmarks.machine import cpu
-from benchmarks.measurements import Found
-from benchmarks.records import ratio_of_rounds
+from benchmarks.machine import ROOT, cpu
+from benchmarks.peer import PeerProcess
+from benchmarks.records import Goal, Result, measurement, ratio_of_rounds
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance, unbiased_mmd2
 from femur_jax.evaluation.manifold import manifold
 from femur_jax.evaluation.neighbours import k_nearest
@@ -26,81 +23,86 @@ _SAMPLES, _DIM = 10_000, 2048
 _ROUNDS = 3
 _PEERS = {"torch-fidelity": "0.4.0", "prdc": "0.2"}
 
+Metrics = dict[str, float]
 
-def metrics_over_torch_fidelity() -> Found:
-    """Speed of FID, KID and precision with recall together, over torch-fidelity's.
 
-    Raises:
-        RuntimeError: The values differ.
+@measurement("x", Goal(">=", 1.0))
+def metrics_over_torch_fidelity() -> Result:
+    """Speed of FID, KID, precision and recall on features, over torch-fidelity's at equal results.
+
+    Two sets of 10,000 x 2048 simulated features resemble Inception's. Both sides compute what they
+    publish as usual: KID from 10 disjoint subsets of 1000 here, from 100 random ones there, so its
+    values agree within standard errors; that of one given subset, FID, precision and recall agree
+    to rounding. The value is the ratio of the median times of rounds that take turns.
     """
 
-    def own(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
+    def metrics(real: np.ndarray, synthetic: np.ndarray) -> Metrics:
         kid = kernel_distance(real, synthetic)
-        found = manifold(real, synthetic, k=3)
+        overlap = manifold(real, synthetic, k=3)
         return {
             "fid": frechet_distance(real, synthetic),
             "kid": kid.value,
             "kid error": kid.standard_error,
             "first thousand": unbiased_mmd2(real[:1000], synthetic[:1000]),
-            "precision": found.precision,
-            "recall": found.recall,
+            "precision": overlap.precision,
+            "recall": overlap.recall,
         }
 
-    def check(mine: dict[str, float], peer: dict[str, float]) -> dict[str, float]:
+    def differences(ours: Metrics, peer: Metrics) -> Metrics:
         return {
-            "fid, relative": abs(mine["fid"] / peer["frechet_inception_distance"] - 1) / 1e-5,
-            "kid of one subset, relative": abs(mine["first thousand"] / peer["first thousand"] - 1)
+            "fid, relative": abs(ours["fid"] / peer["frechet_inception_distance"] - 1) / 1e-5,
+            "kid of one subset, relative": abs(ours["first thousand"] / peer["first thousand"] - 1)
             / 1e-3,
-            "kid, in standard errors": abs(mine["kid"] - peer["kernel_inception_distance_mean"])
-            / (4 * mine["kid error"]),
-            "precision": abs(mine["precision"] - peer["precision"]) / 1e-3,
-            "recall": abs(mine["recall"] - peer["recall"]) / 1e-3,
+            "kid, in standard errors": abs(ours["kid"] - peer["kernel_inception_distance_mean"])
+            / (4 * ours["kid error"]),
+            "precision": abs(ours["precision"] - peer["precision"]) / 1e-3,
+            "recall": abs(ours["recall"] - peer["recall"]) / 1e-3,
         }
 
-    return _over(("fid", "kid", "prc"), own, check)
+    return _over_peer(("fid", "kid", "prc"), metrics, differences)
 
 
-def prdc_over_prdc() -> Found:
-    """Speed of precision, recall, density and coverage, over prdc's.
+@measurement("x", Goal(">=", 1.0))
+def prdc_over_prdc() -> Result:
+    """Speed of precision, recall, density and coverage, over the package prdc's at equal results.
 
-    Raises:
-        RuntimeError: The values differ.
+    The features are those of metrics_over_torch_fidelity, with 5 neighbours.
     """
 
-    def own(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
+    def metrics(real: np.ndarray, synthetic: np.ndarray) -> Metrics:
         return vars(manifold(real, synthetic, k=5)).copy()
 
-    def check(mine: dict[str, float], peer: dict[str, float]) -> dict[str, float]:
-        return {name: abs(value - peer[name]) / 1e-3 for name, value in mine.items()}
+    def differences(ours: Metrics, peer: Metrics) -> Metrics:
+        return {name: abs(value - peer[name]) / 1e-3 for name, value in ours.items()}
 
-    return _over(("prdc",), own, check)
+    return _over_peer(("prdc",), metrics, differences)
 
 
-def neighbour_search_gib() -> Found:
-    """Peak memory of a process that searches among 100,000 patches of 32 x 32 pixels."""
+@measurement("GiB", Goal("<=", 2.0))
+def neighbour_search_gib() -> Result:
+    """Peak memory of a search for 50 nearest neighbours among 100,000 patches of 32 x 32 pixels.
+
+    The whole process is counted, with the patches in float32 (0.38 GiB) and the libraries.
+    """
     script = "from benchmarks.evaluation import search_patches; search_patches()"
-    answer = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[1],
-        check=True,
-        capture_output=True,
-        text=True,
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    found = json.loads(answer.stdout)
-    return Found(value=found.pop("GiB"), device=cpu(), details=found)
+    numbers = json.loads(process.stdout)
+    return Result(value=numbers.pop("GiB"), device=cpu(), details=numbers)
 
 
 def search_patches() -> None:
-    """What the process does; prints its memory and time as JSON."""
+    """Searches for neighbours, then prints the process's peak memory and the speed as JSON."""
     rng = np.random.default_rng(0)
     patches = rng.standard_normal((100_000, 1024), np.float32)
     queries = patches[:2000] + np.float32(0.1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
-    found = k_nearest(queries, patches, 50)
-    seconds = time.perf_counter() - begin
-    if not np.array_equal(found.index[:, 0], np.arange(2000)):
-        raise RuntimeError("the search does not find what was planted")
+    start_time = time.perf_counter()
+    neighbours = k_nearest(queries, patches, 50)
+    seconds = time.perf_counter() - start_time
+    if not np.array_equal(neighbours.index[:, 0], np.arange(2000)):
+        raise RuntimeError("the search does not find the nearest patches")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         json.dumps(
@@ -114,46 +116,54 @@ def search_patches() -> None:
     )
 
 
-def _over(
-    measurements: tuple[str, ...],
-    own: Callable[[np.ndarray, np.ndarray], dict[str, float]],
-    check: Callable[[dict[str, float], dict[str, float]], dict[str, float]],
-) -> Found:
-    """Rounds in turn with the peer; `check` gives differences over what they may be."""
+def _over_peer(
+    questions: tuple[str, ...],
+    metrics: Callable[[np.ndarray, np.ndarray], Metrics],
+    differences: Callable[[Metrics, Metrics], Metrics],
+) -> Result:
+    """Speed of metrics over the peer's, in rounds that take turns.
+
+    Args:
+        questions: The metrics' names in benchmarks/peers/metrics.py.
+        metrics: The same metrics in femur_jax.
+        differences: A function that divides differences by the tolerated ones.
+
+    Raises:
+        RuntimeError: A difference is not tolerated.
+    """
     with tempfile.TemporaryDirectory() as name:
         real, synthetic = _features(Path(name))
         rounds = []
-        with _peer(Path(name)) as (about, ask):
+        with PeerProcess("metrics.py", name) as peer:
             for _ in range(_ROUNDS):
-                begin = time.perf_counter()
-                mine = own(real, synthetic)
-                own_seconds = time.perf_counter() - begin
-                answers = [ask(measurement) for measurement in measurements]
-                rounds.append((own_seconds, sum(answer["seconds"] for answer in answers)))
-    peer = {key: value for answer in answers for key, value in answer.items()}
-    differences = check(mine, peer)
-    if max(differences.values()) > 1:
-        raise RuntimeError(f"the values differ: {mine} against {peer}")
-    own_seconds, peer_seconds = zip(*rounds, strict=True)
-    ratio, spread = ratio_of_rounds(peer_seconds, own_seconds)
-    return Found(
+                start_time = time.perf_counter()
+                ours = metrics(real, synthetic)
+                our_seconds = time.perf_counter() - start_time
+                answers = [peer.ask(question) for question in questions]
+                rounds.append((our_seconds, sum(answer["seconds"] for answer in answers)))
+    peer_values = {key: value for answer in answers for key, value in answer.items()}
+    if max(differences(ours, peer_values).values()) > 1:
+        raise RuntimeError(f"the values differ: {ours} against {peer_values}")
+    our_seconds, peer_seconds = zip(*rounds, strict=True)
+    ratio, spread = ratio_of_rounds(peer_seconds, our_seconds)
+    return Result(
         value=ratio,
         spread=spread,
         device=cpu(),
-        versions={"torch": about["torch"], **_PEERS},
+        versions={"torch": peer.about["torch"], **_PEERS},
         details={
             "features": f"{_SAMPLES} x {_DIM}, twice",
-            "seconds": median(own_seconds),
+            "seconds": median(our_seconds),
             "seconds of the peer": median(peer_seconds),
             "rounds": _ROUNDS,
-            "values": mine,
-            "PyTorch's threads": about["threads"],
+            "values": ours,
+            "PyTorch's threads": peer.about["threads"],
         },
     )
 
 
 def _features(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Like Inception's: never negative, with few strong directions and many weak ones."""
+    """Features like Inception's: never negative, with few strong directions and many weak ones."""
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((64, _DIM)) * np.geomspace(1, 0.05, 64)[:, None] / 8
     sets = []
@@ -163,27 +173,3 @@ def _features(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         sets.append(np.maximum(0.4 + shift + strong + weak, 0).astype(np.float32))
         np.save(folder / f"{name}.npy", sets[-1])
     return sets[0], sets[1]
-
-
-@contextmanager
-def _peer(folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[str], dict[str, Any]]]]:
-    """The process of benchmarks/peers/metrics.py; idle between rounds."""
-    script = Path(__file__).parent / "peers" / "metrics.py"
-    process = subprocess.Popen(
-        [str(peer_python()), str(script), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def ask(measurement: str) -> dict[str, Any]:
-        print(measurement, file=stdin, flush=True)
-        return json.loads(stdout.readline())
-
-    try:
-        yield json.loads(stdout.readline()), ask
-    finally:
-        stdin.close()
-        process.wait()

@@ -2,9 +2,13 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from femur_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+"""The repository's root folder."""
 
 _TOLERATED = 0.1  # of all cores
 _OBSERVED_SECONDS = 2.0
@@ -18,8 +22,8 @@ def cpu() -> str:
 
 
 def has_gpu() -> bool:
-    """Whether JAX finds one."""
-    import jax  # takes a second, which is no part of --help
+    """Whether JAX finds a GPU."""
+    import jax  # here, since processes whose memory is measured import this module
 
     try:
         return bool(jax.devices("gpu"))
@@ -28,14 +32,21 @@ def has_gpu() -> bool:
 
 
 def device_name(platform: str) -> str:
-    """Of the processor for "cpu", of the first GPU for "gpu"."""
+    """Name of the processor for "cpu", of the first GPU for "gpu"."""
     import jax
 
     return cpu() if platform == "cpu" else jax.devices(platform)[0].device_kind
 
 
+def seconds(work: Callable[..., object], *arguments: object) -> float:
+    """Wall time of a call."""
+    start_time = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start_time
+
+
 def require_idle() -> None:
-    """Watches for a moment, in which nothing should run.
+    """Watches the processor for a moment, in which nothing should run.
 
     Other work does not slow all peers alike: threads that wait for each other at barriers, as
     PyTorch's do, lose several times more than others.

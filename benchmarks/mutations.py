@@ -1,4 +1,4 @@
-"""What becomes of radiographs whose bytes were changed or cut off."""
+"""Radiographs whose bytes were changed or cut off, and what reading them gives."""
 
 import multiprocessing
 import re
@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import cpu
-from benchmarks.measurements import Found
+from benchmarks.machine import ROOT, cpu
+from benchmarks.radiographs import picture, write
+from benchmarks.records import Goal, Result, measurement
 from femur_jax.ingest.dicom import Picture, read_dicom
 from femur_jax.ingest.rejection import RejectedFileError
-from tests.ingest.conftest import LOSSLESS, LOSSY, smooth_values, write_dicom
+from femur_jax.phantom.hospital import COMMON_SYNTAXES, RARE_SYNTAXES
 
-NUMBER = 2000
-SECONDS = 20.0
-"""Reading that takes longer counts as a hang."""
-
-_REAL = Path(__file__).parents[2] / "shared" / "data" / "radiographs" / "dicom"
+_NUMBER = 2000
+_SECONDS = 20.0  # reading that takes longer counts as a hang
+_MEGAPIXELS = 0.08
+_REAL = ROOT.parent / "shared" / "data" / "radiographs" / "dicom"
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
@@ -29,45 +29,52 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     if rng.random() < 0.25:
         return data[: rng.integers(len(data))]
     changed = np.frombuffer(data, np.uint8).copy()
-    places = rng.integers(len(data), size=rng.integers(1, 9))
-    changed[places] ^= rng.integers(1, 256, size=len(places), dtype=np.uint8)
+    positions = rng.integers(len(data), size=rng.integers(1, 9))
+    changed[positions] ^= rng.integers(1, 256, size=len(positions), dtype=np.uint8)
     return changed.tobytes()
 
 
 def outcome(path: Path, original: Picture) -> str:
-    """'rejected', 'unchanged', or what is wrong: 'pixels' or other 'facts'."""
+    """'rejected', 'unchanged', or what differs from the original: 'pixels' or other 'facts'."""
     try:
-        picture = read_dicom(path, _no_pseudonym)
+        read = read_dicom(path, _no_pseudonym)
     except RejectedFileError:
         return "rejected"
-    if not np.array_equal(picture.pixels, original.pixels):
+    if not np.array_equal(read.pixels, original.pixels):
         return "pixels"
     facts = ("crop", "spacing_mm", "spacing_source", "source")
-    same = all(getattr(picture, fact) == getattr(original, fact) for fact in facts)
+    same = all(getattr(read, fact) == getattr(original, fact) for fact in facts)
     return "unchanged" if same else "facts"
 
 
-def undetected() -> Found:
-    """Mutates radiographs of every transfer syntax and reads them in a process of its own."""
+@measurement("of 2000", Goal("<=", 0.0))
+def undetected_mutations() -> Result:
+    """Damaged radiographs on which reading crashed or took longer than 20 seconds.
+
+    Files of every transfer syntax, simulated and real (where the real ones are available), are
+    cut off anywhere or have one to eight bytes changed. Each is read in a separate process. The
+    details count, for each transfer syntax, those that were rejected, read with the original's
+    pixels, and read with other pixels or other facts, which no reader can notice.
+    """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     cut: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         files = list(_files(Path(folder)))
         reader = _Reader()
         peak = 0
-        for number in range(NUMBER):
+        for number in range(_NUMBER):
             path, original = files[number % len(files)]
             rng = np.random.default_rng([7, number])
-            change = Path(folder) / "changed"
+            damaged = Path(folder) / "damaged"
             whole = path.read_bytes()
-            change.write_bytes(mutated(whole, rng))
-            found, peak_now = reader.read(change, path)
+            damaged.write_bytes(mutated(whole, rng))
+            result, peak_now = reader.read(damaged, path)
             peak = max(peak, peak_now)
-            is_cut = change.stat().st_size < len(whole)
-            (cut if is_cut else counts[original.source.syntax])[found] += 1
+            is_cut = damaged.stat().st_size < len(whole)
+            (cut if is_cut else counts[original.source.syntax])[result] += 1
         reader.stop()
     total = sum(counts.values(), cut)
-    return Found(
+    return Result(
         value=float(total["crashed"] + total["hung"]),
         device=cpu(),
         details={
@@ -80,11 +87,10 @@ def undetected() -> Found:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Picture]]:
-    """A made-up picture in every syntax, and the real radiographs where they are."""
-    for name, syntax in (LOSSLESS | LOSSY).items():
-        bits = 8 if name == "JPEG baseline" else 12
-        values = smooth_values(bits, shape=(300, 260))
-        path = write_dicom(folder / name, values, syntax=syntax, bits=bits)
+    """A simulated picture in every syntax, and the real radiographs where they are available."""
+    for number, syntax in enumerate((*COMMON_SYNTAXES, *RARE_SYNTAXES)):
+        path = folder / str(number)
+        write(path, picture(_MEGAPIXELS, seed=0), syntax)
         yield path, _read(path)
     for path in sorted(_REAL.glob("*.dcm")):
         try:
@@ -104,7 +110,7 @@ def _no_pseudonym(kind: str, name: str) -> str:
 
 
 class _Reader:
-    """A process that reads files, started anew when one kills it."""
+    """A process that reads files, started again when a file kills it."""
 
     def __init__(self):
         self._start()
@@ -120,16 +126,17 @@ class _Reader:
         """The outcome, which may be 'crashed' or 'hung', and the process's peak memory in MiB."""
         self._pipe.send((path, original))
         try:
-            if self._pipe.poll(SECONDS):
+            if self._pipe.poll(_SECONDS):
                 return self._pipe.recv()
-            found = "hung"
+            failure = "hung"
         except EOFError:
-            found = "crashed"
+            failure = "crashed"
         self.stop()
         self._start()
-        return found, 0
+        return failure, 0
 
     def stop(self) -> None:
+        """Ends the process."""
         self._process.kill()
         self._process.join()
 
@@ -141,7 +148,7 @@ def _serve(pipe: Connection) -> None:
         path, original = pipe.recv()
         if original not in originals:
             originals[original] = _read(original)
-        found = outcome(path, originals[original])
-        # getrusage would tell the peak of the process that started this one.
+        result = outcome(path, originals[original])
+        # getrusage would give the peak of the process that started this one.
         [peak] = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-        pipe.send((found, int(peak) // 1024))
+        pipe.send((result, int(peak) // 1024))

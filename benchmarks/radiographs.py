@@ -2,22 +2,15 @@
 
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from jaxtyping import UInt16
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
 from scipy import ndimage
 
+from femur_jax.phantom.encoding import set_pixels
+
 BITS = 12
-SYNTAXES = {
-    "uncompressed": uid.ExplicitVRLittleEndian,
-    "RLE": uid.RLELossless,
-    "JPEG lossless": uid.JPEGLosslessSV1,
-    "JPEG-LS": uid.JPEGLSLossless,
-    "JPEG 2000": uid.JPEG2000Lossless,
-}
 
 
 def picture(megapixels: float, seed: int) -> UInt16[np.ndarray, "height width"]:
@@ -32,35 +25,15 @@ def picture(megapixels: float, seed: int) -> UInt16[np.ndarray, "height width"]:
 
 
 def write(path: Path, pixels: UInt16[np.ndarray, "height width"], syntax: uid.UID) -> None:
-    """Writes a minimal file of 12 bits in 16."""
+    """Writes a minimal file of 12 bits in 16; JPEG baseline keeps the upper 8 of the 12 bits."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
     dataset.SOPInstanceUID = uid.generate_uid(entropy_srcs=[path.name])
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, BITS, BITS - 1
-    dataset.PixelRepresentation = 0
-    if syntax == uid.RLELossless:
-        dataset.compress(syntax, pixels, encoding_plugin="pylibjpeg", generate_instance_uid=False)
-    elif syntax.is_encapsulated:
-        dataset.add_new("PixelData", "OB", encapsulate([_codestream(pixels, syntax)]))
-        dataset["PixelData"].is_undefined_length = True
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    if syntax == uid.JPEGBaseline8Bit:
+        set_pixels(dataset, (pixels >> BITS - 8).astype(np.uint8), 8)
     else:
-        dataset.add_new("PixelData", "OW", pixels.tobytes())
+        set_pixels(dataset, pixels, BITS)
     dataset.save_as(path, enforce_file_format=True)
-
-
-def _codestream(pixels: UInt16[np.ndarray, "height width"], syntax: uid.UID) -> bytes:
-    if syntax == uid.JPEGLosslessSV1:
-        return bytes(
-            imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=BITS)
-        )
-    if syntax == uid.JPEGLSLossless:
-        return bytes(imagecodecs.jpegls_encode(pixels))
-    return bytes(
-        imagecodecs.jpeg2k_encode(
-            pixels, codecformat="j2k", level=0, reversible=True, bitspersample=BITS
-        )
-    )

@@ -1,22 +1,25 @@
-"""What measurements found: results.json, and RESULTS.md made from it."""
+"""Measurements, their results, and the files that keep the newest result of each."""
 
+import inspect
 import json
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from femur_jax.errors import UserError
 from femur_jax.files import write_atomically
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound that a value shall keep, such as >= 1.
+    """A bound that a value should keep, such as >= 1.
 
     Attributes:
-        relation: ">=" or "<=".
-        bound: In the value's unit.
+        relation: Either ">=" or "<=".
+        bound: The bound in the value's unit.
     """
 
     relation: str
@@ -30,105 +33,174 @@ class Goal:
         return f"{self.relation} {self.bound:g}"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One measurement on one device, the newest.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a measurement returns.
 
     Attributes:
-        name: Of the measurement.
-        about: What was measured, and how.
-        value: In `unit`.
-        unit: "x" for a ratio.
-        spread: Smallest and largest value over the rounds; None of a single round.
-        goal: What the value shall be.
-        device: That the measured code ran on.
-        versions: Of Python and of the libraries that matter.
-        date: ISO 8601.
-        command: Repeats the measurement.
-        details: Whatever else was found, as JSON.
+        value: The measured value in the measurement's unit.
+        device: The device that the measured code ran on.
+        spread: Smallest and largest value over the rounds; None for a single round.
+        versions: Versions of the libraries that matter.
+        details: Further numbers by name, as JSON holds them.
+    """
+
+    value: float
+    device: str
+    spread: tuple[float, float] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Result):
+    """The newest result of one measurement on one device.
+
+    Attributes:
+        name: The measurement's name.
+        date: Day of the measurement, ISO 8601.
+    """
+
+    name: str
+    date: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A function that measures, and the goal of its value.
+
+    Attributes:
+        name: Name of the function.
+        about: The function's docstring: what is measured and how.
+        unit: Unit of the value; "x" for a ratio.
+        goal: Bound that the value should keep.
+        gpu: Whether the measurement needs a GPU.
+        run: The function itself.
     """
 
     name: str
     about: str
-    value: float
     unit: str
-    spread: tuple[float, float] | None
     goal: Goal
-    device: str
-    versions: dict[str, str]
-    date: str
-    command: str
-    details: dict[str, Any]
+    gpu: bool
+    run: Callable[[], Result]
+
+
+def measurement(
+    unit: str, goal: Goal, *, gpu: bool = False
+) -> Callable[[Callable[[], Result]], Measurement]:
+    """Makes a function a measurement of the same name; RESULTS.md shows its docstring."""
+
+    def decorate(run: Callable[[], Result]) -> Measurement:
+        return Measurement(run.__name__, inspect.getdoc(run) or "", unit, goal, gpu, run)
+
+    return decorate
+
+
+def measurements_in(modules: Iterable[ModuleType]) -> dict[str, Measurement]:
+    """All measurements of some modules, by name."""
+    return {
+        item.name: item
+        for module in modules
+        for item in vars(module).values()
+        if isinstance(item, Measurement)
+    }
 
 
 def ratio_of_rounds(
-    peer: Sequence[float], own: Sequence[float]
+    peer: Sequence[float], ours: Sequence[float]
 ) -> tuple[float, tuple[float, float]]:
-    """How many times faster than its peer something is.
+    """How many times faster than its peer femur_jax is.
 
     Args:
-        peer: Seconds in each round.
-        own: The same of what is measured, in the same rounds.
+        peer: Seconds of the peer in each round.
+        ours: Seconds of femur_jax in the same rounds.
 
     Returns:
         The ratio of the medians; the smallest and the largest ratio within a round.
     """
-    ratios = [p / o for p, o in zip(peer, own, strict=True)]
-    return statistics.median(peer) / statistics.median(own), (min(ratios), max(ratios))
+    ratios = [p / o for p, o in zip(peer, ours, strict=True)]
+    return statistics.median(peer) / statistics.median(ours), (min(ratios), max(ratios))
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file; none where there is no file."""
+    """The records in a file; an empty list without the file."""
     if not path.is_file():
         return []
     return [
-        Record(**entry | {"goal": Goal(**entry["goal"]), "spread": _pair(entry["spread"])})
+        Record(**entry | {"spread": entry["spread"] and tuple(entry["spread"])})
         for entry in json.loads(path.read_text())
     ]
 
 
 def merge(records: Sequence[Record], new: Record) -> list[Record]:
-    """Puts a record in the place of the one of its name and device; sorted by these."""
-    kept = {(record.name, record.device): record for record in records}
-    kept[new.name, new.device] = new
-    return [kept[key] for key in sorted(kept)]
+    """Adds a record, which replaces the one of the same name and device; sorted by these."""
+    merged = {(record.name, record.device): record for record in records}
+    merged[new.name, new.device] = new
+    return [merged[key] for key in sorted(merged)]
 
 
 def write(records: Sequence[Record], path: Path) -> None:
-    """Writes results.json, and RESULTS.md beside it."""
-    write_atomically(path, json.dumps([asdict(record) for record in records], indent=1) + "\n")
-    write_atomically(path.with_name("RESULTS.md"), markdown(records))
+    """Writes records to a file, which `read` reads."""
+    entries = [{"name": record.name, "date": record.date} | asdict(record) for record in records]
+    write_atomically(path, json.dumps(entries, indent=1) + "\n")
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """A table of all records, then what is to be said of each."""
+def markdown(
+    records: Sequence[Record],
+    measurements: Mapping[str, Measurement],
+    *,
+    title: str,
+    target: str,
+) -> str:
+    """A page with a table of all records, and a section on each.
+
+    Args:
+        records: The records to show.
+        measurements: The measurements by name, which give the text.
+        title: Heading of the page.
+        target: The target of make that measures.
+
+    Raises:
+        UserError: A record belongs to a measurement that does not exist.
+    """
+    if unknown := sorted({record.name for record in records} - measurements.keys()):
+        raise UserError(
+            f"results.json has records of {', '.join(unknown)}, which `make {target}` does not "
+            "measure; delete them from the file."
+        )
     lines = [
-        "# Benchmarks",
+        f"# {title}",
         "",
-        "Made from results.json by `make bench`; do not edit.",
+        f"Generated from results.json and docstrings by `make {target}`; do not edit.",
         "",
         "| Measurement | Value | Smallest to largest | Goal | Met | Device | Date |",
         "|---|---|---|---|---|---|---|",
     ]
-    for r in records:
-        spread = "one round" if r.spread is None else f"{r.spread[0]:.3g} to {r.spread[1]:.3g}"
-        lines.append(
-            f"| {r.name} | {r.value:.3g} {r.unit} | {spread} | {r.goal} "
-            f"| {'yes' if r.goal.met(r.value) else 'no'} | {r.device} | {r.date} |"
-        )
-    for r in records:
-        versions = ", ".join(f"{name} {number}" for name, number in r.versions.items())
-        lines += ["", f"## {r.name} on {r.device}", "", r.about, "", f"Run `{r.command}`.", ""]
-        lines += [f"- {name}: {_show(value)}" for name, value in r.details.items()]
+    for record in records:
+        measured = measurements[record.name]
+        spread, goal = record.spread, measured.goal
+        value = f"{record.value:.4g} {measured.unit}".strip()
+        extent = "one round" if spread is None else f"{spread[0]:.4g} to {spread[1]:.4g}"
+        met = "yes" if goal.met(record.value) else "no"
+        cells = (record.name, value, extent, str(goal), met, record.device, record.date)
+        lines.append(f"| {' | '.join(cells)} |")
+    for record in records:
+        about = measurements[record.name].about
+        versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+        lines += ["", f"## {record.name} on {record.device}", "", about, ""]
+        lines += [f"Run `make {target} ONLY={record.name}`.", ""]
+        lines += [f"- {name}: {_formatted(value)}" for name, value in record.details.items()]
         lines += [f"- versions: {versions}"]
     return "\n".join(lines) + "\n"
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_show(item)}" for name, item in value.items())
+def _formatted(value: Any) -> str:
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else (("", item) for item in value)
+        return ", ".join(
+            f"{name} ({text})".strip() if "," in text else f"{name} {text}".strip()
+            for name, item in items
+            if (text := _formatted(item))
+        )
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if values is None else (values[0], values[1])

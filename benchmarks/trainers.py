@@ -1,9 +1,5 @@
-"""What takes turns in a measurement of training: our compiled step, and a peer's script."""
+"""Compiled training steps that are timed in turns with a peer's."""
 
-import json
-import subprocess
-import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,61 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.environment import peer_python
+from benchmarks.machine import seconds
 from femur_jax.data.loader import batches
-from femur_jax.data.radiograph import LABELS, Radiograph
-from femur_jax.data.records import encode
-from femur_jax.data.shards import DatasetWriter, RadiographDataset
-from femur_jax.training.loop import Task
+from femur_jax.training.task import Task
 
-_PEERS = Path(__file__).parent / "peers"
 _PRODUCT, _PRODUCTS = 8192, 5  # rows and columns, and how many products are timed
-
-
-class PeerProcess:
-    """A peer's script as a process of its own, idle between rounds.
-
-    It answers, with a line of JSON each, to its start and to every line written to it.
-    """
-
-    def __init__(self, script: str, folder: Path, *arguments: str):
-        """Starts a script of benchmarks/peers on a folder of what is exchanged."""
-        self._process = subprocess.Popen(
-            [str(peer_python()), str(_PEERS / script), str(folder), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.about: dict[str, Any] = self._answer()
-
-    def seconds(self, steps: int) -> float:
-        """Wall time that the peer took for some steps."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("The peer's process has ended; its traceback is above.")
-        return json.loads(line)
-
-    def __enter__(self) -> "PeerProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 class StepTrainer:
     """The training step as the loop compiles it, on one batch.
 
     Attributes:
-        state: After the steps so far.
-        batch: The batch.
+        state: The state after the steps so far.
+        batch: The batch of every step.
         flops: Floating-point operations of a step, as XLA counts them.
         gib: Memory that a step needs on each device.
     """
@@ -74,9 +28,9 @@ class StepTrainer:
         """Compiles the step for all devices of the CPU, or for one GPU.
 
         Args:
-            task: What is trained.
-            batch_size: Of all devices.
-            platform: "cpu" or "gpu".
+            task: The model in training.
+            batch_size: Samples of a batch, which the devices share.
+            platform: Either "cpu" or "gpu".
         """
         mesh = Mesh(np.array(platform_devices(platform)), ("data",))
         divided = NamedSharding(mesh, PartitionSpec("data"))
@@ -95,21 +49,51 @@ class StepTrainer:
             .compile()
         )
         cost, memory = self._update.cost_analysis(), self._update.memory_analysis()
-        assert cost and memory  # CPUs and GPUs tell both
+        assert cost and memory  # CPUs and GPUs report both
         self.flops = cost["flops"] * mesh.size
-        # The new state takes the place of the old one.
+        # The new state replaces the old one in memory.
         self.gib = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
 
     def seconds(self, steps: int) -> float:
-        begin = time.perf_counter()
+        """Wall time of some steps."""
+        return seconds(self._train, steps)
+
+    def _train(self, steps: int) -> None:
         for _ in range(steps):
             self.state, _ = self._update(self.state, self.batch, self._key)
         jax.block_until_ready(self.state)
-        return time.perf_counter() - begin
+
+
+def seconds_in_turns(
+    trainers: tuple[Any, ...], *, rounds: int, steps: int
+) -> tuple[tuple[float, ...], ...]:
+    """Seconds for some steps of each trainer in each round, after one step that is not counted."""
+    times = []
+    for _ in range(rounds):
+        row = []
+        for trainer in trainers:
+            trainer.seconds(1)
+            row.append(trainer.seconds(steps))
+        times.append(row)
+    return tuple(zip(*times, strict=True))
+
+
+def away_from_init(params: Any) -> Any:
+    """Parameters with noise: zeros in the last layers of new networks hide what is before them."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), params)
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree, named by their paths ("down/0/0/conv1/kernel")."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): value
+        for path, value in jax.tree.leaves_with_path(tree)
+    }
 
 
 def platform_devices(platform: str) -> list[Any]:
-    """All of the CPU, or the first GPU."""
+    """All devices of the CPU, or the first GPU."""
     return jax.devices(platform)[: 1 if platform == "gpu" else None]
 
 
@@ -118,20 +102,9 @@ def matrix_flops() -> float:
     product = jax.jit(lambda a, b: a @ b)
     keys = jax.random.split(jax.random.key(0))
     factors = [jax.random.normal(key, (_PRODUCT, _PRODUCT), jnp.bfloat16) for key in keys]
-    product(*factors).block_until_ready()
-    begin = time.perf_counter()
-    jax.block_until_ready([product(*factors) for _ in range(_PRODUCTS)])
-    return _PRODUCTS * 2 * _PRODUCT**3 / (time.perf_counter() - begin)
 
+    def multiply(times: int) -> None:
+        jax.block_until_ready([product(*factors) for _ in range(times)])
 
-def noise_dataset(folder: Path, patch: int) -> RadiographDataset:
-    """Radiographs of two levels and several shapes; what they show does not matter to speed."""
-    rng = np.random.default_rng(0)
-    with DatasetWriter(folder, patch=patch, provenance={"kind": "noise"}) as writer:
-        for n in range(8):
-            pixels = rng.integers(0, 2**16, (2 * patch, 2 * patch - 2 * n), np.uint16)
-            radiograph = Radiograph(
-                pixels, f"radiograph {n}", LABELS[n % len(LABELS)], f"patient {n}", "hospital", 0.5
-            )
-            writer.add(encode(radiograph, patch), "train")
-    return RadiographDataset(folder)
+    multiply(1)
+    return _PRODUCTS * 2 * _PRODUCT**3 / seconds(multiply, _PRODUCTS)

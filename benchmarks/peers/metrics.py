@@ -2,8 +2,8 @@
 
     python metrics.py FOLDER
 
-FOLDER holds real.npy and synthetic.npy, float32. Each line of the input names a measurement; the
-answer is a line of JSON with its seconds and values.
+FOLDER holds real.npy and synthetic.npy, float32. Each line of the input names a metric; the answer
+is a line of JSON with its seconds and values.
 """
 
 import io
@@ -22,8 +22,8 @@ def _absent(name: str, **attributes) -> None:
     vars(sys.modules[name]).update(attributes, __path__=[])
 
 
-# Imported for data sets and colour images, which nothing here needs; it has no build for PyTorch's
-# CPU version.
+# torch-fidelity imports torchvision for data sets and colour images, which nothing here needs; it
+# has no build for PyTorch's CPU version.
 _absent("torchvision")
 _absent("torchvision.transforms")
 _absent("torchvision.transforms.functional")
@@ -48,10 +48,10 @@ def main() -> None:
         return fid_statistics_to_metric(*statistics, verbose=False)
 
     def kid() -> dict:
-        found = kid_features_to_metric(x, y, verbose=False)
-        return found | {"first thousand": float(kernel_mmd(synthetic[:1000], real[:1000]))}
+        metrics = kid_features_to_metric(x, y, verbose=False)
+        return metrics | {"first thousand": float(kernel_mmd(synthetic[:1000], real[:1000]))}
 
-    measurements = {
+    metrics = {
         "fid": fid,
         "kid": kid,
         "prc": lambda: prc_features_to_metric(x, y, verbose=False),
@@ -62,9 +62,10 @@ def main() -> None:
     print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__}), file=out)
     out.flush()
     for line in sys.stdin:
-        begin = time.perf_counter()
-        values = measurements[line.strip()]()
-        print(json.dumps({"seconds": time.perf_counter() - begin} | values), file=out, flush=True)
+        start_time = time.perf_counter()
+        values = metrics[line.strip()]()
+        seconds = time.perf_counter() - start_time
+        print(json.dumps({"seconds": seconds} | values), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python patches_pydicom.py FILE...
 
-Prints the seconds for a patch as JSON. One process, no workers: what one core does.
+Prints the seconds for a patch as JSON. One process without workers uses one core.
 """
 
 import json
@@ -39,11 +39,11 @@ def main() -> None:
     files = sys.argv[1:]
     for _ in DataLoader(Patches(files, BATCH), batch_size=BATCH):
         pass
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < 4.0:
+    start_time, count = time.perf_counter(), 0
+    while time.perf_counter() - start_time < 4.0:
         for batch in DataLoader(Patches(files, 2 * BATCH), batch_size=BATCH):
             count += len(batch)
-    print(json.dumps({"seconds_per_patch": (time.perf_counter() - begin) / count}))
+    print(json.dumps({"seconds_per_patch": (time.perf_counter() - start_time) / count}))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
     .bench-venv/bin/python benchmarks/peers/r3gan_torch.py FOLDER cpu
     .bench-venv/bin/python benchmarks/peers/r3gan_torch.py FOLDER gpu
 
-FOLDER holds what femur_jax works with as well: config.json (a config of gan.py), weights.npz (by
-path, of both networks) and inputs.npz (real, mask, condition and two latents of each image). On CPU
-first answers losses and their gradients at these weights, in float64, in outputs.npz; then, for
-each number n read from standard input, takes n training steps: in float32, on a GPU in TF32, and
-with bfloat16 by autocast for what is not differentiated twice. Each answer is a line of JSON on
-standard output.
+FOLDER holds the same inputs as femur_jax has: config.json (a config of gan.py), weights.npz (both
+networks' weights by path) and inputs.npz (real, mask, condition and two latents of each image). On
+CPU the script first writes losses and their gradients at these weights, in float64, to outputs.npz.
+Then, for each number n read from standard input, it takes n training steps: in float32, on a GPU in
+TF32, and with bfloat16 by autocast for what is not differentiated twice. Each answer is a line of
+JSON on standard output.
 
 torch.compile does not trace through a gradient of a gradient, which the penalties need, so the
-step runs eagerly. It leaves out the augmentation, which the peer has.
+step runs eagerly. It leaves out femur_jax's augmentation.
 """
 
 import json
@@ -32,7 +32,7 @@ CALIBRATION_STEPS = 2
 
 
 class Linear(nn.Module):
-    """Without bias; on images a 1 x 1 convolution."""
+    """A linear layer without bias; on images a 1 x 1 convolution."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -45,7 +45,7 @@ class Linear(nn.Module):
 
 
 class Convolution(nn.Module):
-    """3 x 3, without bias, in groups."""
+    """A 3 x 3 convolution in groups, without bias."""
 
     def __init__(self, channels: int, group_width: int):
         super().__init__()
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """By a factor, with a 1 x 1 convolution at the smaller size where channels change."""
+    """Resampling by a factor, with a 1 x 1 convolution at the smaller size if channels change."""
 
     def __init__(self, inputs: int, outputs: int, factor: float):
         super().__init__()
@@ -95,7 +95,7 @@ class Resample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.mix and self.factor > 1:
             x = self.mix(x)
-        # Zeros around, whose share of the result is cut off.
+        # A border of zeros, whose share of the result is cut off.
         border, excess = (1, 2) if self.factor > 1 else (2, 1)
         x = functional.interpolate(
             functional.pad(x, [border] * 4),
@@ -107,7 +107,7 @@ class Resample(nn.Module):
 
 
 class Basis(nn.Module):
-    """From a vector to 4 x 4 images, or back."""
+    """A map from a vector to 4 x 4 images, or back."""
 
     def __init__(self, channels: int, vector: int, *, generative: bool):
         super().__init__()
@@ -197,14 +197,14 @@ class Trainer:
         return torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda")
 
     def _discriminate(self, images: Tensor) -> Tensor:
-        """Logits; the mask is applied to the images, and shown beside them."""
+        """Logits of images, which are masked and concatenated with the mask."""
         each = len(images) // len(self.inputs["mask"])
         mask = self.inputs["mask"].repeat(each, 1, 1, 1)
         seen = self._formatted(torch.cat([images * mask, mask], dim=1))
         return self.discriminator(seen, self.inputs["condition"].repeat(each, 1))
 
     def discriminator_loss(self) -> dict[str, Tensor]:
-        """Its terms, penalties included (arXiv 2501.05441)."""
+        """The loss and its penalties (arXiv 2501.05441)."""
         real, condition = self.inputs["real"], self.inputs["condition"]
         with torch.no_grad(), self._autocast():
             fake = self.generator(self.inputs["z"], condition)
@@ -226,7 +226,7 @@ class Trainer:
         return functional.softplus(d_real - d_fake).mean()
 
     def step(self) -> None:
-        """Discriminator, generator, moving average."""
+        """Updates the discriminator, the generator and the moving average."""
         self.optimizers["discriminator"].zero_grad(set_to_none=True)
         self.discriminator_loss()["discriminator_loss"].backward()
         self.optimizers["discriminator"].step()
@@ -239,7 +239,7 @@ class Trainer:
             torch._foreach_lerp_(self.ema, list(self.generator.parameters()), 0.1)
 
     def answer(self) -> dict[str, np.ndarray]:
-        """Losses, and gradients by path, as the peer lays them out."""
+        """Losses, and gradients by path in the layout of femur_jax."""
         terms = self.discriminator_loss()
         terms["discriminator_loss"].backward()
         answers = {name: value.detach().numpy() for name, value in terms.items()}
@@ -251,7 +251,7 @@ class Trainer:
 
 
 def load(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
-    """Takes weights that are laid out channels last."""
+    """Copies weights that are laid out channels last into a network."""
     parameters = dict(network.named_parameters())
     assert len(parameters) == len(weights)
     for path, value in weights.items():
@@ -261,33 +261,33 @@ def load(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
 
 
 def gradients(name: str, network: nn.Module) -> dict[str, np.ndarray]:
-    """By path, channels last."""
-    found = {}
+    """A network's gradients by path, channels last."""
+    result = {}
     for path, parameter in network.named_parameters():
         assert parameter.grad is not None
-        found[f"{name}/{path.replace('.', '/')}"] = outputs_last(parameter.grad.numpy().copy())
-    return found
+        result[f"{name}/{path.replace('.', '/')}"] = outputs_last(parameter.grad.numpy().copy())
+    return result
 
 
 def outputs_first(value: np.ndarray) -> np.ndarray:
-    """Kernels as outputs, inputs, height, width; others channels first."""
+    """Kernels as (outputs, inputs, height, width); other arrays with channels first."""
     first = np.moveaxis(value, -1, 0)
     return np.ascontiguousarray(np.moveaxis(first, -1, 1) if value.ndim == 4 else first)
 
 
 def outputs_last(value: np.ndarray) -> np.ndarray:
-    """The inverse."""
+    """The inverse of `outputs_first`."""
     return np.moveaxis(np.moveaxis(value, 1, -1) if value.ndim == 4 else value, 0, -1)
 
 
 def seconds(trainer: Trainer, steps: int) -> float:
     """Wall time of some steps."""
-    begin = time.perf_counter()
+    start_time = time.perf_counter()
     for _ in range(steps):
         trainer.step()
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return time.perf_counter() - start_time
 
 
 def main() -> None:

@@ -5,11 +5,12 @@
 
 same: the same network. diffusers: the U-Net of diffusers that comes nearest to it in parameters and
 floating-point operations. On a GPU the network computes in bfloat16, by autocast, else in float32.
-FOLDER holds what femur_jax works with as well: config.json (a config of patch_diffusion.py),
-batch.npz (one batch of `loader.Patch`), weights.npz (by path) and inputs.npz (of the network).
-The same network first answers its output for these weights and inputs, and the gradient with
-respect to the noisy patch, in outputs.npz. Both tell about themselves; then, for each number n read
-from standard input, they take n training steps. Each answer is a line of JSON on standard output.
+FOLDER holds the same inputs as femur_jax has: config.json (a config of patch_diffusion.py),
+batch.npz (one batch of `loader.Patch`), weights.npz (weights by path) and inputs.npz (the network's
+inputs). The same network first writes its output for these weights and inputs, and the gradient
+with respect to the noisy patch, to outputs.npz. Both describe themselves; then, for each number n
+read from standard input, they take n training steps. Each answer is a line of JSON on standard
+output.
 """
 
 import itertools
@@ -50,7 +51,7 @@ class Trainer:
         self.device = device
         self.network = torch.compile(network) if compiled else network
         self.memory_format = memory_format
-        self.way = f"{'compiled' if compiled else 'eager'}, {str(memory_format)[6:]}"
+        self.mode = f"{'compiled' if compiled else 'eager'}, {str(memory_format)[6:]}"
         self.config = config
         self.params = [p for p in network.parameters() if p.requires_grad]
         self.averages = {
@@ -63,7 +64,7 @@ class Trainer:
         )
 
     def step(self, batch: dict[str, Tensor]) -> None:
-        """Forward, backward, clipping, Adam and the moving averages."""
+        """Updates the parameters and the moving averages: forward, backward, clipping, Adam."""
         self.optimizer.zero_grad(set_to_none=True)
         self.losses(batch).mean().backward()
         nn.utils.clip_grad_norm_(self.params, 1.0)
@@ -103,7 +104,7 @@ class Trainer:
 
 
 def gamma_of(width: float) -> float:
-    """Of a power-function average (Karras et al. 2023, arXiv 2312.02696, section 3)."""
+    """Exponent of a power-function average (Karras et al. 2023, arXiv 2312.02696, section 3)."""
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
@@ -114,7 +115,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 def mask_and_coordinates(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Of shapes (batch, 1, patch, patch) and (batch, 2, patch, patch)."""
+    """The mask and coordinates, shapes (batch, 1, patch, patch) and (batch, 2, patch, patch)."""
     patch = batch["pixels"].shape[1]
     size = batch["level_size"][:, :, None]
     pixel = torch.arange(patch, device=size.device)
@@ -127,7 +128,7 @@ def mask_and_coordinates(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def conditions(batch: dict[str, Tensor], kept: Tensor, context_sigma: Tensor) -> Tensor:
-    """The conditioning vector; the label counts where `kept`."""
+    """The conditioning vector; labels that are not `kept` are zeros."""
     known = (batch["spacing_mm"] > 0).float()
     spacing = torch.where(batch["spacing_mm"] > 0, batch["spacing_mm"], 1.0)
     size = batch["size"].float().log2() - 8
@@ -168,19 +169,19 @@ def answer_for_weights(network: UNet, folder: Path) -> None:
 
 def seconds(trainer: Trainer, batch: dict[str, Tensor], steps: int) -> float:
     """Wall time of some steps."""
-    begin = time.perf_counter()
+    start_time = time.perf_counter()
     for _ in range(steps):
         trainer.step(batch)
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return time.perf_counter() - start_time
 
 
 class DiffusersUNet(nn.Module):
     """UNet2DModel, with the conditions where it takes the class."""
 
-    # By the denoiser's channels. Beside tiny: 678,257 parameters, and 2% more operations; beside
-    # base: 2% fewer parameters, and 3% more operations.
+    # By the denoiser's channels. Compared with tiny: 678,257 parameters and 2% more operations;
+    # compared with base: 2% fewer parameters and 3% more operations.
     SETTINGS: ClassVar = {
         32: {
             "block_out_channels": (24, 40, 56),
@@ -201,7 +202,7 @@ class DiffusersUNet(nn.Module):
     def __init__(self, channels: int, patch: int):
         from diffusers.utils import import_utils
 
-        # Its build on PyPI does not load beside PyTorch's CPU build.
+        # torchvision's build on PyPI does not load with PyTorch's CPU build.
         import_utils._torchvision_available = False
         from diffusers import UNet2DModel
 
@@ -221,12 +222,12 @@ class DiffusersUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, c_noise: Tensor, conditions: Tensor) -> Tensor:
-        """As UNet's."""
+        """The same as `UNet.forward`."""
         return self.network(x, c_noise, class_labels=self.embed(conditions)).sample
 
 
 def same_network(folder: Path, config: dict[str, Any]) -> UNet:
-    """The denoiser with the weights in FOLDER; answers for them."""
+    """The denoiser with the weights in FOLDER, after `answer_for_weights`."""
     chosen = {name: config["model"][name] for name in SHAPE}
     network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **chosen)
     with np.load(folder / "weights.npz") as weights:
@@ -251,10 +252,10 @@ def main() -> None:
     config = json.loads((folder / "config.json").read_text())
     batch = {name: array.to(device) for name, array in read(folder / "batch.npz").items()}
     # torch.compile writes C++ for CPUs, and what launches its kernels on GPUs in C.
-    ways = (False, True) if shutil.which("g++") else (False,)
+    compilations = (False, True) if shutil.which("g++") else (False,)
     trainers = {}
     for compiled, memory_format in itertools.product(
-        ways, (torch.contiguous_format, torch.channels_last)
+        compilations, (torch.contiguous_format, torch.channels_last)
     ):
         if kind == "same":
             network = same_network(folder, config)
@@ -266,8 +267,10 @@ def main() -> None:
     trainer = trainers[min(trainers)]
     about = {
         "torch": torch.__version__,
-        "way": trainer.way,
-        "ms of each way": {t.way: round(1000 * s / CALIBRATION_STEPS) for s, t in trainers.items()},
+        "mode": trainer.mode,
+        "ms of each mode": {
+            t.mode: round(1000 * s / CALIBRATION_STEPS) for s, t in trainers.items()
+        },
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in network.parameters()),
         "megaflops": megaflops(network, folder, device),

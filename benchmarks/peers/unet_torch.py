@@ -1,6 +1,6 @@
 """The U-Net of femur_jax/models/unet.py in PyTorch, as a PyTorch user would write it.
 
-Modules and parameters bear the same names, so that one set of weights fits both.
+Modules and parameters have the same names, so that one set of weights fits both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,18 +41,18 @@ class UNet(nn.Module):
         heads = [
             max(1, w // head_channels) if a else 0 for w, a in zip(widths, attention, strict=True)
         ]
-        for out, own in zip(widths, heads, strict=True):
+        for out, out_heads in zip(widths, heads, strict=True):
             stage = []
             for _ in range(blocks):
-                stage.append(Block(width, out, embedding, own))
+                stage.append(Block(width, out, embedding, out_heads))
                 width = out
                 skips.append(out)
             down.append(nn.ModuleList(stage))
         self.middle = Block(width, width, embedding, heads[-1])
-        for out, own in reversed(list(zip(widths, heads, strict=True))):
+        for out, out_heads in reversed(list(zip(widths, heads, strict=True))):
             stage = []
             for _ in range(blocks):
-                stage.append(Block(width + skips.pop(), out, embedding, own))
+                stage.append(Block(width + skips.pop(), out, embedding, out_heads))
                 width = out
             up.append(nn.ModuleList(stage))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
@@ -60,7 +60,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, x: Tensor, c_noise: Tensor, conditions: Tensor) -> Tensor:
-        """Takes x of shape (batch, in_channels, patch, patch); gives one channel."""
+        """Maps x of shape (batch, in_channels, patch, patch) to one channel."""
         embedding = torch.cat([self.noise(c_noise), conditions], dim=1)
         for layer in self.embed:
             embedding = functional.silu(layer(embedding))
@@ -115,7 +115,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over all places, with a residual connection."""
+    """Self-attention over all pixels, with a residual connection."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -125,8 +125,8 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.norm(x).flatten(2).transpose(1, 2)  # batch place channel
-        heads = self.qkv(places).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # batch pixel channel
+        heads = self.qkv(pixels).unflatten(2, (self.heads, -1)).transpose(1, 2)
         y = functional.scaled_dot_product_attention(*heads.chunk(3, dim=3))
         y = self.out(y.transpose(1, 2).flatten(2))
         return (x + y.transpose(1, 2).reshape(x.shape)) * 0.5**0.5
@@ -136,7 +136,7 @@ def load_flax_weights(network: UNet, weights: Mapping[str, np.ndarray]) -> None:
     """Copies weights named by their path ("down/0/0/conv1/kernel") into the network.
 
     Raises:
-        RuntimeError: A name or a shape is not the network's, or one is missing.
+        RuntimeError: A name or a shape does not match the network, or a weight is missing.
     """
     converted = {}
     for path, value in weights.items():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.degraded_sets import CHOICES, PIXELS, features_for
+from benchmarks.experiments.degraded_sets import CHOICES, PIXELS, features_for
 from femur_jax.data.letterbox import paste_centred
 from femur_jax.data.pyramid import shrink
 from femur_jax.data.shards import RadiographDataset

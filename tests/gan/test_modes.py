@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import gan_modes
+from benchmarks.experiments import gan_modes
 
 
 def test_all_of_eight_gaussians_on_a_ring_are_found():
-    """As `make bench` does with 25 and with 1000 modes; without the penalties one is lost here."""
+    """As `make experiment` does with 25 and 1000 modes; without the penalties one is lost here."""
     angles = np.arange(8) * np.pi / 4
     centres = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     deviation = 0.05

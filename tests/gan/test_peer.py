@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import environment, gan
-from benchmarks.trainers import PeerProcess
+from benchmarks import gan
+from benchmarks.peer import FOLDER, PeerProcess, largest_difference
+from configs.gan import get_config
 
 
-@pytest.mark.skipif(not environment._FOLDER.is_dir(), reason="PyTorch is not installed")
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="PyTorch is not installed")
 def test_losses_penalties_and_gradients_equal_pytorch(tmp_path: Path):
-    config = gan.tiny()
+    config = get_config("tiny")
     config.model.update(size=16, channels=(16, 8, 8), latent=4, group_width=8)
     config.train.batch_size = 4
     exchanged = gan.write_exchange(tmp_path, config)
     with PeerProcess("r3gan_torch.py", tmp_path, "cpu"):
-        expected = gan.answers(config, *exchanged)
-        assert gan.largest_difference(expected, tmp_path) < gan.TOLERANCE
+        expected = gan.expected_answers(config, *exchanged)
+        assert largest_difference(expected, tmp_path / "outputs.npz") < gan.TOLERANCE

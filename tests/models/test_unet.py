@@ -1,4 +1,4 @@
-"""Tests of the U-Net; tools/benchmark.py compares its output with PyTorch."""
+"""Tests of the U-Net; `make bench` compares its output with PyTorch."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Whether the GAN's losses find all modes of distributions whose modes can be counted.
+"""Modes that the GAN's losses cover, in distributions whose modes can be counted.
 
 The losses and the burn-in are those that train on radiographs; the networks are plain.
 """
@@ -17,7 +17,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import SVC
 
 from benchmarks.machine import cpu
-from benchmarks.measurements import Found
+from benchmarks.records import Goal, Result, measurement
 from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
 
 SEEDS = (0, 1, 2)
@@ -27,7 +27,7 @@ _BATCH = 256
 CENTRES = np.stack(np.meshgrid(*2 * [np.linspace(-(2**0.5), 2**0.5, 5)]), -1).reshape(25, 2)
 DEVIATION = 0.05 / 8**0.5
 _GAUSSIANS = 2500  # samples
-_ENOUGH = 20  # of them, for a mode to count as found
+_ENOUGH = 20  # samples for a mode to count as covered
 
 _CLASSES = 10
 _DIGITS = 25_600  # samples, as usual for stacked MNIST
@@ -51,33 +51,43 @@ STACKED = Recipe(3000, width=256, latent=64, learning_rate=(1e-3, 1e-4), gamma=(
 
 
 class Modes(NamedTuple):
-    """What samples of the 25 Gaussians show."""
+    """Modes of the 25 Gaussians that samples cover."""
 
-    found: int
-    """Modes with 20 of 2500 samples or more within three deviations."""
+    covered: int
+    """Number of modes with 20 of 2500 samples or more within three deviations."""
     near: float
     """Share of samples within three deviations of a mode."""
 
 
-def of_gaussians() -> Found:
-    """See `measurements.gan_modes`."""
-    found = [gaussians(GRID, seed) for seed in SEEDS]
+@measurement("of 25", Goal(">=", 25.0))
+def gan_modes() -> Result:
+    """Modes that the GAN's losses cover of 25 Gaussians on a grid, the worst of three seeds.
+
+    Neighbours are 40 standard deviations apart. A mode is covered if 20 of 2500 samples or more
+    are within three deviations of it. Networks are plain, with three hidden layers.
+    """
+    with_penalties = [gaussians(GRID, seed) for seed in SEEDS]
     without = [gaussians(GRID._replace(gamma=(0.0, 0.0)), seed) for seed in SEEDS]
-    modes = [each.found for each in found]
-    return Found(
+    modes = [each.covered for each in with_penalties]
+    return Result(
         value=min(modes),
         spread=(min(modes), max(modes)),
         device=cpu(),
         details={
-            "share of samples within three deviations, by seed": [m.near for m in found],
-            "modes found without R1 and R2, by seed": [m.found for m in without],
+            "share of samples within three deviations, by seed": [m.near for m in with_penalties],
+            "modes without R1 and R2, by seed": [m.covered for m in without],
             "recipe": GRID._asdict(),
         },
     )
 
 
-def of_digits() -> Found:
-    """See `measurements.gan_stacked_digits`."""
+@measurement("of 1000", Goal(">=", 1000.0))
+def gan_stacked_digits() -> Result:
+    """Combinations of three stacked digits that the GAN's losses cover, the worst of three seeds.
+
+    Like stacked MNIST, but with scikit-learn's 1797 digits of 8 x 8 pixels: 25,600 samples, each
+    digit named by a support vector machine. Networks are plain, with three hidden layers.
+    """
     pixels, classes = load_digits(return_X_y=True)
     classifier = SVC(C=10)
     accuracy = float(cross_val_score(classifier, pixels, classes).mean())
@@ -87,11 +97,11 @@ def of_digits() -> Found:
         named = classifier.predict(8 * (stacks.reshape(-1, 64) + 1)).reshape(-1, 3)
         return modes_and_divergence(named @ np.array([100, 10, 1]), np.bincount(classes))
 
-    found = [count(stacked_digits(STACKED, seed)) for seed in SEEDS]
+    counts = [count(stacked_digits(STACKED, seed)) for seed in SEEDS]
     without = count(stacked_digits(STACKED._replace(gamma=(0.0, 0.0)), SEEDS[0]))
     real = np.random.default_rng(0).choice(pixels / 8 - 1, (_DIGITS, 3)).reshape(_DIGITS, -1)
-    modes, divergence = zip(*found, strict=True)
-    return Found(
+    modes, divergence = zip(*counts, strict=True)
+    return Result(
         value=min(modes),
         spread=(min(modes), max(modes)),
         device=cpu(),
@@ -106,24 +116,24 @@ def of_digits() -> Found:
 
 
 def gaussians(recipe: Recipe, seed: int) -> Modes:
-    """Trains on a 5 x 5 grid of Gaussians and counts those that are found."""
+    """Trains on a 5 x 5 grid of Gaussians and counts those that samples cover."""
 
     def real(key: Key[Array, ""]) -> Vectors:
-        place, noise = jax.random.split(key)
-        centres = jnp.asarray(CENTRES)[jax.random.randint(place, (_BATCH,), 0, len(CENTRES))]
+        mode, noise = jax.random.split(key)
+        centres = jnp.asarray(CENTRES)[jax.random.randint(mode, (_BATCH,), 0, len(CENTRES))]
         return centres + DEVIATION * jax.random.normal(noise, centres.shape)
 
-    made = trained(real, recipe, dim=2, seed=seed, samples=_GAUSSIANS)
-    distance = np.linalg.norm(made[:, None] - CENTRES, axis=-1)
+    samples = trained(real, recipe, dim=2, seed=seed, samples=_GAUSSIANS)
+    distance = np.linalg.norm(samples[:, None] - CENTRES, axis=-1)
     near = distance.min(axis=1) < 3 * DEVIATION
     counts = np.bincount(distance.argmin(axis=1)[near], minlength=len(CENTRES))
     return Modes(int(np.sum(counts >= _ENOUGH)), float(near.mean()))
 
 
 def stacked_digits(recipe: Recipe, seed: int) -> Float[np.ndarray, "samples 192"]:
-    """Trains on stacks of three random digits of 8 x 8 pixels, -1 to 1, and makes samples.
+    """Trains on stacks of three random digits of 8 x 8 pixels, -1 to 1, and returns samples.
 
-    Stacked MNIST (Metz et al. 2017, arXiv 1611.02163), with scikit-learn's digits.
+    The test is stacked MNIST (Metz et al. 2017, arXiv 1611.02163), with scikit-learn's digits.
     """
     pixels, _ = load_digits(return_X_y=True)
     digits = jnp.asarray(pixels / 8 - 1, jnp.float32)
@@ -137,17 +147,17 @@ def stacked_digits(recipe: Recipe, seed: int) -> Float[np.ndarray, "samples 192"
 def modes_and_divergence(
     stacks: Int[np.ndarray, " samples"], class_counts: Int[np.ndarray, "10"]
 ) -> tuple[int, float]:
-    """Modes that occur, and KL(samples || real) in nats.
+    """Number of modes that occur, and KL(samples || real) in nats.
 
     Args:
-        stacks: The three classes of each as a number of three digits.
-        class_counts: Real digits of each class, from which the three are drawn.
+        stacks: The three classes of each stack as a number of three digits.
+        class_counts: Number of real digits of each class, from which stacks are drawn.
     """
     p = class_counts / class_counts.sum()
     p = np.einsum("a,b,c->abc", p, p, p).ravel()
     q = np.bincount(stacks, minlength=_CLASSES**3) / len(stacks)
-    there = q > 0
-    return int(there.sum()), float(np.sum(q[there] * np.log(q[there] / p[there])))
+    occurs = q > 0
+    return int(occurs.sum()), float(np.sum(q[occurs] * np.log(q[occurs] / p[occurs])))
 
 
 def trained(
@@ -158,7 +168,7 @@ def trained(
     seed: int,
     samples: int,
 ) -> Float[np.ndarray, "samples dim"]:
-    """Samples of the moving average of a generator that was trained with femur_jax's losses."""
+    """Samples of the moving average of a generator that is trained with femur_jax's losses."""
     keys = jax.random.split(jax.random.key(seed), 4)
 
     def schedule(step: Int[Array, ""], start: float, end: float) -> Float[Array, ""]:
@@ -186,7 +196,7 @@ def trained(
         x = real(key_real)
 
         def loss_d(d: Layers) -> Float[Array, ""]:
-            # The losses take images: of one pixel, with as many channels as there are numbers.
+            # The losses take images: one pixel with a channel for each number.
             images, fakes = (v[:, None, None] for v in (x, fake(g, key_d)))
             gamma = schedule(number, *recipe.gamma)
             return discriminator_loss(partial(logits, d), images, fakes, gamma)[0]
@@ -218,7 +228,7 @@ def _network(key: Key[Array, ""], widths: tuple[int, ...]) -> Layers:
 
 
 def _apply(layers: Layers, x: Vectors) -> Vectors:
-    """With ReLU between layers."""
+    """The network's output, with ReLU between layers."""
     for weight, bias in layers[:-1]:
         x = jax.nn.relu(x @ weight + bias)
     weight, bias = layers[-1]

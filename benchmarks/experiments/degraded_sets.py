@@ -1,11 +1,10 @@
-"""Do the metrics put sets that are known to be worse behind better ones?
+"""Whether the metrics rank sets that are known to be worse behind better ones.
 
-Training radiographs of simulated patients stand in for what a generator makes: as they are, and
-degraded in ways of which it is known which is worse.
+Training radiographs of simulated patients take the place of generated ones: as they are, and
+degraded in ways whose order is known.
 """
 
 import json
-import runpy
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt16
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.gan_quality import simulated
+from benchmarks.experiments.gan_quality import simulated
 from benchmarks.machine import cpu
-from benchmarks.measurements import Found
+from benchmarks.records import Goal, Result, measurement
+from configs.classifier import get_config
 from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
@@ -27,7 +27,6 @@ from femur_jax.evaluation.features import Extractor, patch_features, pixels, rad
 from femur_jax.stages.evaluate import EVALUATION, evaluate
 from femur_jax.stages.train import train
 
-_ROOT = Path(__file__).parents[1]
 _STEPS = 400
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -35,7 +34,7 @@ Image = UInt16[np.ndarray, "_height _width"]
 
 
 def random_network() -> Extractor:
-    """Means over a patch of three layers of random convolutions, which see fine detail."""
+    """Means over a patch of three layers of random convolutions, which respond to fine detail."""
     rng = np.random.default_rng(0)
     kernels = [rng.normal(size=(3, 3, c, 16)) * np.sqrt(2 / (9 * c)) for c in (1, 16, 16)]
 
@@ -55,12 +54,12 @@ def random_network() -> Extractor:
 
 
 def blurred(sigma: float) -> Callable[[Image, int], Image]:
-    """Gaussian blur; sigma in pixels."""
+    """Gaussian blur with a sigma in pixels."""
     return lambda image, _: _grey(gaussian_filter(image.astype(float), sigma))
 
 
 def noisy(amount: float) -> Callable[[Image, int], Image]:
-    """White noise; its standard deviation as a share of the grey scale."""
+    """White noise with a standard deviation as a share of the grey scale."""
 
     def add(image: Image, seed: int) -> Image:
         rng = np.random.default_rng(seed)
@@ -73,25 +72,25 @@ PIXELS: dict[str, tuple[Callable[[Image, int], Image], ...]] = {
     "blur": (blurred(2.5), blurred(6.0)),
     "noise": (noisy(0.05), noisy(0.2)),
 }
-"""A little and much of each."""
+"""A little and much of each degradation."""
 
 
 def dropped_modes(dataset: RadiographDataset, chosen: Sequence[int]) -> list[int]:
-    """Radiographs of one hospital in four alone, repeated to as many."""
+    """Radiographs of one hospital in four, repeated to the same number."""
     hospitals = sorted({dataset.entries[n].hospital for n in chosen})
     kept = set(hospitals[: max(1, len(hospitals) // 4)])
     return _repeated([n for n in chosen if dataset.entries[n].hospital in kept], len(chosen))
 
 
 def wrong_balance(dataset: RadiographDataset, chosen: Sequence[int]) -> list[int]:
-    """One AFF in twenty, others repeated in their place."""
+    """One AFF in twenty radiographs; repeated NFF replace the others."""
     aff, nff = ([n for n in chosen if dataset.entries[n].label == la] for la in ("AFF", "NFF"))
     few = aff[: max(1, len(chosen) // 20)]
     return few + _repeated(nff, len(chosen) - len(few))
 
 
 def copied(dataset: RadiographDataset, chosen: Sequence[int]) -> list[int]:
-    """Six radiographs of each class, again and again."""
+    """Six radiographs of each class, repeated to the same number."""
     some = [[n for n in chosen if dataset.entries[n].label == la][:6] for la in ("AFF", "NFF")]
     return _repeated(some[0] + some[1], len(chosen))
 
@@ -104,18 +103,25 @@ CHOICES: dict[str, Callable[[RadiographDataset, Sequence[int]], list[int]]] = {
 
 
 def features_for(kind: str) -> Extractor:
-    """Pixels tell which radiographs there are, the random network how sharp and noisy they are."""
+    """Pixels show changes in the choice of radiographs, the random network blur and noise."""
     return pixels(12) if kind in CHOICES else random_network()
 
 
-def order_of_degraded_sets() -> Found:
-    """See `measurements.degraded_sets`."""
+@measurement("pairs", Goal("<=", 0.0))
+def degraded_sets() -> Result:
+    """Pairs of sets that FID, KID or a classifier trained on them order wrongly; takes minutes.
+
+    Some 500 radiographs of simulated patients are compared as they are, with a little and much
+    blur, with a little and much noise, from one hospital in four alone, with one AFF in twenty, and
+    with twelve of them repeated. Each degraded set must rank behind the unchanged one, and much
+    degradation behind a little, in FID and KID of pixels against held-out patients and in the AUC
+    of a tiny classifier trained on the set.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return ordered(Path(folder))
+        return _ranked(Path(folder))
 
 
-def ordered(folder: Path) -> Found:
-    """The same, leaving its data and its classifiers in a folder."""
+def _ranked(folder: Path) -> Result:
     real = simulated(folder)
     train = real.split("train")
     sets: dict[str, tuple[list[int], Callable[[Image, int], Image] | None]] = {
@@ -124,10 +130,10 @@ def ordered(folder: Path) -> Found:
     for kind, (little, much) in PIXELS.items():
         sets |= {f"little {kind}": (train, little), f"much {kind}": (train, much)}
     sets |= {kind: (choose(real, train), None) for kind, choose in CHOICES.items()}
-    found = {}
+    metrics = {}
     for name, (chosen, change) in sets.items():
         degraded = _written(folder / name.replace(" ", "_"), real, chosen, change)
-        found[name] = {"TSTR AUC": _tstr(folder, real, degraded)}
+        metrics[name] = {"TSTR AUC": _tstr(folder, real, degraded)}
         for extractor, features_of in (
             (pixels(12), radiograph_features),
             (random_network(), patch_features),
@@ -136,7 +142,7 @@ def ordered(folder: Path) -> Found:
                 features_of(extractor, dataset, dataset.split(split))
                 for dataset, split in ((real, "test"), (degraded, "train"))
             )
-            found[name] |= {
+            metrics[name] |= {
                 f"FID, {extractor.name}": frechet_distance(reference, features),
                 f"KID, {extractor.name}": kernel_distance(reference, features).value,
             }
@@ -150,12 +156,12 @@ def ordered(folder: Path) -> Found:
     for better, worse, kind in pairs:
         features = features_for(kind).name
         for metric, sign in ((f"FID, {features}", 1), (f"KID, {features}", 1), ("TSTR AUC", -1)):
-            if sign * (found[worse][metric] - found[better][metric]) <= 0:
+            if sign * (metrics[worse][metric] - metrics[better][metric]) <= 0:
                 wrong.append(f"{metric}: {worse} before {better}")
-    return Found(
+    return Result(
         value=len(wrong),
         device=cpu(),
-        details={"pairs": 3 * len(pairs), "in the wrong order": wrong, "found": found},
+        details={"pairs": 3 * len(pairs), "in the wrong order": wrong, "metrics": metrics},
     )
 
 
@@ -165,7 +171,7 @@ def _written(
     chosen: Sequence[int],
     change: Callable[[Image, int], Image] | None,
 ) -> RadiographDataset:
-    """A dataset of some radiographs, changed."""
+    """A dataset of the chosen radiographs after a change."""
     if not folder.exists():
         with DatasetWriter(folder, patch=real.patch, provenance={"kind": "degraded"}) as writer:
             for number, n in enumerate(chosen):
@@ -184,8 +190,8 @@ def _written(
 
 
 def _tstr(folder: Path, real: RadiographDataset, degraded: RadiographDataset) -> float:
-    """Area under the curve on real test patients of a classifier of a set."""
-    config = runpy.run_path(str(_ROOT / "configs" / "classifier.py"))["get_config"]("tiny")
+    """AUC on real test patients of a classifier that is trained on a degraded set."""
+    config = get_config("tiny")
     config.dataset, config.train_datasets = str(real.folder), (str(degraded.folder),)
     config.train.steps = _STEPS
     workdir = folder / f"{degraded.folder.name}_classifier"
