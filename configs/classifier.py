@@ -27,7 +27,6 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base."""
     config = ConfigDict()
-    config.stage = "train"  # or evaluate, cross_validate
     config.task = "classifier"
     config.dataset = ""  # real dataset, whose test split is tested on
     config.train_datasets = ()  # trained on; the real dataset when empty

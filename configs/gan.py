@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base, large."""
     config = ConfigDict()
-    config.stage = "train"  # or sample, evaluate, audit
     config.task = "gan"
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0

@@ -7,7 +7,7 @@
 
 tiny: patches of 32 pixels on CPU, minutes. base: patches of 256 pixels on one GPU. large: the same
 on many nodes of eight GPUs.
-The patch is the dataset's (tools/preprocess.py --patch).
+The patch is the dataset's (femur ingest --patch).
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "base") -> ConfigDict:
     """Variants: tiny, base, large."""
     config = ConfigDict()
-    config.stage = "train"  # or sample, evaluate, audit
     config.task = "diffusion"
     config.dataset = ""  # folder of the radiograph dataset
     config.seed = 0

@@ -20,8 +20,6 @@ def get_config(variant: str = "base") -> ConfigDict:
         raise ValueError(f"configs/study.py has the variants demo, smoke and base, not {variant!r}")
     size = "base" if variant == "base" else "tiny"
     config = ConfigDict()
-    config.stage = "study"  # or plan
-    config.only = ""  # the name of one stage, as plan prints it; all when empty
     config.seed = 0  # of simulated patients and of the splits
     config.radiographs = ""  # folder of DICOM or image files; simulated when empty
     config.labels = ""  # its labels.csv

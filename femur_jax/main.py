@@ -1,84 +1,112 @@
-"""Runs one stage of one config.
+"""The command line: `femur COMMAND`, the same as `python -m femur_jax.main COMMAND`."""
 
-    python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
-
-The config's `stage` says what is done: train, sample, evaluate, audit, cross_validate, study, or
-plan, which prints the stages of a study. Any field of it can be set on the command line:
---config.train.steps=100.
-"""
-
+import importlib
 import sys
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
-from ml_collections import config_flags
-
+from femur_jax.commands.options import with_underscores
 from femur_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/, a colon, and a variant of it.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is made, or gone on with.")
+TOOLS = {
+    "simulate": "Write simulated patients as DICOM files.",
+    "ingest": "Make a dataset of DICOM or image files and a label table.",
+    "inspect": "Write a page on what a dataset holds.",
+    "export": "Write the radiographs of a dataset as DICOM files.",
+    "send": "Send DICOM files to a PACS.",
+    "readers": "Run a reader study: power, build, serve, score.",
+    "show": "Print a config with the meaning of its fields.",
+}
+"""Commands with a module of their own in femur_jax/commands."""
+
+STAGES = {
+    "train": ("stages.train:train", "Train a model, or resume its training."),
+    "sample": ("stages.sample:sample", "Generate radiographs with a trained model."),
+    "evaluate": ("stages.evaluate:evaluate", "Test a classifier, or judge generated radiographs."),
+    "audit": ("stages.audit:audit", "Find the step from which a generator copies patients."),
+    "cross_validate": ("stages.cross_validate:cross_validate", "Test a classifier by folds."),
+    "study": ("study.runner:run", "Run all stages from radiographs to the report."),
+    "plan": ("study.runner:plan", "Print the stages of a study that are not done."),
+}
+"""Commands that work in a run directory: module and function of each, and what it does."""
+
+HELP = """\
+femur: synthetic radiographs of femur fractures, and whether they are any good.
+
+    femur COMMAND [OPTIONS]
+    femur COMMAND --help
+
+Commands:
+{commands}
+
+Examples:
+    femur study --config=configs/study.py:demo --workdir=runs/demo
+    femur train --config=configs/patch_diffusion.py:tiny --workdir=runs/diffusion \\
+        --config.dataset=data/femur
+    femur sample runs/diffusion --config.sample.guidance=2
+"""
 
 
-def main(argv: list[str]) -> int:
-    """Hands the config to its stage; a user's mistake ends with one sentence and exit code 2."""
+def main(argv: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+        argv: Arguments after the program's name. Without a command, a config trains its model or
+            runs its study.
+
+    Returns:
+        The exit code: 0, 2 after a user's mistake, which costs one sentence on stderr, or what the
+        command documents.
+    """
+    arguments = [with_underscores(argument) for argument in argv]
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(HELP.format(commands=_table()))
+        return 0
+    command = ""
+    if not arguments[0].startswith("-"):
+        command = arguments.pop(0).replace("-", "_")
     try:
-        if len(argv) > 1:
-            raise UserError(f"{argv[1]!r} is no option; see --help.")
-        if _CONFIG.value is None or not _WORKDIR.value:
-            raise UserError("Both --config=FILE:VARIANT and --workdir=FOLDER are needed.")
-        run(_CONFIG.value, Path(_WORKDIR.value))
+        if command in TOOLS:
+            return importlib.import_module(f"femur_jax.commands.{command}").main(arguments)
+        if command and command not in STAGES:
+            names = ", ".join((*STAGES, *TOOLS))
+            raise UserError(f"{command!r} is not a command; name one of {names}.")
+        # These import JAX, which a worker and --help do without.
+        from femur_jax import run_folder
+        from femur_jax.commands import run_options
+        from femur_jax.parallel import distributed
+
+        if {"--help", "-h"} & set(arguments):
+            print(run_options.usage(command or "train", STAGES[command or "train"][1]))
+            return 0
+        options = run_options.parse(command, arguments)
+        run = _function(options.command)
+        run_folder.keep_compiled(options.workdir)
+        with distributed.together(logs=options.workdir / "logs"):
+            run(options.config, options.workdir, **options.more)
     except UserError as error:
         print(f"femur_jax: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(config, workdir: Path) -> None:
-    """Runs the stage that `config.stage` names, under srun with the other processes."""
-    # Slow to import, and of no use to --help or to a worker.
-    from femur_jax import run_folder
-    from femur_jax.parallel import distributed
-    from femur_jax.stages.audit import audit
-    from femur_jax.stages.cross_validate import run as cross_validate
-    from femur_jax.stages.evaluate import evaluate
-    from femur_jax.stages.sample import sample
-    from femur_jax.stages.train import train
-    from femur_jax.study import runner
+def _function(command: str) -> Callable[..., None]:
+    """The function of a stage. Its module takes seconds to import, so only one is imported."""
+    from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell much that helps nobody
-    runs = {
-        "train": train,
-        "sample": sample,
-        "evaluate": evaluate,
-        "cross_validate": cross_validate,
-        "audit": audit,
-        "study": runner.run,
-        "plan": runner.plan,
-    }
-    if config.stage not in runs:
-        raise UserError(f"config.stage is {config.stage!r}; write one of {', '.join(runs)}.")
-    run_folder.keep_compiled(workdir)
-    with distributed.together(logs=workdir / "logs"):
-        runs[config.stage](config, workdir)
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report much that helps nobody
+    module, name = STAGES[command][0].split(":")
+    return getattr(importlib.import_module(f"femur_jax.{module}"), name)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a wrong config or field ends with one sentence and exit code 2."""
-    try:
-        remaining = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            _CONFIG.value.get("stage")  # a file that cannot be loaded is told only now
-    except Exception as error:  # a config file may raise anything
-        text = str(error.args[0] if len(error.args) == 1 else error)
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        # The cause of an error within the file stands last, after its traceback.
-        told = lines[-1:] if isinstance(error, OSError) or "Traceback" in text else lines
-        print(f"femur_jax: {' '.join(told)}", file=sys.stderr)
-        sys.exit(2)
-    return remaining
+def _table() -> str:
+    described = {name: text for name, (_, text) in STAGES.items()}
+    return "\n".join(f"    {name:15} {text}" for name, text in (described | TOOLS).items())
+
+
+def console() -> None:
+    """The console script `femur`."""
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    console()

@@ -1,4 +1,9 @@
-"""The folder of a run: it belongs to one config, and to one run at a time."""
+"""Run directories: each belongs to one config, and to one process group at a time.
+
+WORKDIR/config.json     whole config of the run, from which later stages start
+WORKDIR/STAGE.lock      lock of a stage that is running
+WORKDIR/compiled/       compiled functions, so that a restart need not compile again
+"""
 
 import fcntl
 import hashlib
@@ -8,8 +13,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -22,6 +28,9 @@ from femur_jax.parallel.distributed import texts_of_all
 _CONFIG = "config.json"
 _LEASE_SECONDS = 150.0  # a file server notices after about 90 that a node has died
 
+_HIDDEN = "hmac-sha256:"
+"""Beginning of the text that stands for a hidden field in config.json."""
+
 _locks: dict[Path, int] = {}  # file descriptors, open until the process ends
 
 
@@ -31,20 +40,23 @@ def claim(
     *,
     stage: str,
     free: Sequence[str] = (),
-    hidden: Sequence[str] = (),
+    hidden: Mapping[str, Callable[[str], str]] | None = None,
+    keep_free: bool = False,
 ) -> None:
-    """Makes the folder a config's own, or checks that it is, until this process ends.
+    """Claims a run directory for a config and a stage, until this process ends.
 
     The lock is the kernel's (flock), which releases it however the process ends. On NFS it holds
-    across machines; on a file system without locks (some mounts of Lustre) nothing is refused, and
+    across machines. On a file system without locks (some mounts of Lustre) nothing is refused, and
     one line says so.
 
     Args:
-        workdir: The folder, made where it does not exist.
-        config: Everything that the run's results follow from.
-        stage: What the run does there; others may do other stages at the same time.
-        free: Top-level fields that may differ from call to call.
-        hidden: Top-level fields that are written as a digest: paths may name a patient.
+        workdir: Run directory, made where it does not exist.
+        config: Whole config, from which the run's results follow.
+        stage: Name of the stage that runs; other stages may run at the same time.
+        free: Dotted names of fields that may differ from call to call, such as `train.steps`.
+        hidden: Top-level fields that config.json holds as a keyed digest, since a path may name a
+            patient, each with the function that makes its digest.
+        keep_free: Whether config.json takes over the free fields of this call.
 
     Raises:
         UserError: The folder holds the run of another config, is in use, or cannot be written; or
@@ -53,7 +65,7 @@ def claim(
     if jax.process_count() > 1:
         _check_same_everywhere(workdir, config)
     if jax.process_index() == 0:
-        _claim(workdir, config, stage, free, hidden)
+        _claim(workdir, _as_written(config, hidden or {}), stage, free, keep_free)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"claim {workdir}")
 
@@ -63,7 +75,7 @@ def _check_same_everywhere(workdir: Path, config: ConfigDict) -> None:
     for number, text in enumerate(texts):
         if text != texts[0]:
             (folder, fields), (other_folder, other_fields) = map(json.loads, (texts[0], text))
-            names = _differences(fields, other_fields)
+            names = [f"config.{name}" for name in _differences(fields, other_fields)]
             names += ["--workdir"] * (folder != other_folder)
             raise UserError(
                 f"Process {number} was started with another command or another version of a "
@@ -73,25 +85,46 @@ def _check_same_everywhere(workdir: Path, config: ConfigDict) -> None:
 
 
 def _claim(
-    workdir: Path, config: ConfigDict, stage: str, free: Sequence[str], hidden: Sequence[str]
+    workdir: Path, fields: dict[str, Any], stage: str, free: Sequence[str], keep_free: bool
 ) -> None:
-    text = _canonical(config, free, hidden)
     file = workdir / _CONFIG
-    if file.is_file() and file.read_text() != text:
-        names = ", ".join(_differences(json.loads(file.read_text()), json.loads(text)))
-        raise UserError(
-            f"{workdir} holds a run of another config (it differs in {names}); "
-            "name another --workdir, or delete the folder."
-        )
+    is_new = not file.is_file()
+    if not is_new:
+        changed = _differences(json.loads(file.read_text()), fields)
+        fixed = [name for name in changed if not _is_free(name, free)]
+        if fixed:
+            names = ", ".join(f"config.{name}" for name in fixed)
+            raise UserError(
+                f"{workdir} holds a run of another config (it differs in {names}); "
+                "name another --workdir, or delete the folder."
+            )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _lock(workdir / f"{stage}.lock")
-        if not file.is_file():
-            write_atomically(file, text)
+        if is_new or keep_free:
+            write_atomically(file, json.dumps(fields, indent=1, sort_keys=True))
     except OSError as error:
         raise UserError(
             f"{workdir} cannot be written ({error.strerror}); name another --workdir."
         ) from None
+
+
+def _is_free(name: str, free: Sequence[str]) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for field in free)
+
+
+def _as_written(config: ConfigDict, hidden: Mapping[str, Callable[[str], str]]) -> dict[str, Any]:
+    """The config's fields as JSON holds them, hidden ones as digests."""
+    fields = json.loads(json.dumps(config.to_dict()))
+    for name, digest in hidden.items():
+        if fields[name] and not is_hidden(fields[name]):
+            fields[name] = _HIDDEN + digest(fields[name])
+    return fields
+
+
+def is_hidden(value: str) -> bool:
+    """Whether a field of a config that `load_config` has read is a digest in place of a path."""
+    return value.startswith(_HIDDEN)
 
 
 def _lock(file: Path) -> None:
@@ -136,42 +169,51 @@ def _taken(lock: int, file: Path, *, until: float) -> bool:
             return True
 
 
-def config_of(workdir: Path) -> ConfigDict:
-    """The config that a folder belongs to, without its free fields.
+def load_config(workdir: Path) -> ConfigDict:
+    """The config that a run directory belongs to, locked against unknown fields.
 
     Raises:
-        UserError: It belongs to none.
+        UserError: The folder holds no run.
     """
     file = workdir / _CONFIG
     if not file.is_file():
         raise UserError(f"{workdir} holds no run ({_CONFIG} is missing); name another folder.")
-    return ConfigDict(json.loads(file.read_text()))
+    return ConfigDict(_with_tuples(json.loads(file.read_text()))).lock()
 
 
-def config_hash(config: ConfigDict) -> str:
-    """Names a config in twelve hexadecimal digits."""
-    return hashlib.sha256(_canonical(config, ()).encode()).hexdigest()[:12]
+def _with_tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were in the config."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_with_tuples(item) for item in value)
+    return value
+
+
+def config_hash(config: ConfigDict, *, without: Sequence[str] = ()) -> str:
+    """Twelve hexadecimal digits that identify a config.
+
+    Args:
+        config: Config of a run.
+        without: Top-level fields that do not count, such as those that hold paths.
+    """
+    fields = {name: value for name, value in config.to_dict().items() if name not in without}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def keep_compiled(workdir: Path) -> None:
-    """Keeps compiled functions in the folder, so that a restart need not compile again."""
+    """Keeps compiled functions in the run directory, so that a restart need not compile again."""
     logging.getLogger("jax._src.compilation_cache").setLevel(logging.ERROR)
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
 
 
-def _canonical(config: ConfigDict, free: Sequence[str], hidden: Sequence[str] = ()) -> str:
-    fields = {name: value for name, value in config.to_dict().items() if name not in free}
-    for name in hidden:
-        fields[name] = hashlib.sha256(str(fields[name]).encode()).hexdigest()
-    return json.dumps(fields, indent=1, sort_keys=True)
-
-
-def _differences(old: dict, new: dict, prefix: str = "config") -> list[str]:
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the fields that differ."""
     names = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            names += _differences(a, b, f"{prefix}.{key}")
-        elif a != b:
-            names.append(f"{prefix}.{key}")
+            names += _differences(a, b, f"{prefix}{key}.")
+        elif json.dumps(a) != json.dumps(b):
+            names.append(f"{prefix}{key}")
     return names

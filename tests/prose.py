@@ -15,10 +15,9 @@ from pathlib import Path
 
 FEWEST_WORDS = 3
 
-# Prepositions, conjunctions, pronouns, adverbs and verbs: a description that begins with one of them
-# makes sense only next to the name that it describes.
-NOT_A_BEGINNING = set(
-    """
+# Prepositions, conjunctions, pronouns, adverbs and verbs: a description that begins with one of
+# them makes sense only next to the name that it describes.
+_WORDS = """
     of with without where when while from by see as in at on to for into onto over under within
     beyond between before after about against among along across per like than through via until
     since because if unless so such that this these those it its they them their he she his her
@@ -27,8 +26,8 @@ NOT_A_BEGINNING = set(
     will would shows gives holds names tells says makes takes ends begins keeps maps adds counts
     reads writes runs uses used made found kept given set taken chosen shown named called relative
     likewise same hence thus then there here together apart both
-    """.split()
-)
+"""
+NOT_A_BEGINNING = frozenset(_WORDS.split())
 AVOIDED = (
     (r"(?<!there )\b(is|are|was|were) no\b(?! (longer|more|less|fewer|better)\b)", "is not a ..."),
     (r"\b(go|goes|going|went|gone) on\b", "continue, resume"),
@@ -54,9 +53,9 @@ def fragments(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Module | ast.ClassDef):
             for first, second in zip(node.body, node.body[1:], strict=False):
                 text = _text_of(second)
-                if isinstance(first, ast.Assign | ast.AnnAssign) and text is not None:
-                    if not stands_alone(" ".join(text.split())):
-                        yield second.lineno, text
+                is_field = isinstance(first, ast.Assign | ast.AnnAssign) and text is not None
+                if is_field and not stands_alone(text):
+                    yield second.lineno, text
 
 
 def entries(docstring: str) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.main import STAGES, TOOLS
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,9 +48,14 @@ TINY = "--config=configs/gan.py:tiny"
         ([TINY, "--workdir={}", "--config.modle.size=3"], ["modle"]),
         ([TINY, "--workdir={}", "--config.train.steps=many"], ["many"]),
         ([TINY, "--workdir={}"], ["--config.dataset"]),
-        ([TINY, "--workdir={}", "--config.dataset=/no/where"], ["/no/where", "preprocess"]),
-        ([TINY, "--workdir={}", "--config.stage=guess"], ["guess", "sample"]),
+        ([TINY, "--workdir={}", "--config.dataset=/no/where"], ["/no/where", "ingest"]),
+        (["guess", TINY, "--workdir={}"], ["guess", "sample"]),
         ([TINY, "--workdir={}", "extra"], ["extra"]),
+        (["train", TINY, "--workdir={}", "--config.seed=1", "--unknown=2"], ["unknown"]),
+        (["sample", "{}"], ["holds no run"]),
+        (["study", TINY, "--workdir={}"], ["not of a study"]),
+        (["train", "--config=configs/study.py:demo", "--workdir={}"], ["femur study"]),
+        (["ingest", "--dicom=x", "--labels=y"], ["--out"]),
     ],
 )
 def test_mistakes_cost_one_sentence(arguments, words, tmp_path):
@@ -58,9 +64,24 @@ def test_mistakes_cost_one_sentence(arguments, words, tmp_path):
     assert not workdir.exists()
 
 
-def test_help_shows_an_example():
-    result = run("--help")
-    assert "--config=configs/study.py:demo --workdir=runs/demo" in result.stdout
+def test_help_lists_the_commands_with_an_example_each():
+    shown = run("--help").stdout
+    assert "--config=configs/study.py:demo --workdir=runs/demo" in shown
+    for command in (*TOOLS, *STAGES):
+        assert f"    {command} " in shown
+        result = run(command, "--help")
+        assert result.returncode == 0 and f"femur {command} " in result.stdout, command
+
+
+def test_tools_are_the_commands():
+    for script in sorted((ROOT / "tools").glob("*.py")):
+        if "femur_jax.main" not in script.read_text():
+            continue
+        command = [sys.executable, script, "--help"]
+        shown = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert shown.stdout.startswith("usage: femur "), script
 
 
 def test_gan_from_training_to_evaluation(dataset, tmp_path):
@@ -74,9 +95,12 @@ def test_gan_from_training_to_evaluation(dataset, tmp_path):
         "--config.train.steps=3",
         "--config.train.batch_size=4",
     ]
-    assert_refused(run(*common, "--config.stage=sample"), "checkpoint")
-    for stage in ("train", "sample", "evaluate"):
-        result = run(*common, f"--config.stage={stage}", "--config.sample.per_label=6")
+    assert_refused(run("sample", *common), "checkpoint")
+    trained = run(*common, "--config.sample.per_label=2")
+    assert trained.returncode == 0, trained.stderr
+    # The run directory is enough, and what is free may change.
+    for command in (["sample", workdir, "--config.sample.per_label", 6], ["evaluate", workdir]):
+        result = run(*command)
         assert result.returncode == 0, result.stderr
     synthetic = RadiographDataset(workdir / "synthetic")
     assert [e.label for e in synthetic.entries] == ["NFF"] * 6 + ["AFF"] * 6
@@ -86,5 +110,5 @@ def test_gan_from_training_to_evaluation(dataset, tmp_path):
     assert "KID" in result.stdout
     found = json.loads((workdir / "evaluation.json").read_text())["distances"]["patches"]
     assert found["synthetic"]["fid"] > found["floor"]["fid"] > 0
-    refused = run(*common, "--config.train.learning_rate=(1.0,1.0)")
+    refused = run("train", workdir, "--config.train.learning-rate=(1.0,1.0)")
     assert_refused(refused, "another config", "learning_rate", "--workdir")

@@ -132,7 +132,7 @@ def _check_columns(dataset: RadiographDataset, columns: Sequence[str]) -> None:
         if column not in dataset.provenance.get("columns", ()):
             raise UserError(
                 f"{dataset.folder} has no column {column!r}; make it again with "
-                f"tools/preprocess.py --columns={','.join(columns)}."
+                f"femur ingest --columns={','.join(columns)}."
             )
 
 

@@ -201,7 +201,7 @@ class RadiographDataset:
         if not manifest_file.is_file():
             raise UserError(
                 f"{self.folder} holds no radiograph dataset ({_MANIFEST} is missing); "
-                "make one with tools/preprocess.py."
+                "make one with femur ingest."
             )
         try:
             manifest = json.loads(manifest_file.read_text())

@@ -56,7 +56,7 @@ def open_synthetic(folder: Path) -> RadiographDataset:
     if dataset.provenance.get("kind") != "synthetic" or "model" not in dataset.provenance:
         raise UserError(
             f"{folder} does not say which model made it (the provenance in dataset.json), so it "
-            "cannot be judged as synthetic; make it with --config.stage=sample."
+            "cannot be judged as synthetic; make it with femur sample."
         )
     if not dataset.split("train"):
         raise UserError(f"{folder} has no radiographs; sample some.")

@@ -29,7 +29,7 @@ from femur_jax.training import loop
 RESULT = "cross_validation.json"
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def cross_validate(config: ConfigDict, workdir: Path) -> None:
     """Trains and tests a classifier for each fold, and ends with the AUC over all.
 
     Args:

@@ -134,7 +134,7 @@ def _weak_model(task: DiffusionTask, config: ConfigDict) -> tuple[Model, dict[st
         UserError: There is no such run, or its model does not fit.
     """
     workdir = Path(config.sample.autoguidance)
-    weak = run_folder.config_of(workdir)
+    weak = run_folder.load_config(workdir)
     for field in ("task", "dataset", "data", "diffusion"):
         if json.dumps(weak.to_dict().get(field)) != json.dumps(config.to_dict()[field]):
             raise UserError(

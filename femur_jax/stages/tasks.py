@@ -53,7 +53,7 @@ def _trained_before(config: ConfigDict) -> list[Part]:
     """What the run that this one starts from was trained on, and so on."""
     if not config.pretrained:
         return []
-    first = run_folder.config_of(Path(config.pretrained))
+    first = run_folder.load_config(Path(config.pretrained))
     parts = [Part(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
     return parts + _trained_before(first)
 

@@ -115,7 +115,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         sizes=[_sizes(name, label, r.of(label)) for name, r in shown.items() for label in LABELS],
         published=PUBLISHED,
         provenance={
-            "config": run_folder.config_hash(config),
+            "config": run_folder.config_hash(config, without=("radiographs", "labels")),
             "seeds": ", ".join(map(str, config.seeds)),
             "date": datetime.date.today().isoformat(),
             "machine": f"{platform.machine()}, Python {platform.python_version()}",

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from femur_jax import run_folder
 from femur_jax.classifier.task import ClassifierTask, Predictions, predict
+from femur_jax.data.cohort import Pseudonyms
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation import measurement, radiograph_set
@@ -43,6 +44,9 @@ from femur_jax.study.grid import REAL, Cell, Grid, Mixture, Run
 from femur_jax.study.report import page, tables
 from femur_jax.training import loop
 
+HIDDEN = ("radiographs", "labels")
+"""Fields whose paths may name a patient, so that config.json holds only digests of them."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -57,23 +61,28 @@ class Stage:
     run: Callable[[], None]
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Does what is not yet done, or `config.only`; ends with the AUCs and the report's path.
+def run(config: ConfigDict, workdir: Path, *, only: str = "") -> None:
+    """Runs the stages that are not done, or one; ends with the AUCs and the report's path.
+
+    Args:
+        config: Config of the study.
+        workdir: Run directory of the study.
+        only: Name of one stage, or "" for all.
 
     Raises:
         UserError: From any stage; or the workdir belongs to another config. A new workdir goes
             again where not even the first stage could finish.
     """
     is_new = not workdir.exists()
-    study = begin(config, workdir)
+    study = begin(config, workdir, only)
     try:
-        for stage in study.chosen():
+        for stage in study.chosen(only):
             study.once(stage)
     except UserError:
         if is_new and not study.finished:
             shutil.rmtree(workdir)
         raise
-    if "report" in study.finished and config.only in ("", "report"):
+    if "report" in study.finished and only in ("", "report"):
         print((workdir / "report.txt").read_text())
         print(f"Report: {workdir / 'report.html'}")
 
@@ -86,14 +95,14 @@ def plan(config: ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: As `run`, before anything is made.
     """
-    study = begin(config, workdir)
+    study = begin(config, workdir, stage="plan")
     for stage in study.stages:
         if stage.name not in study.finished:
             waits = [name for name in stage.needs if name not in study.finished]
             print("\t".join([stage.name, *waits]))
 
 
-def begin(config: ConfigDict, workdir: Path) -> "Study":
+def begin(config: ConfigDict, workdir: Path, only: str = "", *, stage: str = "study") -> "Study":
     """Claims the workdir for a study, after all that can be checked before.
 
     Raises:
@@ -103,13 +112,12 @@ def begin(config: ConfigDict, workdir: Path) -> "Study":
     for part in (config.diffusion, config.gan, config.classifier):
         check_batch_size(part.train.batch_size, make_mesh(part.mesh))
     study = Study(config, workdir)
-    study.chosen()
+    study.chosen(only)
     run_folder.claim(
         workdir,
         config,
-        stage=config.only or config.stage,
-        free=("stage", "only"),
-        hidden=("radiographs", "labels"),
+        stage=only or stage,
+        hidden=dict.fromkeys(HIDDEN, study.path_digest),
     )
     return study
 
@@ -125,6 +133,16 @@ class Study:
         """
         self.config, self.workdir = config, workdir
         self.grid = Grid(config, workdir)
+
+    @property
+    def key_file(self) -> Path:
+        """The key of the patients' pseudonyms."""
+        return self.workdir / "pseudonyms.key"
+
+    def path_digest(self, path: str) -> str:
+        """A keyed digest of a path, which stands for it in config.json."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        return Pseudonyms(self.key_file)("path", path)
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -161,26 +179,25 @@ class Study:
         report = Stage("report", tuple(s.name for s in (*classify, *measure)), self.report)
         return [*phantoms, data, *trains, *samples, *classify, *measure, report]
 
-    def chosen(self) -> list[Stage]:
-        """All stages, or the one that `config.only` names.
+    def chosen(self, only: str) -> list[Stage]:
+        """All stages, or one by its name.
 
         Raises:
             UserError: There is none of that name, or others must be done before.
         """
-        if not self.config.only:
+        if not only:
             return self.stages
-        found = [stage for stage in self.stages if stage.name == self.config.only]
+        found = [stage for stage in self.stages if stage.name == only]
         if not found:
             raise UserError(
-                f"config.only is {self.config.only!r}, which is no stage; --config.stage=plan "
-                "prints their names."
+                f"The study has no stage {only!r}; femur plan {self.workdir} prints their names."
             )
         missing = [name for name in found[0].needs if name not in self.finished]
         if missing and found[0].name not in self.finished:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(
                 f"'{found[0].name}' needs '{missing[0]}'{more}, not done in {self.workdir}; "
-                f'run with --config.only="{missing[0]}" first.'
+                f'run it with --only="{missing[0]}" first.'
             )
         return found
 
@@ -215,12 +232,18 @@ class Study:
     def ingest(self) -> None:
         if self.grid.real.exists():
             return
+        for name in HIDDEN:
+            if run_folder.is_hidden(self.config[name]):
+                raise UserError(
+                    f"{self.workdir} keeps no path of patients' files; add --config.{name} as in "
+                    "the study's first command."
+                )
         cohort = self.workdir / "cohort"
         summary = ingest(
             Path(self.config.radiographs or cohort),
             Path(self.config.labels or cohort / "labels.csv"),
             self.grid.real,
-            key_file=self.workdir / "pseudonyms.key",
+            key_file=self.key_file,
             seed=self.config.seed,
             **self.config.ingest,
         )

@@ -25,8 +25,18 @@ from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.state import TrainState
 from femur_jax.training.task import Metrics, Task
 
-FREE_FIELDS = ("stage", "mesh", "sample", "evaluate", "profile")
-"""Fields of a config that may change within a run."""
+FREE_FIELDS = (
+    "mesh",
+    "sample",
+    "evaluate",
+    "profile",
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.images_every",
+    "train.snapshot_every",
+)
+"""Fields of a config that may change within a run, by their dotted names."""
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
@@ -72,7 +82,7 @@ def train(task: Task, config: ConfigDict, folder: Path) -> TrainState:
     parts = config.train.get("accumulate", 1)
     check_batch_size(config.train.batch_size, mesh, parts)
     streams = task.streams()
-    claim(folder, config, stage="train", free=FREE_FIELDS)
+    claim(folder, config, stage="train", free=FREE_FIELDS, keep_free=True)
     key = jax.random.key(config.seed)
     shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
     checkpoints = Checkpoints(folder / CHECKPOINTS)

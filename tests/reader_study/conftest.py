@@ -75,7 +75,7 @@ def study(built, tmp_path):
 
 
 class Server:
-    """A process that runs `tools/reader_study.py serve`.
+    """A process that runs `femur readers serve`.
 
     Attributes:
         port: Port of the server.
@@ -85,7 +85,9 @@ class Server:
     def __init__(self, folder, *invited, port=0):
         command = [
             sys.executable,
-            "tools/reader_study.py",
+            "-m",
+            "femur_jax.main",
+            "readers",
             "serve",
             str(folder),
             "--port",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from femur_jax.main import main
 from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.build import build
 from femur_jax.reader_study.design import Design
@@ -20,7 +21,6 @@ from femur_jax.reader_study.questions import QUESTIONS
 from femur_jax.reader_study.study import ANSWERS, open_study
 from tests.reader_study.conftest import Server, items_of
 from tests.reader_study.test_pictures import decode
-from tools import reader_study
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -151,7 +151,7 @@ def test_a_whole_session_by_keyboard_and_its_score(small, browser, tmp_path, cap
         assert all(answered.final and 0 < answered.milliseconds < 60000 for answered in saved)
     store.close()
 
-    assert reader_study.main(["score", str(study.folder)]) == 0
+    assert main(["readers", "score", str(study.folder)]) == 0
     out = tmp_path / "study.results"
     assert capsys.readouterr().out.strip() == str(out / "results.html")
     with (out / "findings.csv").open() as file:
@@ -166,9 +166,9 @@ def test_a_whole_session_by_keyboard_and_its_score(small, browser, tmp_path, cap
     assert value["kappa, AFF or NFF", "anna, bo", "all"] == 0  # bo always gives the same answer
     with (out / "answers.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * (5 + 2)
-    assert reader_study.main(["score", str(study.folder), "--out", str(out)]) == 2
+    assert main(["readers", "score", str(study.folder), "--out", str(out)]) == 2
     unknown = ["score", str(study.folder), "--out", str(tmp_path / "x"), "--readers", "carl"]
-    assert reader_study.main(unknown) == 2
+    assert main(["readers", *unknown]) == 2
     assert "No reader 'carl'" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from femur_jax.main import main
 from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.study import open_study
 from tests.reader_study.conftest import Server, items_of
 from tests.reader_study.test_answers import SINGLE
-from tools import reader_study
 
 
 def save(server, reader, number, answers, *, final=True, milliseconds=1000):
@@ -115,8 +115,8 @@ def test_acknowledged_answers_survive_a_kill(study):
 
 
 def test_serving_reports_missing_readers_and_a_used_port(study, server, capsys):
-    assert reader_study.main(["serve", str(study.folder)]) == 2
+    assert main(["readers", "serve", str(study.folder)]) == 2
     assert "No reader was invited" in capsys.readouterr().err
     arguments = ["serve", str(study.folder), "--invite", "anna", "--port", str(server.port)]
-    assert reader_study.main(arguments) == 2
+    assert main(["readers", *arguments]) == 2
     assert f"Port {server.port}: Address already in use" in capsys.readouterr().err

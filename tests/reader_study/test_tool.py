@@ -1,15 +1,27 @@
 import pytest
 
+from femur_jax.commands.readers import synthetic_sources
 from femur_jax.errors import UserError
-from tools import reader_study
+from femur_jax.main import main
 
 
 def build(sources, out, *more, real=None, synthetic=None):
     synthetic = synthetic or [str(s[0].folder) for s in sources.synthetic.values()]
     real = real or str(sources.real.folder)
     few = ["--single", "8", "--pairs", "2", "--practice", "0"]
-    return reader_study.main(
-        ["build", "--real", real, "--synthetic", *synthetic, "--out", str(out), *few, *more]
+    return main(
+        [
+            "readers",
+            "build",
+            "--real",
+            real,
+            "--synthetic",
+            *synthetic,
+            "--out",
+            str(out),
+            *few,
+            *more,
+        ]
     )
 
 
@@ -22,12 +34,12 @@ def test_a_study_is_built_once(sources, tmp_path, capsys):
 
 def test_sources_are_named(sources, tmp_path):
     gan = sources.synthetic["gan"][0].folder
-    named = reader_study.synthetic_sources([f"per class={gan}", f"per class={gan}", str(gan)])
+    named = synthetic_sources([f"per class={gan}", f"per class={gan}", str(gan)])
     assert {name: len(datasets) for name, datasets in named.items()} == {"per class": 2, "gan": 1}
     with pytest.raises(UserError, match="gan is taken"):
-        reader_study.synthetic_sources([str(gan), str(gan)])
+        synthetic_sources([str(gan), str(gan)])
     with pytest.raises(UserError, match="real is taken"):
-        reader_study.synthetic_sources([f"real={gan}"])
+        synthetic_sources([f"real={gan}"])
 
 
 def test_real_and_synthetic_are_not_confused(sources, tmp_path, capsys):
@@ -57,12 +69,12 @@ def test_missing_folders_are_reported(sources, tmp_path, capsys):
     assert build(sources, tmp_path / "study", real=str(tmp_path / "none")) == 2
     assert "holds no radiograph dataset" in capsys.readouterr().err
     for command in ("serve", "score"):
-        assert reader_study.main([command, str(tmp_path / "none")]) == 2
+        assert main(["readers", command, str(tmp_path / "none")]) == 2
         assert "holds no reader study" in capsys.readouterr().err
 
 
 def test_power_is_printed(capsys):
-    assert reader_study.main(["power", "--margin", "0.15"]) == 0
+    assert main(["readers", "power", "--margin", "0.15"]) == 0
     table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[2:]}
     assert table["200"] == ["200", "0.429", "to", "0.571", "0.602", "0.99"]
-    assert reader_study.main(["power", "--margin", "0"]) == 2
+    assert main(["readers", "power", "--margin", "0"]) == 2

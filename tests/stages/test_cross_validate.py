@@ -11,7 +11,7 @@ from femur_jax.data.cohort import SPLITS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import PatientScores
-from femur_jax.run_folder import config_of
+from femur_jax.run_folder import load_config
 from femur_jax.stages import cross_validate
 
 
@@ -52,7 +52,7 @@ def test_every_patient_is_tested_once(dataset, classifier_config, tmp_path):
     # Its folds' areas are those of parts of the whole.
     place, areas = 0, []
     for k in (1, 2, 3):
-        by = config_of(workdir / f"fold_{k}").data.draw.by
+        by = load_config(workdir / f"fold_{k}").data.draw.by
         tested = RadiographDataset(dataset.folder).split("test", by)
         own = slice(place, place := place + len(tested))
         assert result["patient"][own] == [dataset.entries[n].patient for n in tested]

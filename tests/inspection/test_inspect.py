@@ -14,7 +14,7 @@ from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.ingest.pipeline import ingest
-from tools import inspect_dataset
+from femur_jax.main import main
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def cohort(tmp_path_factory):
 def inspected(cohort):
     """The JSON and the page."""
     out = cohort[1].with_name("inspected")
-    assert inspect_dataset.main([f"--dataset={cohort[1]}", f"--out={out}", "--all"]) == 0
+    assert main(["inspect", f"--dataset={cohort[1]}", f"--out={out}", "--all"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["fingerprint.html", "fingerprint.json"]
     return json.loads((out / "fingerprint.json").read_text()), out / "fingerprint.html"
 
@@ -134,7 +134,7 @@ def test_nothing_but_what_the_dataset_holds(inspected):
 
 def test_the_same_dataset_gives_the_same_bytes(cohort, inspected, tmp_path):
     again = tmp_path / "again"
-    inspect_dataset.main([f"--dataset={cohort[1]}", f"--out={again}", "--all"])
+    main(["inspect", f"--dataset={cohort[1]}", f"--out={again}", "--all"])
     for path in again.iterdir():
         assert path.read_bytes() == (inspected[1].parent / path.name).read_bytes()
 
@@ -147,7 +147,7 @@ def test_a_leak_ends_with_1_and_is_shown(tmp_path, capsys):
             writer.add(encode(radiograph, 16), split)
         row = {"files": ["r1", "r2"], "bits": 2}
         writer.write_text("similar.jsonl", json.dumps(row))
-    assert inspect_dataset.main([f"--dataset={tmp_path / 'leaky'}"]) == 1
+    assert main(["inspect", f"--dataset={tmp_path / 'leaky'}"]) == 1
     assert "Patients in several splits by patient: 1" in capsys.readouterr().out
     html = (tmp_path / "leaky.fingerprint" / "fingerprint.html").read_text()
     assert "The splits leak" in html and "<code>p0</code>" in html
@@ -192,9 +192,9 @@ def test_chromium_shows_it(inspected, tmp_path):
 def test_a_mistake_is_one_line_and_exit_code_2(cohort, tmp_path, capsys, arguments, named):
     (tmp_path / "taken").mkdir()
     given = [a.format(tmp=tmp_path, dataset=cohort[1]) for a in arguments]
-    assert inspect_dataset.main([f"--dataset={cohort[1]}", *given]) == 2
+    assert main(["inspect", f"--dataset={cohort[1]}", *given]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     [line] = told.err.splitlines()
-    assert line.startswith("inspect_dataset: ") and named in line
+    assert line.startswith("femur_jax: ") and named in line
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -1,5 +1,4 @@
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from PIL import Image
 
 from femur_jax.ingest.pipeline import Limits, Summary
+from femur_jax.main import main
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "preprocess.py"
 
@@ -22,13 +22,12 @@ def _run(*arguments):
 
 @pytest.fixture
 def preprocess(monkeypatch):
-    """Runs the tool in this process, which saves its start; gives the exit code."""
+    """Runs the command in this process, which saves its start; gives the exit code."""
 
     def run(*arguments, **names):
-        main = runpy.run_path(str(SCRIPT))["main"]
-        main.__globals__.update(names)
-        monkeypatch.setattr(sys, "argv", ["preprocess.py", *arguments])
-        return main()
+        for name, value in names.items():
+            monkeypatch.setattr(f"femur_jax.commands.ingest.{name}", value)
+        return main(["ingest", *arguments])
 
     return run
 
@@ -108,7 +107,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     printed = capsys.readouterr()
     assert printed.out == ""
     [line] = printed.err.splitlines()
-    assert line.startswith("preprocess: ") and named in line
+    assert line.startswith("femur_jax: ") and named in line
     assert "CANARY" not in line and line.endswith(".")
     assert not (tmp_path / "dataset").exists()
 
@@ -116,7 +115,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_mistake_ends_the_script_with_code_2(tmp_path):
     run = _run(f"--dicom={tmp_path}", f"--labels={tmp_path}", f"--out={tmp_path / 'dataset'}")
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith("preprocess: ") and run.stderr.count("\n") == 1
+    assert run.stderr.startswith("femur_jax: ") and run.stderr.count("\n") == 1
 
 
 def test_limits_are_given_in_gib_and_seconds(cohort, preprocess):
