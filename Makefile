@@ -14,7 +14,7 @@ demo bench experiment: export JAX_NUM_CPU_DEVICES ?= 2
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
-	.venv/bin/python -m femur_jax.main --config=configs/study.py:$(STUDY) --workdir=$(WORKDIR)
+	.venv/bin/femur study --config=configs/study.py:$(STUDY) --workdir=$(WORKDIR)
 
 test: .venv/installed
 	.venv/bin/ruff check .

@@ -1,12 +1,10 @@
-"""femur_jax.main with a tenth of a second more for each batch, so that tests can come between.
+"""femur with a tenth of a second more for each batch, so that a test can interrupt the training.
 
-Called as python is: slowly.py -m femur_jax.main ARGUMENT...
+The call is that of Python: slowly.py -m femur_jax.main ARGUMENT...
 """
 
 import sys
 import time
-
-from absl import app
 
 from femur_jax import main
 from femur_jax.training import loop
@@ -22,5 +20,4 @@ def slow_batches(*arguments, **named):
 
 if __name__ == "__main__":
     loop.batches = slow_batches
-    sys.argv[:3] = sys.argv[:1]
-    app.run(main.main, flags_parser=main.parse_flags)
+    sys.exit(main.main(sys.argv[3:]))
