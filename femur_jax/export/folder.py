@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from tqdm import tqdm
 
 from femur_jax.data.cohort import Pseudonyms
 from femur_jax.errors import UserError
 from femur_jax.export import cases, image
+from femur_jax.progress import Progress
 
 BITS = range(12, 17)
 
@@ -74,7 +74,7 @@ def export(
         else:
             key = _identifier
             named = cases.name(chosen)
-        for n, case in enumerate(tqdm(named, "export", disable=None), start=1):
+        for n, case in enumerate(Progress(named, "export"), start=1):
             ds = image.header(case.patient_id, case.patient_name)
             if not blinded:
                 _describe(ds, case, secondary_capture)

@@ -11,9 +11,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
-from tqdm import tqdm
 
 from femur_jax.errors import UserError
+from femur_jax.progress import Progress
 
 CONNECTION_SECONDS = 10
 _STORED = ("Success", "Warning")
@@ -94,7 +94,7 @@ def _send_all(
     accepted = {context.abstract_syntax for context in association.accepted_contexts}
     refused = []
     with log.open("a", newline="") as file:
-        for path, ds in tqdm(waiting.items(), "send", disable=None):
+        for path, ds in Progress(waiting.items(), "send"):
             if ds.SOPClassUID not in accepted:
                 refused.append((path, f"it does not accept {ds.SOPClassUID.name}"))
                 continue

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from femur_jax.errors import UserError
 from femur_jax.phantom.patient import COARSEST_MM, Record, write_patient
 from femur_jax.phantom.plan import Patient, plan_cohort
+from femur_jax.progress import Progress
 
 COLUMNS: tuple[str, ...] = (
     "path",
@@ -115,7 +115,7 @@ def write_cohort(
         ):
             rows = csv.DictWriter(table, COLUMNS, extrasaction="ignore")
             rows.writeheader()
-            for records in tqdm(
+            for records in Progress(
                 results, "patients", len(plan), unit="patient", disable=not progress
             ):
                 rows.writerows(records)

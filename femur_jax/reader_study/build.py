@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.files import write_checksums
+from femur_jax.progress import Progress
 from femur_jax.reader_study import pictures
 from femur_jax.reader_study.design import Case, Design
 from femur_jax.reader_study.matching import Candidate, MatchedPair, matched_pairs
@@ -58,7 +58,7 @@ def build(
                 lambda n: _write_pair(partial / IMAGES, design.seed, n, pairs[n]),
                 range(len(pairs)),
             )
-            written = list(tqdm(results, "pairs", len(pairs), delay=10))
+            written = list(Progress(results, "pairs", len(pairs)))
         cases = [case for both, _ in written for case in both]
         study = {
             "schema": SCHEMA,

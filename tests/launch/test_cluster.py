@@ -244,20 +244,3 @@ def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch,
         assert f"JobName={name}" in shown[name]
     assert "NumNodes=2" in shown[f"train {cell}-AFF"]
     assert "NumNodes=1" in shown[f"sample {cell}-AFF"]
-
-
-def test_scripts_pass_shellcheck():
-    if not shutil.which("shellcheck"):
-        pytest.skip("shellcheck is not installed (apt-get install shellcheck)")
-    launch = ROOT / "launch"
-    files = [p for p in (*launch.iterdir(), *launch.glob("profiles/*")) if p.is_file()]
-    scripts = [p for p in files if p.suffix in ("", ".sbatch")]
-    checked = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout
-
-
-def test_submit_names_the_profiles():
-    command = [ROOT / "launch" / "submit", "nowhere", "launch/train.sbatch", "runs/x"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr.startswith("submit: there is no profile 'nowhere'; name one of:")
