@@ -1,14 +1,15 @@
-"""Files that are either whole or absent, and the checksums that prove it.
+"""Files and folders that are either complete or absent, and the checksums that prove it.
 
-SHA256SUMS holds the checksums of a folder's files, as sha256sum writes and checks them. Reading
-50 GB again at each opening would take a minute, so the user's cache remembers a folder that was
-found whole by its files' sizes and times of change; a file that was touched since is read again.
+SHA256SUMS holds the checksums of a folder's files in the format of sha256sum. Reading 50 GB at each
+opening would take a minute, so the user's cache remembers a verified folder by the sizes and
+modification times of its files. A folder is read again when one of its files was touched since.
 """
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +20,55 @@ from femur_jax.errors import UserError
 CHECKSUMS = "SHA256SUMS"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under another name first, and then gives it its own."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Writes a file under a temporary name and renames it when it is complete.
+
+    Args:
+        path: The file, which is replaced where it exists.
+        content: Text, written as UTF-8, or bytes.
+        mode: Permissions of the file before the umask.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    # Several processes may write the same file, such as a report.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # left by a killed process with this id
+    try:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_absent(folder: Path) -> None:
+    """Refuses to write to a folder that exists.
+
+    Raises:
+        UserError: The folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; remove it or name another folder.")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a folder to fill, which takes its name when the block ends without an exception.
+
+    After an exception nothing is left behind.
+
+    Raises:
+        UserError: The folder exists.
+    """
+    require_absent(folder)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write_checksums(folder: Path) -> None:
@@ -35,15 +80,15 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify_checksums(folder: Path, needed: Iterable[str]) -> None:
-    """Checks that every file is there and as it was.
+    """Checks that every file of a folder exists and is unchanged.
 
     Args:
-        folder: The folder.
-        needed: Files that must have a checksum, relative to the folder: the list of checksums
-            may have been cut short.
+        folder: A folder with SHA256SUMS.
+        needed: Files that must have a checksum, relative to the folder. They reveal a
+            SHA256SUMS that was cut off at the end of a line.
 
     Raises:
-        UserError: One is missing or changed; it is named.
+        UserError: A file is missing or changed. The message names it.
     """
     sums = folder / CHECKSUMS
     try:
@@ -71,7 +116,7 @@ def verify_checksums(folder: Path, needed: Iterable[str]) -> None:
 
 def _damaged(path: Path) -> UserError:
     return UserError(
-        f"{path} is missing or damaged; restore the folder from a copy, or make it again."
+        f"{path} is missing or damaged; restore the folder from a copy, or create it again."
     )
 
 
@@ -83,7 +128,7 @@ def _is_known(state: str) -> bool:
 
 
 def _remember(state: str) -> None:
-    """Without a cache, or a home to have it in, the next opening reads everything once more."""
+    """Remembers a verified folder; where no cache can be written, it is read again next time."""
     with contextlib.suppress(OSError, RuntimeError):
         _cache().mkdir(parents=True, exist_ok=True)
         (_cache() / state).touch()
@@ -98,14 +143,14 @@ def _digests(files: Iterable[Path]) -> list[str]:
     total = sum(path.stat().st_size for path in paths)
     with (
         ThreadPoolExecutor() as pool,
-        # Seen only where it takes a while.
+        # The bar appears only after 10 seconds.
         tqdm(desc="checksums", total=total, unit="B", unit_scale=True, delay=10) as bar,
     ):
 
         def digest(path: Path) -> str:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                checksum = hashlib.file_digest(file, "sha256").hexdigest()
             bar.update(path.stat().st_size)
-            return found
+            return checksum
 
         return list(pool.map(digest, paths))

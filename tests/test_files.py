@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pwd
+import stat
 import subprocess
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from femur_jax.errors import UserError
-from femur_jax.files import verify_checksums, write_checksums
+from femur_jax.files import new_folder, verify_checksums, write_atomically, write_checksums
 
-FILES = {"a.json": b"{}", "part/b": bytes(range(256)), "part/c d": b"", "other/b": b"b"}
+FILES = {"a.json": b"{}", "section/b": bytes(range(256)), "section/c d": b"", "other/b": b"b"}
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +36,50 @@ def _sha256sum(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _change_unseen(file: Path, content: bytes) -> None:
-    """Keeps size and time of change."""
+    """Changes a file but keeps its size and modification time."""
     status = file.stat()
     file.write_bytes(content)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("content", "written"), [("Örebro\n", "Örebro\n".encode()), (b"\0\xff", b"\0\xff")]
+)
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path, content, written):
+    path = tmp_path / "file"
+    for _ in range(2):
+        write_atomically(path, content)
+        assert path.read_bytes() == written and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_private_file_is_private_from_its_first_byte(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+    seen = []
+
+    def watch(partial: Path, target: Path) -> None:
+        seen.append((stat.S_IMODE(partial.stat().st_mode), target.read_text()))
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "replace", watch)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new", mode=0o600)
+    assert seen == [(0o600, "old")] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path):
+    folder, partial = tmp_path / "above" / "new", tmp_path / "above" / "new.partial"
+    partial.mkdir(parents=True)
+    (partial / "left").write_text("by a killed process")
+    with pytest.raises(KeyboardInterrupt), new_folder(folder):
+        raise KeyboardInterrupt
+    assert not folder.exists() and not partial.exists()
+    with new_folder(folder) as writable:
+        (writable / "file").write_text("")
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["file"] and not partial.exists()
+    with pytest.raises(UserError, match="new exists; remove it"), new_folder(folder):
+        pass
 
 
 def test_sha256sum_writes_the_same_and_agrees(folder):
@@ -97,37 +138,37 @@ def test_a_damaged_list_is_named(folder):
 def test_no_changed_byte_of_the_list_is_accepted(folder):
     file = folder / "SHA256SUMS"
     whole = file.read_bytes()
-    for place in range(0, len(whole), 7):
+    for position in range(0, len(whole), 7):
         damaged = bytearray(whole)
-        damaged[place] ^= 1
+        damaged[position] ^= 1
         file.write_bytes(damaged)
         with pytest.raises(UserError, match="is missing or damaged"):
             verify_checksums(folder, FILES)
 
 
-def test_what_was_found_whole_is_not_read_again(folder):
-    """A change that keeps size and time is missed: the price of opening 50 GB at once."""
+def test_a_verified_folder_is_not_read_again(folder):
+    """A change that keeps size and time goes unnoticed: the price of opening 50 GB quickly."""
     verify_checksums(folder, FILES)
-    _change_unseen(folder / "part/b", bytes(256))
+    _change_unseen(folder / "section/b", bytes(256))
     verify_checksums(folder, FILES)
-    (folder / "part/b").touch()
-    with pytest.raises(UserError, match="part/b"):
+    (folder / "section/b").touch()
+    with pytest.raises(UserError, match="section/b"):
         verify_checksums(folder, FILES)
 
 
-def test_what_was_found_damaged_is_read_again(folder):
-    _change_unseen(folder / "part/b", bytes(256))
+def test_a_damaged_folder_is_read_again(folder):
+    _change_unseen(folder / "section/b", bytes(256))
     for _ in range(2):
-        with pytest.raises(UserError, match="part/b"):
+        with pytest.raises(UserError, match="section/b"):
             verify_checksums(folder, FILES)
 
 
-def test_each_folder_is_remembered_by_itself(folder, tmp_path):
+def test_each_folder_is_remembered_separately(folder, tmp_path):
     verify_checksums(folder, FILES)
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-a", folder, copy], check=True)
-    _change_unseen(copy / "part/b", bytes(256))
-    with pytest.raises(UserError, match="copy/part/b"):
+    _change_unseen(copy / "section/b", bytes(256))
+    with pytest.raises(UserError, match="copy/section/b"):
         verify_checksums(copy, FILES)
 
 
@@ -142,8 +183,8 @@ def test_the_cache_lies_in_the_users_cache_folder(folder, cache, tmp_path, monke
 
 def _assert_read_each_time(folder: Path) -> None:
     verify_checksums(folder, FILES)
-    _change_unseen(folder / "part/b", bytes(256))
-    with pytest.raises(UserError, match="part/b"):
+    _change_unseen(folder / "section/b", bytes(256))
+    with pytest.raises(UserError, match="section/b"):
         verify_checksums(folder, FILES)
 
 
@@ -153,7 +194,7 @@ def test_works_without_a_cache_folder(folder, monkeypatch):
 
 
 def test_works_without_a_home(folder, monkeypatch):
-    """As in a container whose user has no line in /etc/passwd."""
+    """A container's user may have no line in /etc/passwd."""
 
     def nobody(uid: int):
         raise KeyError(uid)
@@ -168,7 +209,7 @@ def test_works_without_a_home(folder, monkeypatch):
 
 @pytest.mark.parametrize("call", ["stat", "mkdir"])
 def test_works_with_a_forbidden_cache(folder, cache, monkeypatch, call):
-    """As root, who may do anything, cannot try."""
+    """Root ignores permissions, so the refusal is simulated."""
     original = getattr(os, call)
 
     def refuse(path, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Who is in the data: the label table, pseudonyms and splits by patient."""
+"""The cohort: label table, pseudonyms, and splits by patient and hospital."""
 
 import csv
 import hashlib
@@ -20,12 +20,12 @@ SPLITS = ("train", "validation", "test")
 _COLUMNS = ("path", "patient_id", "hospital", "label")
 _OPTIONAL = {"view": VIEWS, "laterality": LATERALITIES}
 _TOO_LARGE = 1e6
-"""A date or a personal number would be no smaller."""
+"""Bound on the values of further columns; dates and personal numbers exceed it."""
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One line of the label table: a file and what the hospital says of it."""
+    """One line of the label table: a file and the hospital's statements about it."""
 
     line: int
     path: str
@@ -35,7 +35,7 @@ class LabelRow:
     view: str
     laterality: str
     columns: dict[str, float | None] = field(default_factory=dict)
-    """Further columns by name, None where the cell is empty."""
+    """Values of further columns by name, None where the cell is empty."""
 
 
 def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list[LabelRow]:
@@ -44,16 +44,16 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
     Args:
         labels: CSV file with the columns path, patient_id, hospital, label and, where known,
             view and laterality. Paths are relative to `folder`.
-        folder: The folder of radiographs.
+        folder: Folder of the radiographs.
         columns: Further columns to read as numbers; see `_as_numbers`.
 
     Raises:
-        UserError: A missing folder, file or column, an unknown label, view or laterality, a
-            further column that is no numbers, a file named twice, or a patient with both labels.
-            The text names lines, never what is in them.
+        UserError: A folder, file or column is missing, a label, view or laterality is unknown, a
+            further column does not hold numbers, a file is listed twice, or a patient has both
+            labels. The message names lines, never their content.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; give the folder of radiographs.")
+        raise UserError(f"There is no folder {folder}; name the folder of radiographs.")
     if not labels.is_file():
         raise UserError(
             f"There is no label table {labels}; write one with the columns {', '.join(_COLUMNS)}."
@@ -65,7 +65,7 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
             entries = _read_table(labels, file, folder, columns)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"{labels} is no CSV file in UTF-8; save it as such, separated by commas."
+            f"{labels} is not a CSV file in UTF-8; save it as one, separated by commas."
         ) from error
     if not entries:
         raise UserError(f"{labels} lists no radiograph; add a line for each file.")
@@ -75,14 +75,14 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
         other = files.setdefault(entry.path, entry)
         if other is not entry:
             raise UserError(
-                f"{labels} names one file twice, in lines {other.line} and {entry.line}; "
+                f"{labels} lists one file twice, in lines {other.line} and {entry.line}; "
                 "keep one of them."
             )
         other = patients.setdefault(entry.patient_id, entry)
         if other.label != entry.label:
             raise UserError(
                 f"{labels} gives one patient both labels, in lines {other.line} and {entry.line}; "
-                "keep one label, or give the two femurs patient ids of their own."
+                "keep one label, or give the two femurs different patient ids."
             )
     return entries
 
@@ -98,7 +98,9 @@ def _read_table(labels: Path, file: TextIO, folder: Path, columns: Sequence[str]
         )
     known = [c for c in columns if c in _COLUMNS or c in _OPTIONAL]
     if known:
-        raise UserError(f"The column {known[0]!r} is no further column; do not name it as one.")
+        raise UserError(
+            f"The column {known[0]!r} is always read; name only further columns in --columns."
+        )
     rows = [(reader.line_num, row) for row in reader]
     entries = [_entry(row, labels, line, folder) for line, row in rows]
     for column in columns:
@@ -128,19 +130,19 @@ def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) ->
 
 
 def _as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> list[float | None]:
-    """One column's cells as numbers, None where a cell is empty.
+    """Converts the cells of a column to numbers, None where a cell is empty.
 
-    Numbers stay as they are. Two words, such as F and M or no and yes, become 0 and 1 in
-    alphabetical order; upper and lower case are the same. The words themselves are not kept.
+    Two words, such as F and M or no and yes, become 0 and 1 in alphabetical order, regardless of
+    case. The words themselves are not kept.
 
     Args:
-        labels: The label table, for messages.
-        column: Its name.
-        cells: Line and text of each.
+        labels: Path of the label table, for messages.
+        column: Name of the column.
+        cells: Line number and text of each cell.
 
     Raises:
         UserError: The cells are neither numbers nor two words, or a number has more than six
-            digits, as what names a patient has. The text names a line, never what is in it.
+            digits, so that it may identify a patient. The message names a line, never its content.
     """
     words = sorted({text.casefold() for _, text in cells if text})
     if len(words) == 2 and not any(_is_number(word) for word in words):
@@ -149,12 +151,12 @@ def _as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> 
         where = f"{labels}, line {line}: column {column!r}"
         if text and not _is_number(text):
             raise UserError(
-                f"{where} holds no number, and the column has not just two words; write numbers, "
-                "and leave a cell empty where nothing is known."
+                f"{where} does not hold a number, nor does the column hold just two words; write "
+                "numbers, and leave a cell empty where nothing is known."
             )
         if text and abs(float(text)) >= _TOO_LARGE:
             raise UserError(
-                f"{where} has more than six digits, which may name a patient; leave out dates "
+                f"{where} has more than six digits, which may identify a patient; leave out dates "
                 "and identifiers."
             )
     return [float(text) if text else None for _, text in cells]
@@ -170,18 +172,18 @@ def _is_number(text: str) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name too long for the file system; the error would quote it
+    except OSError:  # the name is too long for the file system; the error would quote it
         return False
 
 
 class Pseudonyms:
-    """Replaces identifiers by keyed hashes, which nobody can undo or test without the key."""
+    """Replaces identifiers by keyed hashes, which nobody can invert or test without the key."""
 
     def __init__(self, key_file: Path):
-        """Reads the key, or makes one that only its owner can read.
+        """Reads the key, or creates one that only its owner can read.
 
         Raises:
-            UserError: The file is no key.
+            UserError: The file is not a key.
         """
         try:
             descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -193,11 +195,12 @@ class Pseudonyms:
         self._key = key_file.read_bytes() if key_file.is_file() else b""
         if len(self._key) != 32:
             raise UserError(
-                f"{key_file} is no key of 32 bytes; restore it, or name a new file for another key."
+                f"{key_file} is not a key of 32 bytes; restore it, or name a new file to create "
+                "another key."
             )
 
     def __call__(self, kind: str, identifier: str) -> str:
-        """The pseudonym (16 hexadecimal digits) of a patient, hospital or file."""
+        """The pseudonym (16 hexadecimal digits) of an identifier of a kind, such as 'patient'."""
         message = f"{kind}\0{identifier}".encode()
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]
 
@@ -214,16 +217,16 @@ def split_patients(
     Args:
         labels: Label of each patient.
         fractions: Shares of validation and test, 0 for none; the rest is for training.
-        seed: Another seed gives another split.
-        connected: Disjoint sets of patients who share a picture; each goes into one split, as
-            one patient with an atypical fracture if there is one among them.
+        seed: Seed of the random split.
+        connected: Disjoint sets of patients who share a picture. Each set goes into one split and
+            counts as one patient, with an atypical fracture if one of its patients has it.
 
     Returns:
         The split of each patient.
 
     Raises:
-        UserError: A share is out of range, or a split that is wanted would hold fewer than 2
-            patients of a class.
+        UserError: A share is out of range, or a requested split would hold fewer than 2 patients
+            of a class.
     """
     if not all(0.0 <= share <= 1.0 for share in fractions):
         raise UserError(
@@ -238,19 +241,19 @@ def split_patients(
             del groups[other]
     split = {}
     for label in LABELS:
-        own = [
+        members = [
             first
             for first, group in groups.items()
             if label == max((labels[p] for p in group), key=LABELS.index)
         ]
-        order = sorted(own, key=lambda p: seeded_hash(seed, p))
+        order = sorted(members, key=lambda p: seeded_hash(seed, p))
         counts = [round(fraction * len(order)) for fraction in fractions]
         counts.insert(0, len(order) - sum(counts))
         wanted = (1 - sum(fractions), *fractions)
         for name, share, count in zip(SPLITS, wanted, counts, strict=True):
             if count < 0 or (share != 0 and count < 2):
                 raise UserError(
-                    f"{len(own)} patients with label {label} leave {max(count, 0)} for the "
+                    f"{len(members)} patients with label {label} leave {max(count, 0)} for the "
                     f"{name} split, which needs 2; add patients or change the split's fractions."
                 )
             for first in order[:count]:
@@ -265,12 +268,12 @@ def split_hospitals(
     """Assigns whole hospitals to splits.
 
     Hospitals are taken in a seeded order, first for the test split and then for validation,
-    until each holds its share of the patients and 2 of each class.
+    until each split holds its share of the patients and 2 of each class.
 
     Args:
-        patients: For each hospital, its patients and their labels.
+        patients: Labels by patient by hospital.
         fractions: Shares of validation and test, 0 for none; the rest is for training.
-        seed: Another seed gives another split.
+        seed: Seed of the random order.
 
     Returns:
         The split of each hospital; empty where a split would lack a class.
@@ -293,16 +296,16 @@ def split_hospitals(
 
 
 def fold_splits(by: str) -> list[str]:
-    """What each of n folds is for in the run 'k/n': the k-th is tested, the next one validates.
+    """The split of each of n folds in the run 'k/n': fold k is tested, the next one validates.
 
     Raises:
-        UserError: It is no such text, or there are fewer than three folds.
+        UserError: The text is not of this form, or there are fewer than three folds.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", by)
-    k, folds = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"(\d+)/(\d+)", by)
+    k, folds = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= k <= folds or folds < 3:
         raise UserError(
-            f"The split is by {by!r}; write patient, hospital, or one of three folds or more, "
+            f"Unknown split by {by!r}; write patient, hospital, or one of at least three folds, "
             "such as 1/5."
         )
     splits = dict.fromkeys(range(folds), "train") | {k - 1: "test", k % folds: "validation"}
@@ -310,13 +313,13 @@ def fold_splits(by: str) -> list[str]:
 
 
 def deal_folds(labels: Mapping[str, str], folds: int) -> dict[str, int]:
-    """Deals patients out to folds, stratified by label.
+    """Assigns patients to folds in turn, stratified by label.
 
-    Folds differ by at most one patient, and so they do in each class.
+    The sizes of any two folds differ by at most one patient, in total and in each class.
 
     Args:
         labels: Label of each patient.
-        folds: How many.
+        folds: Number of folds.
 
     Returns:
         The fold of each patient, from 0.
@@ -329,12 +332,12 @@ def deal_folds(labels: Mapping[str, str], folds: int) -> dict[str, int]:
         if counts[label] < 2 * folds:
             raise UserError(
                 f"{counts[label]} patients with label {label} are too few for {folds} folds, which "
-                "need 2 each; take fewer folds."
+                "need 2 each; use fewer folds."
             )
     order = sorted(labels, key=lambda p: (LABELS.index(labels[p]), seeded_hash(0, p)))
     return {patient: n % folds for n, patient in enumerate(order)}
 
 
 def seeded_hash(seed: int, text: str) -> str:
-    """An order that depends on nothing but the seed and the text."""
+    """A sort key for a random order that depends only on the seed and the texts."""
     return hashlib.sha256(f"{seed}\0{text}".encode()).hexdigest()

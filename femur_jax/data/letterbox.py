@@ -1,4 +1,4 @@
-"""Whole radiographs of any size in rectangles of a few shapes."""
+"""Whole radiographs of any size, centred in rectangles of a few shapes."""
 
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
@@ -16,12 +16,12 @@ class Letterbox(TypedDict):
     """A whole radiograph, centred in a rectangle."""
 
     pixels: UInt16[np.ndarray, "height width"]
-    """Grey values; 0 around the radiograph."""
+    """Grey values, 0 around the radiograph."""
     box: Int32[np.ndarray, "4"]
     """Top, left, height and width of the radiograph within the rectangle."""
     label: np.int32
     columns: NotRequired[Float32[np.ndarray, " columns"]]
-    """Further columns of the label table where asked for, NaN where unknown."""
+    """Further columns of the label table where requested, NaN where unknown."""
 
 
 def letterbox(
@@ -30,13 +30,13 @@ def letterbox(
     shape: tuple[int, int],
     columns: Sequence[str] = (),
 ) -> Letterbox:
-    """A radiograph in a rectangle of a shape, shrunk to fit; it is never enlarged.
+    """Reads a radiograph into a rectangle, reduced to fit where it is larger, never enlarged.
 
     Args:
-        dataset: Holds the radiograph.
+        dataset: Dataset of the radiograph.
         radiograph: Position in the dataset.
         shape: Height and width of the rectangle.
-        columns: Further columns to add.
+        columns: Names of further columns to add.
     """
     entry = dataset.entries[radiograph]
     sizes = dataset.level_sizes(radiograph)
@@ -50,14 +50,14 @@ def letterbox(
 
 
 def best_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> int:
-    """Number of the shape in which an image of a size is shown largest, the first of equals."""
+    """Index of the shape in which an image of a size appears largest, the first of equals."""
     return max(range(len(shapes)), key=lambda n: np.prod(fitted_size(size, shapes[n])))
 
 
 def paste_centred(
     image: UInt16[np.ndarray, "_ _"], shape: tuple[int, int]
 ) -> tuple[UInt16[np.ndarray, "height width"], Int32[np.ndarray, "4"]]:
-    """An image that fits into a shape in the middle of zeros, and its box."""
+    """Pastes an image into the centre of zeros; returns the result and the image's box."""
     box = letterbox_box(image.shape, shape)
     top, left, height, width = box
     pixels = np.zeros(shape, np.uint16)
@@ -66,7 +66,7 @@ def paste_centred(
 
 
 def letterbox_box(size: tuple[int, int], shape: tuple[int, int]) -> Int32[np.ndarray, "4"]:
-    """Top, left, height and width of an image of a size in the middle of a shape."""
+    """Top, left, height and width of an image of a size in the centre of a shape."""
     (height, width), (rows, columns) = size, shape
     return np.array(((rows - height) // 2, (columns - width) // 2, height, width), np.int32)
 

@@ -1,8 +1,8 @@
 """A radiograph at several resolutions.
 
-Level 0 is the coarsest and fits into a square of `patch` x `patch` pixels; each further level
-has twice the resolution, and the last one is the radiograph as it was recorded. Nothing is ever
-upsampled and the aspect ratio never changes, up to the rounding of a size to whole pixels.
+Level 0 is the coarsest and fits into a square of `patch` x `patch` pixels. Each further level has
+twice the resolution, and the last one is the radiograph at its native size. Nothing is upsampled,
+and the aspect ratio changes only by the rounding of a size to whole pixels.
 """
 
 import math
@@ -23,7 +23,7 @@ def level_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
 def halve(
     pixels: UInt16[np.ndarray, "height width"],
 ) -> UInt16[np.ndarray, "half_height half_width"]:
-    """Averages blocks of 2 x 2 pixels; an odd last row or column is averaged by itself."""
+    """Averages blocks of 2 x 2 pixels; an odd last row or column is averaged alone."""
     height, width = pixels.shape
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge")
@@ -45,7 +45,7 @@ def pyramid(
 
 
 def fitted_size(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image of a size once `shrink` has fitted it into a shape."""
+    """Height and width to which `shrink` reduces an image of a size to fit into a shape."""
     scale = min(1.0, shape[0] / size[0], shape[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -53,21 +53,21 @@ def fitted_size(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int
 def shrink(
     pixels: UInt16[np.ndarray, "height width"], shape: tuple[int, int]
 ) -> UInt16[np.ndarray, "_ _"]:
-    """Resizes an image so that it fits into a shape; one that does already stays as it is."""
+    """Reduces an image to fit into a shape; an image that fits is returned unchanged."""
     height, width = fitted_size(pixels.shape, shape)
     if (height, width) == pixels.shape:
         return pixels
     image = Image.fromarray(pixels.astype(np.float32))
-    # Antialiased, since it shrinks; a convex combination of pixels, so it stays in range.
+    # Pillow antialiases; a convex combination of pixels stays within their range.
     small = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.round(np.asarray(small)).astype(np.uint16)
 
 
 def double(pixels: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "_ _"]:
-    """Interpolates linearly to twice the resolution, the inverse direction of `halve`.
+    """Interpolates linearly to twice the resolution, in the opposite direction of `halve`.
 
     A fine pixel's centre lies a quarter of a coarse pixel from the nearest coarse centre, so it
-    is 3/4 of that one and 1/4 of the next. The border is repeated.
+    is 3/4 of that pixel and 1/4 of the next. The border is repeated.
     """
     for axis in (0, 1):
         lines = np.moveaxis(pixels, axis, 0)

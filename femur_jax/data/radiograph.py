@@ -1,4 +1,4 @@
-"""A radiograph as every stage knows it."""
+"""A radiograph with its metadata."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -25,20 +25,28 @@ class Box(NamedTuple):
     height: int
     width: int
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the box's pixels in an image."""
+        return (
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+
 
 @dataclass(frozen=True)
 class Source:
-    """What is kept of how a file was made: an allow-list, with no word of the header's own.
+    """Facts about a file's origin: an allow-list, without any free text of the header.
 
     Attributes:
         syntax: Name of the transfer syntax, or of the image format.
         bits: Stored bits of a pixel.
         photometric: MONOCHROME1 or MONOCHROME2.
-        voi: What made the grey values: 'lut', 'window', or 'range' of the pixels themselves.
+        voi: Origin of the grey values: 'lut', 'window', or 'range' of the pixels themselves.
         intent: One of INTENTS (Presentation Intent Type).
-        vendor: A maker's name from `dicom.VENDORS`, a keyed pseudonym for any other, or unknown.
+        vendor: A name from `dicom.VENDORS`, a keyed pseudonym for any other maker, or unknown.
         sex: One of SEXES.
-        age: In years, GREATEST_AGE for that and above, 0 where unknown.
+        age: Age in years, at most GREATEST_AGE, 0 where unknown.
     """
 
     syntax: str = "unknown"
@@ -53,22 +61,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One radiograph with what may be known of it; nothing else of a file is kept.
+    """One radiograph with the metadata that is kept; nothing else of its file is.
 
     Attributes:
-        pixels: Grey values for presentation over the full range 0..65535, bone bright; with all
-            that was recorded, also outside the collimated field.
-        name: Distinguishes it from the other radiographs of its dataset; a pseudonym.
+        pixels: Grey values for presentation over the full range 0..65535, bone bright, of the
+            whole recorded image, also outside the collimated field.
+        name: Unique name within the dataset, a pseudonym.
         label: One of LABELS.
-        patient: Pseudonym; radiographs of one patient share it.
-        hospital: Pseudonym.
+        patient: Pseudonym that all radiographs of a patient share.
+        hospital: Pseudonym of the hospital.
         spacing_mm: Side of a pixel in mm, 0.0 where unknown.
         spacing_source: One of SPACING_SOURCES: calibrated to the patient's plane, measured
             at the detector (uncorrected for magnification, DICOM PS3.3 10.7), or unknown.
         view: One of VIEWS.
         laterality: One of LATERALITIES.
-        crop: The part of `pixels` that shows the patient, everything by default.
-        source: How the file was made.
+        crop: The area of `pixels` that shows the patient, None for all of it.
+        source: Facts about the file's origin.
         columns: Further columns of the label table as numbers, None where unknown.
     """
 

@@ -1,16 +1,17 @@
-"""What was read of each file, on disk until the dataset is written.
+"""The content of each file that was read, on disk until the dataset is written.
 
-Which split a radiograph goes to is known only when every file was read, since files that turn
-out to be the same picture connect their patients. And a run that was killed goes on with what
-is here. A spool file is
+The split of a radiograph is known only when every file has been read, since files that show the
+same picture connect their patients. A killed run resumes with the files in the spool. The layout of
+a spool file:
 
     8 bytes   length of the head, little-endian
     n         the head, as JSON: the facts, and the lengths of the records
     m         the records
-    4         CRC-32 of all before
+    4         CRC-32 of all previous bytes
 """
 
 import dataclasses
+import io
 import json
 import zlib
 from dataclasses import dataclass
@@ -18,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from femur_jax.data.records import Encoded, RadiographEntry
+from femur_jax.errors import UserError
+from femur_jax.files import write_atomically
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What is known of one file once it was read.
+    """Facts about one file that was read.
 
     Attributes:
-        entry: What the manifest will say.
-        instance: Pseudonym of its SOP Instance UID, "" where there is none.
-        made_from: Pseudonyms of the instances that it was processed from.
-        perceptual_hash: See `duplicates.perceptual_hash`.
+        entry: Entry of the future manifest, without a split.
+        instance: Pseudonym of the SOP Instance UID, "" where there is none.
+        made_from: Pseudonyms of the instances that this one was processed from.
+        perceptual_hash: Hash of the picture; see `duplicates.perceptual_hash`.
     """
 
     entry: RadiographEntry
@@ -38,19 +41,26 @@ class FileFacts:
 
 
 def write(path: Path, facts: FileFacts, encoded: Encoded) -> None:
-    """Writes a spool file, which appears when it is whole."""
-    parts = [*encoded.levels, encoded.margins]
-    lengths = [[len(record) for record in part] for part in parts]
+    """Writes a spool file, which appears when it is complete.
+
+    Raises:
+        UserError: The spool cannot be written to.
+    """
+    sections = [*encoded.levels, encoded.margins]
+    lengths = [[len(record) for record in section] for section in sections]
     head = json.dumps([dataclasses.asdict(facts), lengths]).encode()
-    records = (record for part in parts for record in part)
+    records = (record for section in sections for record in section)
     data = b"".join([len(head).to_bytes(8, "little"), head, *records])
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
-    partial.replace(path)
+    try:
+        write_atomically(path, data + zlib.crc32(data).to_bytes(4, "little"))
+    except OSError as error:
+        raise UserError(
+            f"{path.parent} cannot be written to ({error.strerror}); free disk space and run again."
+        ) from None
 
 
 def read_facts(path: Path) -> FileFacts | None:
-    """The facts alone; None where there is no such file, or it did not survive a power cut."""
+    """Reads the facts; None where there is no such file, or where it is damaged."""
     if not path.is_file():
         return None
     data = path.read_bytes()
@@ -64,20 +74,15 @@ def read_facts(path: Path) -> FileFacts | None:
 
 
 def read_encoded(path: Path, facts: FileFacts) -> Encoded:
-    """The radiograph, ready to be written."""
-    data = path.read_bytes()
-    (_, lengths), place = _head(data)
-    parts: list[list[bytes]] = []
-    for part in lengths:
-        parts.append([])
-        for length in part:
-            parts[-1].append(data[place : place + length])
-            place += length
-    *levels, margins = parts
+    """Reads the radiograph's records."""
+    file = io.BytesIO(path.read_bytes())
+    (_, lengths), end = _head(file.getvalue())
+    file.seek(end)
+    *levels, margins = [[file.read(length) for length in section] for section in lengths]
     return Encoded(facts.entry, levels, margins)
 
 
 def _head(data: bytes) -> tuple[Any, int]:
-    """What the head says, and where it ends."""
+    """The content of the head, and the position of its end."""
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), end

@@ -1,4 +1,4 @@
-"""Which radiographs a generator makes, and the dataset that they become."""
+"""Requests for synthetic radiographs, and the dataset that they become."""
 
 import dataclasses
 import hashlib
@@ -20,16 +20,17 @@ from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.files import require_absent
 
 SMALLEST, LARGEST = 0.1e6, 15e6
-"""Pixels that may be asked for, and any number between those of the training radiographs."""
+"""Range of pixels in a request; the range of the training radiographs extends it."""
 
 _ASPECT_TOLERANCE = 1.01  # sizes are rounded to whole pixels
 
 
 @dataclass(frozen=True)
 class Request:
-    """One radiograph to be made: height and width in pixels, spacing in mm (0 unknown)."""
+    """One radiograph to generate: height and width in pixels, spacing in mm (0 for unknown)."""
 
     height: int
     width: int
@@ -38,14 +39,14 @@ class Request:
 
 
 def wanted_labels(labels: Sequence[str], shares: Sequence[float]) -> tuple[str, ...]:
-    """The classes to be made.
+    """The classes to generate.
 
     Args:
-        labels: Those asked for; all that the model was trained on when empty.
-        shares: `label_shares` that it was trained with; see `loader.Pool`.
+        labels: Requested classes; when empty, all that the model was trained on.
+        shares: The model's `label_shares` in training; see `loader.Pool`.
 
     Raises:
-        UserError: There is no such class, or the model was not trained on it.
+        UserError: A class is unknown, or the model was not trained on it.
     """
     trained = [la for n, la in enumerate(LABELS) if not shares or shares[n] > 0]
     for label in labels:
@@ -53,8 +54,8 @@ def wanted_labels(labels: Sequence[str], shares: Sequence[float]) -> tuple[str, 
             raise UserError(f"config.sample.labels names {label!r}; write {' or '.join(LABELS)}.")
         if label not in trained:
             raise UserError(
-                f"The model was not trained on {label} (config.data.draw.label_shares); ask for "
-                f"{' and '.join(trained)} in config.sample.labels, or take another model."
+                f"The model was not trained on {label} (config.data.draw.label_shares); request "
+                f"{' and '.join(trained)} in config.sample.labels, or use another model."
             )
     return tuple(labels) or tuple(trained)
 
@@ -72,15 +73,15 @@ def draw_requests(
     """Draws sizes and spacings from the training radiographs, the same number for each label.
 
     Args:
-        dataset: Holds them.
-        per_label: Radiographs of each label.
-        seed: Of the draws.
-        labels: What to make.
-        sizes: Heights and widths to take turns instead. The spacing then lets the drawn
-            radiograph keep its area in mm^2.
-        by: Which train split, see `RadiographDataset.split`.
-        square: Side of the square that a letterboxing model shrinks radiographs into. The longer
-            side of `sizes` must then be one that the model was trained on.
+        dataset: Dataset that the model was trained on.
+        per_label: Number of radiographs of each label.
+        seed: Seed of the random draws.
+        labels: Classes to generate.
+        sizes: Heights and widths to use in turn instead. The spacing is then scaled to keep the
+            area of the drawn radiograph in mm^2.
+        by: Kind of the train split; see `RadiographDataset.split`.
+        square: Side of the square that a letterboxing model reduces radiographs to. The longer
+            side of each of `sizes` must then be within the range of the training radiographs.
 
     Raises:
         UserError: A label has no training radiograph, or a number or size is out of range.
@@ -116,32 +117,33 @@ def _check_sizes(
     flattest, tallest = min(aspects) / _ASPECT_TOLERANCE, max(aspects) * _ASPECT_TOLERANCE
     longer = sorted(min(square or 0, max(size)) for size in known)
     for height, width in sizes:
-        asked = f"config.sample.sizes asks for {height} x {width} pixels"
+        requested = f"config.sample.sizes requests {height} x {width} pixels"
         if square:
             if min(height, width) < 1 or not longer[0] <= max(height, width) <= longer[-1]:
                 raise UserError(
-                    f"{asked}; this model was trained on radiographs with {longer[0]} to "
-                    f"{longer[-1]} pixels on the longer side, so give such a one, and the shorter "
-                    "side by the aspect ratio."
+                    f"{requested}, but this model was trained on radiographs with {longer[0]} to "
+                    f"{longer[-1]} pixels on the longer side; give a longer side in this range, "
+                    "and the shorter side by the aspect ratio."
                 )
         elif min(height, width) < 1 or not low <= height * width <= high:
             raise UserError(
-                f"{asked}; give a height and a width that make {low / 1e6:.3g} to "
-                f"{high / 1e6:.3g} megapixels."
+                f"{requested}; give a height and a width of {low / 1e6:.3g} to "
+                f"{high / 1e6:.3g} megapixels in total."
             )
         if not flattest <= height / width <= tallest:
             raise UserError(
-                f"{asked}, {height / width:.3g} times as high as wide; the training radiographs "
-                f"are {min(aspects):.3g} to {max(aspects):.3g} times, so stay between."
+                f"{requested}, {height / width:.3g} times as high as wide; stay within the range "
+                f"of the training radiographs, {min(aspects):.3g} to {max(aspects):.3g} times."
             )
 
 
 class SyntheticSpool:
-    """Radiographs that were made, on disk until the dataset is written; see `spool`.
+    """Generated radiographs on disk until the dataset is written; see `spool`.
 
-    Beside the dataset lies `FOLDER.spool`, a file for each radiograph, named by its number and by a
-    digest of all that it follows from. So a run that was killed goes on with what it made, one of
-    another config does not take it over, and several processes may fill it.
+    The folder `FOLDER.spool` next to the dataset holds a file for each radiograph, named by its
+    number and a digest of everything that determines it. A killed run therefore resumes with the
+    radiographs that it had generated, a run with another config does not reuse them, and several
+    processes may fill the spool.
     """
 
     def __init__(
@@ -155,11 +157,11 @@ class SyntheticSpool:
         """Opens the spool of a dataset.
 
         Args:
-            folder: The dataset.
-            requests: All of its radiographs.
-            patch: Side of a tile.
-            provenance: All that the radiographs follow from beside the requests; kept in the
-                dataset.
+            folder: Folder of the future dataset.
+            requests: Requests for all of its radiographs.
+            patch: Side of a tile in pixels.
+            provenance: Everything that determines the radiographs in addition to the requests;
+                the dataset keeps it.
 
         Raises:
             UserError: The dataset exists.
@@ -167,21 +169,21 @@ class SyntheticSpool:
         self._folder, self._requests = folder, requests
         self._patch, self._provenance = patch, provenance
         self._spool = folder.with_name(f"{folder.name}.spool")
-        if folder.exists():
-            shutil.rmtree(self._spool, ignore_errors=True)  # by one killed after it was complete
-            raise UserError(f"{folder} exists; remove it or name another folder.")
+        if folder.exists():  # a process was killed between the dataset's completion and this
+            shutil.rmtree(self._spool, ignore_errors=True)
+        require_absent(folder)
         self._spool.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def finished(self) -> set[int]:
-        """Numbers of the radiographs that were found."""
+        """Numbers of the radiographs that an earlier run left in the spool."""
         return {n for n in range(len(self._requests)) if spool.read_facts(self._path(n))}
 
     def add(self, number: int, pixels: UInt16[np.ndarray, "height width"]) -> None:
-        """Keeps the radiograph of a request; the pixels may be fewer than requested.
+        """Stores the radiograph of a request; it may have fewer pixels than requested.
 
         Raises:
-            UserError: The disk is full.
+            UserError: The spool cannot be written to.
         """
         request, name = self._requests[number], f"synthetic-{number:06d}"
         radiograph = Radiograph(
@@ -195,12 +197,7 @@ class SyntheticSpool:
         )
         encoded = encode(radiograph, self._patch)
         facts = spool.FileFacts(encoded.entry, instance="", made_from=(), perceptual_hash=0)
-        try:
-            spool.write(self._path(number), facts, encoded)
-        except OSError as error:
-            raise UserError(
-                f"{self._spool} cannot be written ({error.strerror}); make room and run again."
-            ) from None
+        spool.write(self._path(number), facts, encoded)
 
     def write(self) -> None:
         """Writes the dataset and removes the spool."""
@@ -215,6 +212,6 @@ class SyntheticSpool:
         shutil.rmtree(self._spool)
 
     def _path(self, number: int) -> Path:
-        cause = [self._patch, self._provenance, dataclasses.astuple(self._requests[number])]
-        digest = hashlib.sha256(json.dumps(cause, sort_keys=True).encode()).hexdigest()
+        inputs = [self._patch, self._provenance, dataclasses.astuple(self._requests[number])]
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         return self._spool / f"{number:06d}-{digest[:16]}"

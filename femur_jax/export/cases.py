@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,19 +144,3 @@ def table(cases: Sequence[Case]) -> str:
         folder, entry = case.dataset.folder, case.entry
         writer.writerow([file_name(n), case.patient_id, folder, entry.name, entry.label, kind])
     return text.getvalue()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, completely or not at all.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)  # a killed run may leave one
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Exports radiographs to a folder of DICOM files, identified or blinded for a reader study."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydicom.dataset import Dataset
 from femur_jax.data.cohort import Pseudonyms
 from femur_jax.errors import UserError
 from femur_jax.export import cases, image
+from femur_jax.files import new_folder, require_absent, write_atomically
 from femur_jax.progress import Progress
 
 BITS = range(12, 17)
@@ -61,36 +61,31 @@ def export(
     ]
     if len({case.identity for case in chosen}) < len(folders):
         raise UserError("Two of the datasets are the same; give each dataset once.")
-    partial, table = (out.with_name(f"{out.name}.{end}") for end in ("partial", "cases.csv"))
+    table = out.with_name(f"{out.name}.cases.csv")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # a killed run may leave one
-        partial.mkdir()
-        if blinded:
-            key_file.parent.mkdir(parents=True, exist_ok=True)
-            key = Pseudonyms(key_file)
-            named = cases.blind(chosen, key)
-            _check_table(table, cases.table(named))
-        else:
-            key = _identifier
-            named = cases.name(chosen)
-        for n, case in enumerate(Progress(named, "export"), start=1):
-            ds = image.header(case.patient_id, case.patient_name)
-            if not blinded:
-                _describe(ds, case, secondary_capture)
-            image.set_pixels(ds, case.dataset.read(case.radiograph), bits)
-            image.set_uids(ds, key)
-            ds.save_as(partial / cases.file_name(n), enforce_file_format=True)
-        if blinded:
-            cases.write_private(table, cases.table(named))
-        partial.replace(out)
+        with new_folder(out) as partial:
+            if blinded:
+                key_file.parent.mkdir(parents=True, exist_ok=True)
+                key = Pseudonyms(key_file)
+                named = cases.blind(chosen, key)
+                _check_table(table, cases.table(named))
+            else:
+                key = _identifier
+                named = cases.name(chosen)
+            for n, case in enumerate(Progress(named, "export"), start=1):
+                ds = image.header(case.patient_id, case.patient_name)
+                if not blinded:
+                    _describe(ds, case, secondary_capture)
+                image.set_pixels(ds, case.dataset.read(case.radiograph), bits)
+                image.set_uids(ds, key)
+                ds.save_as(partial / cases.file_name(n), enforce_file_format=True)
+            if blinded:
+                write_atomically(table, cases.table(named), mode=0o600)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written ({error.strerror}), and no files are kept. Free some space "
             "or name another folder, and run the command again."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(named)
 
 
@@ -100,9 +95,8 @@ def _check(
     if bits not in BITS:
         raise UserError(f"{bits} bits cannot be stored; use {BITS[0]} to {BITS[-1]}.")
     if per_class is not None and per_class < 1:
-        raise UserError(f"{per_class} radiographs of each class cannot be exported; use 1 or more.")
-    if out.exists():
-        raise UserError(f"{out} exists; remove it or name another folder.")
+        raise UserError(f"{per_class} radiographs of each class are none; give 1 or more.")
+    require_absent(out)
     if any(folder.resolve() in out.resolve().parents for folder in folders):
         raise UserError(f"{out} lies in a dataset; name a folder elsewhere.")
     if out.resolve() in key_file.resolve().parents:

@@ -245,12 +245,7 @@ def _read(job: _Job) -> spool.FileFacts | str:
         return error.code
     look = duplicates.perceptual_hash(picture.pixels)
     facts = spool.FileFacts(encoded.entry, picture.instance, picture.made_from, look)
-    try:
-        spool.write(job.spool, facts, encoded)
-    except OSError as error:  # no fault of the file
-        raise UserError(
-            f"{job.spool.parent} cannot be written ({error.strerror}); make room and run again."
-        ) from None
+    spool.write(job.spool, facts, encoded)
     return facts
 
 

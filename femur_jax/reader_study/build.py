@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +11,7 @@ import numpy as np
 
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.errors import UserError
-from femur_jax.files import write_checksums
+from femur_jax.files import new_folder, write_checksums
 from femur_jax.progress import Progress
 from femur_jax.reader_study import pictures
 from femur_jax.reader_study.design import Case, Design
@@ -45,13 +43,9 @@ def build(
         UserError: `out` exists, there are too few radiographs, or one is damaged.
         OSError: The disk is full or not writable. No incomplete study remains.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; remove it or choose another folder.")
-    pairs = matched_pairs(design, real, splits, synthetic)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # remains of a killed build
-    (partial / IMAGES).mkdir(parents=True)
-    try:
+    with new_folder(out) as partial:
+        pairs = matched_pairs(design, real, splits, synthetic)
+        (partial / IMAGES).mkdir()
         # Threads suffice, since decoding, resizing and compressing release Python's lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(
@@ -67,10 +61,6 @@ def build(
         }
         (partial / STUDY_FILE).write_text(json.dumps(study, indent=1))
         write_checksums(partial)
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return float(np.mean([cropped for _, cropped in written]))
 
 

@@ -24,7 +24,7 @@ def _tiles():
 
 
 def _slow_decode(data: bytes) -> list[list[int]]:
-    """The documented format, pixel by pixel, in Python's integers."""
+    """Decodes the documented format pixel by pixel with Python's integers."""
     magic, height, width = struct.unpack("<4sHH", data[:8])
     assert magic == b"fjx1"
     assert struct.unpack("<I", data[-4:])[0] == zlib.crc32(data[:-4])
@@ -33,8 +33,8 @@ def _slow_decode(data: bytes) -> list[list[int]]:
     for y in range(height):
         row, value = [], 0
         for x in range(width):
-            place = y * width + x
-            zigzag = planes[place] + 256 * planes[height * width + place]
+            index = y * width + x
+            zigzag = planes[index] + 256 * planes[height * width + index]
             value += -(zigzag + 1) // 2 if zigzag % 2 else zigzag // 2
             row.append(value % 65536)
         rows.append(row)
@@ -57,10 +57,10 @@ def test_bytes_are_the_documented_format(name):
 
 def test_every_changed_byte_is_detected():
     data = encode(np.random.default_rng(1).integers(0, 4096, (6, 7), np.uint16))
-    for place in range(len(data)):
+    for position in range(len(data)):
         for change in (1, 0x10, 0x80, 0xFF):
             damaged = bytearray(data)
-            damaged[place] ^= change
+            damaged[position] ^= change
             with pytest.raises(CorruptTileError):
                 decode(bytes(damaged))
 

@@ -56,7 +56,7 @@ def test_reads_what_spreadsheets_write(folder):
 
 
 def test_lines_are_those_of_an_editor(folder):
-    """Also where a cell has several, or a line is empty: the last line of the row."""
+    """A row whose cell spans several lines has the number of its last line."""
     text = 'path,patient_id,hospital,label,comment\na.png,p,h,AFF,"two\nlines"\n\nb.png,q,h,NFF,\n'
     assert [entry.line for entry in _read(folder, text)] == [3, 5]
 
@@ -78,7 +78,7 @@ def test_lines_are_those_of_an_editor(folder):
         (HEADER + "a.png,p,h\n", "line 2: label is empty"),
         (HEADER + f"{'z' * 300}.png,p,h,AFF,,\n", "line 2: its file is not in"),
         (HEADER + "a\0.png,p,h,AFF,,\n", "line 2: its file is not in"),
-        (HEADER + '"a.png,p,h,AFF,,\n' + "z" * 200_000, "no CSV file"),
+        (HEADER + '"a.png,p,h,AFF,,\n' + "z" * 200_000, "not a CSV file"),
     ],
 )
 def test_bad_tables_are_named(folder, text, named):
@@ -99,13 +99,13 @@ BAD_ROWS = [
     {"view": "ANNA"},
     {"laterality": "ANNA"},
     {"path": "b.png", "label": "NFF"},  # a patient with both labels
-    {},  # a file twice
+    {},  # a file that is listed twice
 ]
 
 
 @pytest.mark.parametrize("bad", BAD_ROWS)
-def test_messages_name_lines_and_never_what_is_in_them(folder, bad):
-    """Not even in the errors that led to them, which a traceback would show."""
+def test_messages_name_lines_and_never_their_content(folder, bad):
+    """The errors behind them, which a traceback would show, do not quote it either."""
     good = {key: f"ANNA1930{key}" for key in ("patient_id", "hospital", "comment")}
     rows = [GOOD_ROW | good, GOOD_ROW | good | bad]
     columns = ["path", "patient_id", "hospital", "label", "view", "laterality", "comment"]
@@ -121,7 +121,7 @@ def test_other_encodings_are_named(folder):
         _read(folder, HEADER + "a.png,p,Örebro,AFF,,\n", "latin-1")
 
 
-def test_missing_places_are_named(folder, tmp_path):
+def test_missing_files_and_folders_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"no label table .*nolabels\.csv"):
         read_labels(tmp_path / "nolabels.csv", folder)
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
@@ -178,7 +178,7 @@ def test_connected_patients_stay_together():
 
 
 def test_connected_patients_count_as_one():
-    """60 - 2 - 1 - 1 normal ones and 20 - 1 atypical ones, of which 15% and 20% are held out."""
+    """15% and 20% of 60 - 2 - 1 - 1 normal and of 20 - 1 atypical patients are held out."""
     for seed in range(20):
         split = split_patients(_patients(), fractions=(0.15, 0.2), seed=seed, connected=CONNECTED)
         others = set().union(*(sorted(group)[1:] for group in CONNECTED))
@@ -210,7 +210,7 @@ def test_too_few_patients_are_named(aff, fractions, named):
 
 
 def _hospitals(number, patients=4):
-    """Each with as many patients of each label."""
+    """Hospitals with equally many patients of each label."""
     return {f"h{n}": {f"h{n}p{m}": LABELS[m % 2] for m in range(patients)} for n in range(number)}
 
 
@@ -229,7 +229,7 @@ def test_hospitals_are_split(number):
         assert split.keys() == hospitals.keys()
         held = _held(hospitals, split)
         for name, fraction in zip(SPLITS[1:], (0.15, 0.2), strict=True):
-            # As many as the share takes, and no hospital more.
+            # Enough hospitals for the share, and not one more.
             least = fraction * 4 * number
             assert least <= held[name].total() < least + 4
             assert min(held[name][label] for label in LABELS) >= 2
@@ -239,7 +239,7 @@ def test_hospitals_are_split(number):
 
 
 def test_every_split_by_hospital_has_both_labels():
-    """Hospitals with one label, such as a referral centre for atypical fractures, are many."""
+    """Each hospital has one label, like a referral centre for atypical fractures."""
     hospitals = {f"h{n}": {f"p{n}": "AFF" if n % 5 == 0 else "NFF"} for n in range(60)}
     for seed in range(20):
         held = _held(hospitals, split_hospitals(hospitals, fractions=(0.15, 0.2), seed=seed))
@@ -275,7 +275,7 @@ def test_pseudonyms_are_keyed_hashes(tmp_path):
     assert Pseudonyms(tmp_path / "key")("patient", "Anna Å") == expected
 
 
-def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
+def test_a_key_is_created_once_for_its_owner_alone(tmp_path):
     file = tmp_path / "key"
     first = Pseudonyms(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -287,14 +287,14 @@ def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
 
 def test_a_wrong_key_is_named(tmp_path):
     (tmp_path / "key").write_bytes(b"short")
-    for place in (tmp_path / "key", tmp_path):
-        with pytest.raises(UserError, match="no key of 32 bytes"):
-            Pseudonyms(place)
+    for path in (tmp_path / "key", tmp_path):
+        with pytest.raises(UserError, match="not a key of 32 bytes"):
+            Pseudonyms(path)
     assert (tmp_path / "key").read_bytes() == b"short"
 
 
 @pytest.mark.parametrize("fractions", [(float("nan"), 0.1), (-0.1, 0.1), (0.1, 1.5)])
-def test_shares_out_of_range_are_told(fractions):
+def test_shares_out_of_range_are_reported(fractions):
     labels = {f"p{n}": ("NFF", "AFF")[n % 2] for n in range(40)}
     with pytest.raises(UserError, match="shares of validation and test"):
         split_patients(labels, fractions=fractions, seed=0)
@@ -320,15 +320,15 @@ def test_further_columns_become_numbers(folder):
 @pytest.mark.parametrize(
     ("cells", "named"),
     [
-        (("81", "ANNA", "70"), "line 3: .*holds no number"),
-        (("ANNA", "zzzz", "anna1930"), "line 2: .*not just two words"),
-        (("ANNA", "", "anna"), "line 2: .*not just two words"),
-        (("1", "ANNA", ""), "line 3: .*holds no number"),
-        (("nan", "1", "2"), "line 2: .*holds no number"),
+        (("81", "ANNA", "70"), "line 3: .*does not hold a number"),
+        (("ANNA", "zzzz", "anna1930"), "line 2: .*nor .*just two words"),
+        (("ANNA", "", "anna"), "line 2: .*nor .*just two words"),
+        (("1", "ANNA", ""), "line 3: .*does not hold a number"),
+        (("nan", "1", "2"), "line 2: .*does not hold a number"),
         (("19301231", "1", "2"), "line 2: .*more than six digits"),
     ],
 )
-def test_columns_that_are_no_numbers_are_refused_without_a_word_of_them(folder, cells, named):
+def test_columns_without_numbers_are_refused_and_not_quoted(folder, cells, named):
     lines = [f"{name}.png,{name},h,AFF,{cell}" for name, cell in zip("abc", cells, strict=True)]
     text = "\n".join(["path,patient_id,hospital,label,extra", *lines])
     (folder.parent / "labels.csv").write_text(text)
@@ -337,27 +337,27 @@ def test_columns_that_are_no_numbers_are_refused_without_a_word_of_them(folder, 
     assert not any(canary in repr(error.value) for canary in CANARIES)
     with pytest.raises(UserError, match="no column 'sex'"):
         read_labels(folder.parent / "labels.csv", folder, ("extra", "sex"))
-    with pytest.raises(UserError, match="'label' is no further column"):
+    with pytest.raises(UserError, match="'label' is always read"):
         read_labels(folder.parent / "labels.csv", folder, ("label",))
 
 
 @pytest.mark.parametrize("folds", [3, 5, 7])
 def test_folds_are_stratified_as_scikit_learns(folds):
     labels = _patients(aff=23, nff=61)
-    found = deal_folds(labels, folds)
-    assert found.keys() == labels.keys()
-    assert found == deal_folds(dict(reversed(labels.items())), folds)
+    fold = deal_folds(labels, folds)
+    assert fold.keys() == labels.keys()
+    assert fold == deal_folds(dict(reversed(labels.items())), folds)
     names, classes = list(labels), [labels[p] for p in labels]
     peer = [held_out for _, held_out in StratifiedKFold(folds).split(names, classes)]
     for label in LABELS:
-        counts = Counter(found[p] for p in labels if labels[p] == label)
+        counts = Counter(fold[p] for p in labels if labels[p] == label)
         expected = [sum(classes[n] == label for n in held_out) for held_out in peer]
         assert sorted(counts.values()) == sorted(expected)
-    sizes = Counter(found.values()).values()
+    sizes = Counter(fold.values()).values()
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_folds_that_cannot_be_are_refused():
+def test_impossible_folds_are_refused():
     with pytest.raises(UserError, match="9 patients with label AFF are too few for 5 folds"):
         deal_folds(_patients(aff=9), 5)
     for by in ("", "0/5", "6/5", "1/2", "1/5/2", "-1/5"):

@@ -25,8 +25,8 @@ def test_boxes_are_centred(size, shape, expected):
     box = letterbox_box(size, shape)
     assert tuple(box) == expected
     image = np.arange(1, 1 + size[0] * size[1], dtype=np.uint16).reshape(size)
-    pixels, placed = paste_centred(image, shape)
-    np.testing.assert_array_equal(placed, box)
+    pixels, pasted = paste_centred(image, shape)
+    np.testing.assert_array_equal(pasted, box)
     before = np.array(expected[:2])
     after = np.array(shape) - before - size
     assert (abs(before - after) <= 1).all()
@@ -65,5 +65,5 @@ def test_radiographs_are_shrunk_and_never_enlarged(dataset, shape):
 @pytest.mark.parametrize(
     ("size", "best"), [((100, 40), 1), ((40, 100), 0), ((30, 30), 0), ((90, 60), 1), ((64, 64), 0)]
 )
-def test_the_best_shape_shows_most(size, best):
+def test_the_best_shape_shows_an_image_largest(size, best):
     assert best_shape(size, [(32, 32), (48, 24)]) == best

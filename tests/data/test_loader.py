@@ -210,7 +210,7 @@ def test_levels_are_drawn_as_asked(data, weights):
             _assert_share(own.count(level), len(own), weight / sum(full))
 
 
-def test_radiographs_without_a_level_to_draw_are_told(data):
+def test_radiographs_without_a_level_to_draw_are_reported(data):
     with pytest.raises(UserError, match="0 for the first 1 levels"):
         random_patches(Pool([data]), level_weights=(0.0, 1.0), seed=0)
 
@@ -328,7 +328,7 @@ def test_pools_join_datasets(data, dataset):
     assert pool.radiographs[-1][0] is dataset
 
 
-def test_a_missing_class_is_told(data, monkeypatch):
+def test_a_missing_class_is_reported(data, monkeypatch):
     only = [e for e in data.entries if e.label == "NFF"]
     monkeypatch.setattr(data, "entries", only)
     with pytest.raises(UserError, match="no radiograph with label AFF"):

@@ -94,7 +94,7 @@ def test_shrink_sizes(size, shape, expected):
 
 
 def test_shrunk_sizes_fit_and_touch():
-    """Every side fits, one fills its space, and the aspect ratio is kept to half a pixel."""
+    """Both sides fit, one fills the shape, and the aspect ratio is exact to half a pixel."""
     rng = np.random.default_rng(0)
     for _ in range(300):
         size, shape = (tuple(int(s) for s in rng.integers(20, 5000, 2)) for _ in range(2))

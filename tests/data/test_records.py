@@ -43,7 +43,7 @@ WHOLE = _radiograph(
 )
 
 
-def test_the_entry_says_what_the_radiograph_is():
+def test_the_entry_describes_the_radiograph():
     entry = encode(WHOLE, PATCH).entry
     for field in dataclasses.fields(WHOLE):
         if field.name not in ("pixels",):
@@ -63,7 +63,7 @@ def test_an_entry_survives_json():
 @pytest.mark.parametrize(
     "damage", [{"crop": [1, 2]}, {"crop": None}, {"source": {"x": 1}}, {"x": 1}]
 )
-def test_what_is_no_entry_is_told(damage):
+def test_fields_of_another_kind_are_refused(damage):
     fields = dataclasses.asdict(encode(WHOLE, PATCH).entry)
     with pytest.raises((TypeError, KeyError)):
         RadiographEntry.from_json(fields | damage)
@@ -83,8 +83,8 @@ def test_levels_are_tiles_of_the_crops_pyramid():
             np.testing.assert_array_equal(tile_of(record), tile)
 
 
-def test_levels_do_not_depend_on_the_crops_place():
-    """Not even on that it is one."""
+def test_levels_do_not_depend_on_the_crops_position():
+    """A crop has the same levels as an image that consists of its pixels alone."""
     inner = _pixels(40, 49)
     expected = encode(_radiograph(inner), PATCH).levels
     for top, left, below, right in [(0, 0, 1, 1), (1, 0, 0, 0), (0, 1, 7, 0), (3, 5, 2, 30)]:
@@ -101,13 +101,13 @@ def test_records_are_as_tfds_reads_them():
             tile = codec.decode(example.pop("tile"))
             np.testing.assert_array_equal(tile, tile_of(record))
             text = {"radiograph": b"n1", "patient": b"p2", "hospital": b"h3"}
-            place = {"row": row, "column": column, "height": size[0], "width": size[1]}
+            position = {"row": row, "column": column, "height": size[0], "width": size[1]}
             classes = {"label": 1, "view": 2, "laterality": 2, "spacing_source": 2}
-            assert example == text | place | classes | {"spacing_mm": np.float32(0.143)}
+            assert example == text | position | classes | {"spacing_mm": np.float32(0.143)}
 
 
 def test_records_are_as_tfds_would_write_them():
-    """But for the order of their fields, which it leaves open."""
+    """The order of the fields may differ, since TFDS does not define it."""
     record = encode(WHOLE, PATCH).levels[1][3]
     example = FEATURES.deserialize_example_np(record)
     again = FEATURES.deserialize_example_np(FEATURES.serialize_example(example))
@@ -115,16 +115,16 @@ def test_records_are_as_tfds_would_write_them():
     assert len(FEATURES.serialize_example(example)) == len(record)
 
 
-def test_margins_say_where_they_lie():
+def test_margins_state_their_position():
     encoded = encode(WHOLE, PATCH)
     seen = np.full((50, 70), -1)
     for record in encoded.margins:
         example = FEATURES.deserialize_example_np(record)
         assert (example["height"], example["width"]) == (50, 70)
         tile, row, column = tile_of(record), example["row"], example["column"]
-        place = seen[row : row + tile.shape[0], column : column + tile.shape[1]]
-        assert (place == -1).all()
-        place[:] = tile
+        area = seen[row : row + tile.shape[0], column : column + tile.shape[1]]
+        assert (area == -1).all()
+        area[:] = tile
     outside = np.ones((50, 70), bool)
     outside[3:43, 5:54] = False
     np.testing.assert_array_equal(seen[outside], WHOLE.pixels[outside])
@@ -138,7 +138,7 @@ def test_margins_and_crop_cover_each_pixel_once():
             covered = np.zeros((5, 4), int)
             for box in [crop, *margin_boxes((5, 4), crop)]:
                 assert box.height > 0 and box.width > 0
-                covered[box.top : box.top + box.height, box.left : box.left + box.width] += 1
+                covered[box.slices] += 1
             assert (covered == 1).all()
 
 
@@ -160,11 +160,12 @@ def test_the_hash_is_sha256_of_shape_and_values():
     assert len({pixel_hash(p) for p in (pixels, pixels.reshape(6, 4), flipped)}) == 3
 
 
-def test_a_damaged_tile_is_told():
+def test_a_damaged_tile_is_reported():
     record = encode(WHOLE, PATCH).levels[0][0]
-    place = record.index(b"fjx1") + 20
+    damaged = bytearray(record)
+    damaged[record.index(b"fjx1") + 20] ^= 1
     with pytest.raises(codec.CorruptTileError):
-        tile_of(record[:place] + bytes([record[place] ^ 1]) + record[place + 1 :])
+        tile_of(bytes(damaged))
 
 
 def test_the_same_radiograph_gives_the_same_bytes():
@@ -172,7 +173,7 @@ def test_the_same_radiograph_gives_the_same_bytes():
 
 
 def test_tiles_cost_little_more_than_the_image():
-    """All levels against the image in one piece: 1 + 1/4 + 1/16 + ... of it, and 10% more."""
+    """All levels take less than 1 + 1/4 + 1/16 + ... of the whole image, plus 10%."""
     rng = np.random.default_rng(0)
     picture = scipy.ndimage.gaussian_filter(rng.normal(size=(500, 375)), 10)
     picture = scipy.ndimage.zoom(picture / abs(picture).max(), 4, order=1)

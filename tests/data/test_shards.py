@@ -45,10 +45,9 @@ RADIOGRAPHS = [
 
 
 def _used(n):
-    """What is used of a radiograph."""
+    """The pixels of a radiograph inside its crop."""
     crop = CROPS.get(n) or Box(0, 0, *SIZES[n])
-    columns = slice(crop.left, crop.left + crop.width)
-    return RADIOGRAPHS[n][1].pixels[crop.top : crop.top + crop.height, columns]
+    return RADIOGRAPHS[n][1].pixels[crop.slices]
 
 
 def _write(folder, radiographs=RADIOGRAPHS, patch=PATCH):
@@ -84,7 +83,7 @@ def test_read_back(written):
 
 
 def _clipped(pixels, origin, size):
-    """The nearest pixel of every place of a window."""
+    """The nearest pixel to every pixel of a window."""
     rows, columns = (
         np.clip(np.arange(start, start + length), 0, side - 1)
         for start, length, side in zip(origin, size, pixels.shape, strict=True)
@@ -103,8 +102,8 @@ def test_windows_repeat_the_nearest_pixel(written):
         origin = tuple(int(rng.integers(-30, side + 10)) for side in pixels.shape)
         window = written.window(n, level, origin, size)
         np.testing.assert_array_equal(window, _clipped(pixels, origin, size))
-        places = zip(origin, size, pixels.shape, strict=True)
-        outside += any(start >= side or start + length <= 0 for start, length, side in places)
+        axes = zip(origin, size, pixels.shape, strict=True)
+        outside += any(start >= side or start + length <= 0 for start, length, side in axes)
     assert 50 < outside < 350
 
 
@@ -141,7 +140,7 @@ def test_a_patch_touches_at_most_four_records(written, monkeypatch):
     assert len(reads) == 1
 
 
-# TFDS must do without TensorFlow, which an image for accelerators may lack.
+# TFDS must work without TensorFlow, which a container image for accelerators may lack.
 READ_WITHOUT_TENSORFLOW = """
 import importlib.machinery, importlib.util, json, sys
 
@@ -156,15 +155,15 @@ from femur_jax.data import codec
 from femur_jax.data.shards import RadiographDataset
 
 tiles = []
-for part in sys.argv[2:]:
-    builder = tfds.builder_from_directory(f"{sys.argv[1]}/{part}")
+for section in sys.argv[2:]:
+    builder = tfds.builder_from_directory(f"{sys.argv[1]}/{section}")
     for split, source in builder.as_data_source().items():
         for record in source:
             tile = codec.decode(record.pop("tile"))
             fields = {key: value.decode() if isinstance(value, bytes) else np.asarray(value).item()
                       for key, value in record.items()}
             fields["label"] = builder.info.features["label"].int2str(fields["label"])
-            tiles.append([part, split, fields, tile.tolist()])
+            tiles.append([section, split, fields, tile.tolist()])
 assert RadiographDataset(sys.argv[1]).read(0).size
 assert not [name for name in sys.modules if name.split(".")[0] == "tensorflow"]
 json.dump(tiles, sys.stdout)
@@ -173,9 +172,9 @@ json.dump(tiles, sys.stdout)
 
 @pytest.fixture(scope="module")
 def tfds_records(written):
-    """Every record, as TFDS reads it where there is no TensorFlow."""
-    parts = [*(f"level_{level}" for level in range(written.levels)), "margins"]
-    command = [sys.executable, "-c", READ_WITHOUT_TENSORFLOW, written.folder, *parts]
+    """Every record, read by TFDS without TensorFlow."""
+    sections = [*(f"level_{level}" for level in range(written.levels)), "margins"]
+    command = [sys.executable, "-c", READ_WITHOUT_TENSORFLOW, written.folder, *sections]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -183,45 +182,45 @@ def tfds_records(written):
 
 def test_tfds_reads_every_record_without_tensorflow(written, tfds_records):
     covered = {}
-    for part, split, fields, tile in tfds_records:
+    for section, split, fields, tile in tfds_records:
         n = int(fields["radiograph"].removeprefix("n"))
         radiograph = RADIOGRAPHS[n][1]
-        if part == "margins":
+        if section == "margins":
             pixels = radiograph.pixels
         else:
-            pixels = pyramid(_used(n), PATCH)[int(part.removeprefix("level_"))]
+            pixels = pyramid(_used(n), PATCH)[int(section.removeprefix("level_"))]
         y, x = fields["row"], fields["column"]
         height, width = np.shape(tile)
         np.testing.assert_array_equal(tile, pixels[y : y + height, x : x + width])
-        assert part == "margins" or max(height, width) <= PATCH
+        assert section == "margins" or max(height, width) <= PATCH
         assert (fields["height"], fields["width"]) == pixels.shape
         assert RADIOGRAPHS[n][0] == split
         assert fields["label"] == radiograph.label
         assert (fields["patient"], fields["hospital"]) == (f"p{n // 2}", "h")
         assert fields["spacing_mm"] == 0
-        covered[n, part] = covered.get((n, part), 0) + height * width
+        covered[n, section] = covered.get((n, section), 0) + height * width
     for n in range(len(SIZES)):
         sizes = written.level_sizes(n)
         expected = {f"level_{level}": math.prod(size) for level, size in enumerate(sizes)}
         if n in CROPS:
             expected["margins"] = math.prod(SIZES[n]) - _used(n).size
-        assert {part: area for (m, part), area in covered.items() if m == n} == expected
+        assert {section: area for (m, section), area in covered.items() if m == n} == expected
 
 
 def test_tfds_knows_the_number_of_records(written, tfds_records):
     counts = {}
-    for part, split, *_ in tfds_records:
-        counts[part, split] = counts.get((part, split), 0) + 1
-    parts = {part for part, _ in counts}
+    for section, split, *_ in tfds_records:
+        counts[section, split] = counts.get((section, split), 0) + 1
+    sections = {section for section, _ in counts}
     assert counts == {
-        (part, name): split.num_examples
-        for part in parts
-        for name, split in tfds.builder_from_directory(written.folder / part).info.splits.items()
+        (section, name): split.num_examples
+        for section in sections
+        for name, split in tfds.builder_from_directory(written.folder / section).info.splits.items()
     }
 
 
 def test_records_are_found_in_any_order(written):
-    """By the number of the first one of each radiograph."""
+    """The position of a radiograph's records does not depend on what was read before."""
     for n in np.random.default_rng(0).permutation(len(SIZES)):
         fresh = RadiographDataset(written.folder)
         np.testing.assert_array_equal(fresh.read_recorded(int(n)), RADIOGRAPHS[n][1].pixels)
@@ -233,7 +232,7 @@ def test_a_dataset_travels_to_a_worker(written):
     np.testing.assert_array_equal(again.read(5), _used(5))
 
 
-def test_hospitals_that_were_not_split_are_told(written):
+def test_a_missing_split_by_hospital_is_reported(written):
     with pytest.raises(UserError, match="no test split by hospital"):
         written.split("test", by="hospital")
 
@@ -259,7 +258,7 @@ def test_many_shards(tmp_path, monkeypatch):
         np.testing.assert_array_equal(dataset.read(n), radiograph.pixels)
 
 
-def test_wrong_use_is_told(tmp_path):
+def test_wrong_use_is_reported(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="there exists"):
         DatasetWriter(tmp_path / "there", patch=16, provenance={})
@@ -298,7 +297,7 @@ with DatasetWriter(Path(sys.argv[1]), patch=16, provenance={}) as writer:
 """
 
 
-def test_what_a_killed_writer_left_is_replaced(tmp_path):
+def test_the_remains_of_a_killed_writer_are_replaced(tmp_path):
     folder, partial = tmp_path / "d", tmp_path / "d.partial"
     run = subprocess.run(
         [sys.executable, "-c", KILLED_WRITER, folder], cwd=Path(__file__).parents[2]
@@ -325,7 +324,7 @@ def test_each_damaged_file_is_named_when_opened(tmp_path):
     for file in files:
         whole = file.read_bytes()
         flipped = bytearray(whole)
-        # Bytes of the manifest's beginning may make it one of another version.
+        # A changed byte at the start of the manifest may change the schema's number.
         flipped[int(rng.integers(len(whole) // 2, len(whole)))] ^= 1
         for damaged in (b"", whole[: len(whole) // 2], whole[:-1], bytes(flipped)):
             file.write_bytes(damaged)
@@ -348,22 +347,22 @@ def test_sha256sum_accepts_a_dataset(written):
 
 
 def _damage_unseen(file, content):
-    """Keeps size and time of change, as a failing disk does."""
+    """Changes a file but keeps its size and modification time, as a failing disk does."""
     status = file.stat()
     file.write_bytes(content)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_changed_bytes_are_found_when_read(tmp_path):
-    """Also those that opening does not look for again."""
+def test_changed_bytes_are_detected_when_read(tmp_path):
+    """Opening does not read a verified file again."""
     folder = tmp_path / "d"
     _write(folder)
     shard = next((folder / "level_0").glob("*train*record*"))
     intact = shard.read_bytes()
-    rng, found = np.random.default_rng(0), 0
-    for place in rng.integers(0, 4000, 60):  # where the records lie; after them comes padding
+    rng, detected = np.random.default_rng(0), 0
+    for position in rng.integers(0, 4000, 60):  # the records, without the padding after them
         damaged = bytearray(intact)
-        damaged[place] ^= int(rng.integers(1, 256))
+        damaged[position] ^= int(rng.integers(1, 256))
         _damage_unseen(shard, bytes(damaged))
         dataset = RadiographDataset(folder)
         try:
@@ -372,12 +371,12 @@ def test_changed_bytes_are_found_when_read(tmp_path):
                 np.testing.assert_array_equal(dataset.read(n, 0), expected)
         except UserError as error:
             assert "level_0" in str(error)
-            found += 1
-    assert found > 5
+            detected += 1
+    assert detected > 5
 
 
-def test_a_shard_that_opens_as_empty_is_found_when_read(tmp_path):
-    """As ArrayRecord does, without an error, where the end is missing."""
+def test_a_shard_that_opens_as_empty_is_detected_when_read(tmp_path):
+    """ArrayRecord opens a file whose end is missing as empty, without an error."""
     folder = tmp_path / "d"
     _write(folder)
     shard = next((folder / "level_0").glob("*train*record*"))
@@ -386,7 +385,7 @@ def test_a_shard_that_opens_as_empty_is_found_when_read(tmp_path):
         RadiographDataset(folder).read(0, 0)
 
 
-def test_other_manifests_are_told(tmp_path):
+def test_other_manifests_are_reported(tmp_path):
     folder = tmp_path / "d"
     _write(folder)
     manifest = json.loads((folder / "dataset.json").read_text())
@@ -403,8 +402,8 @@ def test_other_manifests_are_told(tmp_path):
             RadiographDataset(folder)
 
 
-def test_a_manifest_of_another_shape_is_told(tmp_path):
-    """With checksums of its own, as a program of other people may write it."""
+def test_a_manifest_of_another_shape_is_reported(tmp_path):
+    """Another program may write such a manifest, with valid checksums."""
     folder = tmp_path / "d"
     _write(folder)
     manifest = json.loads((folder / "dataset.json").read_text())

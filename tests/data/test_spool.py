@@ -49,17 +49,17 @@ def test_the_bytes_are_as_documented(file):
     length = int.from_bytes(data[:8], "little")
     facts, lengths = json.loads(data[8 : 8 + length])
     assert facts["entry"]["sha256"] == FACTS.entry.sha256
-    parts = [*ENCODED.levels, ENCODED.margins]
-    assert lengths == [[len(record) for record in part] for part in parts]
-    assert data[8 + length : -4] == b"".join(record for part in parts for record in part)
+    sections = [*ENCODED.levels, ENCODED.margins]
+    assert lengths == [[len(record) for record in section] for section in sections]
+    assert data[8 + length : -4] == b"".join(record for section in sections for record in section)
     assert int.from_bytes(data[-4:], "little") == zlib.crc32(data[:-4])
 
 
-def test_no_file_holds_no_facts(tmp_path):
+def test_a_missing_file_holds_no_facts(tmp_path):
     assert spool.read_facts(tmp_path / "nothing") is None
 
 
-def test_what_a_power_cut_left_holds_no_facts(file):
+def test_a_file_cut_off_by_a_power_cut_holds_no_facts(file):
     whole = file.read_bytes()
     for length in [*range(0, 200), *range(200, len(whole), 97), len(whole) - 1]:
         file.write_bytes(whole[:length])
@@ -70,17 +70,17 @@ def test_what_a_power_cut_left_holds_no_facts(file):
     assert spool.read_facts(file) == FACTS
 
 
-def test_every_changed_bit_is_found(file):
+def test_every_changed_bit_is_detected(file):
     whole = file.read_bytes()
-    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 300):
+    for bit in np.random.default_rng(0).integers(0, 8 * len(whole), 300):
         damaged = bytearray(whole)
-        damaged[place // 8] ^= 1 << place % 8
+        damaged[bit // 8] ^= 1 << bit % 8
         file.write_bytes(damaged)
         assert spool.read_facts(file) is None
 
 
-def test_a_file_appears_when_it_is_whole(file, monkeypatch):
-    """Until then the earlier one, or nothing, is there."""
+def test_a_file_appears_when_it_is_complete(file, monkeypatch):
+    """Until then the earlier file, or none, is there."""
     seen = []
 
     def watch(partial: Path, target: Path) -> None:

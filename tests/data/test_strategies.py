@@ -58,7 +58,7 @@ def test_strategies_know_the_sizes_they_train_on(dataset):
         assert known_sizes("patch_diffusion", entry.height, entry.width, 16) == sizes[:1]
 
 
-def test_what_does_not_fit_is_told(dataset):
+def test_what_does_not_fit_is_reported(dataset):
     with pytest.raises(UserError, match="wide_context needs coarser levels"):
         patch_streams(Pool([dataset]), config("letterbox", wide_context=True), seed=0)
     with pytest.raises(UserError, match="pyramide"):

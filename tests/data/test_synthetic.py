@@ -25,14 +25,14 @@ def test_the_seed_decides(dataset):
     assert first != draw_requests(dataset, per_label=5, seed=2)
 
 
-def test_a_missing_class_is_told(dataset, monkeypatch):
+def test_a_missing_class_is_reported(dataset, monkeypatch):
     only = [e for e in dataset.entries if e.label == "NFF" or e.split != "train"]
     monkeypatch.setattr(dataset, "entries", only)
     with pytest.raises(UserError, match="no radiograph with label AFF"):
         draw_requests(dataset, per_label=1, seed=0)
 
 
-def test_sizes_that_are_asked_for_take_turns_and_keep_the_area(dataset):
+def test_requested_sizes_are_used_in_turn_and_keep_the_area(dataset):
     sizes = ((60, 45), (30, 31))
     requests = draw_requests(dataset, per_label=3, seed=0, labels=("AFF",), sizes=sizes)
     assert [(r.height, r.width) for r in requests] == [sizes[0], sizes[1], sizes[0]]
@@ -59,13 +59,13 @@ def test_any_number_of_pixels_from_the_smallest_to_15_megapixels(dataset, size):
         ((100, 1000), "0.1 times as high as wide"),
     ],
 )
-def test_sizes_out_of_range_are_told(dataset, size, words):
+def test_sizes_out_of_range_are_reported(dataset, size, words):
     with pytest.raises(UserError, match=words):
         draw_requests(dataset, per_label=1, seed=0, sizes=[size])
 
 
-def test_a_letterboxing_model_is_asked_for_what_fits_its_square(dataset):
-    """Of a square of 32; the test radiographs have 14 to 59 pixels a side."""
+def test_requests_of_a_letterboxing_model_fit_its_square(dataset):
+    """The square's side is 32; the test radiographs have 14 to 59 pixels a side."""
     sizes = ((32, 20), (32, 32))
     requests = draw_requests(dataset, per_label=2, seed=0, sizes=sizes, square=32)
     assert [(r.height, r.width) for r in requests] == [*sizes, *sizes]
@@ -76,7 +76,7 @@ def test_a_letterboxing_model_is_asked_for_what_fits_its_square(dataset):
         draw_requests(dataset, per_label=1, seed=0, sizes=[(32, 1)], square=32)
 
 
-def test_none_at_all_is_told(dataset):
+def test_a_request_for_no_radiographs_is_refused(dataset):
     with pytest.raises(UserError, match="per_label"):
         draw_requests(dataset, per_label=0, seed=0)
 

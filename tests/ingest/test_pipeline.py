@@ -574,13 +574,13 @@ def test_a_split_by_hospital_needs_two_patients_of_a_label(tmp_path, both):
         assert len(dataset.split("test", "hospital") + dataset.split("train", "hospital")) == 9
 
 
-def test_a_full_disk_is_told(tmp_path):
-    """It is no file's fault, so that no share of unusable files hides it."""
+def test_a_full_disk_is_reported(tmp_path):
+    """A full disk is not a file's fault, so that no share of unusable files hides it."""
     _write_labels(tmp_path / "labels.csv", _make(tmp_path / "in", 4))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # of each file
     try:
-        with pytest.raises(UserError, match=r"dataset\.spool cannot be written .*make room"):
+        with pytest.raises(UserError, match=r"\.spool cannot be written to .*free disk space"):
             ingest(
                 tmp_path / "in",
                 tmp_path / "labels.csv",
@@ -596,7 +596,7 @@ def test_a_full_disk_is_told(tmp_path):
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_folder_without_a_usable_file_is_told(tmp_path):
+def test_a_folder_without_a_usable_file_is_reported(tmp_path):
     rows = _make(tmp_path / "in", 4)
     for row in rows:
         (tmp_path / "in" / row[0]).write_text("text")
@@ -627,13 +627,13 @@ def test_a_folder_without_a_usable_file_is_told(tmp_path):
         ({"limits": Limits(seconds=-1.0)}, "limits of memory and time"),
     ],
 )
-def test_bad_settings_are_told(cohort, tmp_path, changes, named):
+def test_bad_settings_are_reported(cohort, tmp_path, changes, named):
     with pytest.raises(UserError, match=named):
         cohort.ingest(tmp_path / "dataset", **changes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_places_are_told(cohort, tmp_path, monkeypatch):
+def test_bad_places_are_reported(cohort, tmp_path, monkeypatch):
     out = tmp_path / "dataset"
     monkeypatch.chdir(tmp_path)
     for key in (out / "key", Path("dataset/keys/key")):

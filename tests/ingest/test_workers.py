@@ -179,7 +179,7 @@ except UserError as error:
 """
 
 
-def test_processes_that_cannot_start_are_told():
+def test_processes_that_cannot_start_are_reported():
     """Here, since they do not find their function."""
     command = [sys.executable, "-c", CANNOT_START]
     root = Path(__file__).parents[2]

@@ -251,7 +251,7 @@ def test_lines_must_add_up(tmp_path, inputs, status):
     assert lost.marks == {"radiographs": "none of its files could be used"}
 
 
-def test_tables_of_an_older_version_are_told(tmp_path):
+def test_tables_of_an_older_version_are_reported(tmp_path):
     texts = [("quarantine.jsonl", [{"file": "x", "code": "empty"}])]
     dataset = _write(tmp_path / "d", [(_radiograph("a", _noise(0)), "train", "")], texts)
     with pytest.raises(UserError, match=r"quarantine\.jsonl names no hospitals"):

@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from femur_jax.files import write_atomically
 from femur_jax.study.report import figures, words
 from femur_jax.study.report.contents import GreyImage, StudyResults
 from femur_jax.templates import template_environment
@@ -42,12 +42,7 @@ def write_report(results: StudyResults, path: Path) -> None:
         ),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(html, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, html)
 
 
 @dataclass(frozen=True)
