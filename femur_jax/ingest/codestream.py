@@ -1,9 +1,9 @@
-"""What a compressed picture says of itself, read before any decoder is trusted with it.
+"""The markers of a compressed picture, checked before any decoder reads it.
 
-Decoders fill up what is cut off and believe a codestream's size over the header's, so a damaged
-picture can pass silently, and a false size can take all memory. These are the markers of JPEG
-(ISO/IEC 10918-1 B.2, with JPEG-LS's of ISO/IEC 14495-1 C.2), JPEG 2000 (ISO/IEC 15444-1 A.4 and
-A.5) and DICOM's RLE (PS3.5 G.5).
+Decoders fill in missing data and believe the size in a codestream rather than in the DICOM header,
+so a damaged picture can pass unnoticed, and a false size can exhaust the memory. The module reads
+the markers of JPEG (ISO/IEC 10918-1 B.2), JPEG-LS (ISO/IEC 14495-1 C.2), JPEG 2000 (ISO/IEC 15444-1
+A.4 and A.5) and DICOM's RLE (PS3.5 G.5).
 """
 
 import re
@@ -15,33 +15,33 @@ from typing import NamedTuple
 from femur_jax.ingest.rejection import RejectedFileError, require
 
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
-"""Processes: JPEG's SOF markers, and JPEG 2000's SIZ."""
+"""Processes: JPEG's SOF markers and JPEG 2000's SIZ marker."""
 
 _START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _START_OF_TILE = 0xDA, 0x90
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MAX_SEGMENTS = 1000
-"""Before the entropy-coded data; real codestreams have about ten."""
+"""Bound on the segments before the entropy-coded data; real codestreams have about ten."""
 _MAX_TILE_PARTS = 1 << 16
 _FILL = re.compile(rb"\xff+")
 
-# Entropy-coded data are stuffed so that they never look like a marker; these are markers in
-# them, but for restarts, fill bytes and JPEG 2000's packet markers.
+# Byte stuffing keeps entropy-coded data free of marker codes. These patterns find any marker
+# except restarts, fill bytes and JPEG 2000's packet markers, which may occur within the data.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _JPEG_2000_MARKER = re.compile(rb"\xff[\x90\x93-\xff]")
 
 
 class Frame(NamedTuple):
-    """A codestream as its header states it.
+    """Description of a picture in its codestream's header.
 
     Attributes:
-        height: In pixels.
-        width: In pixels.
+        height: Number of rows.
+        width: Number of columns.
         bits: Precision of a sample.
         components: Samples of a pixel.
         process: One of the processes above.
-        parameter: JPEG lossless's predictor or JPEG-LS's NEAR, else 0.
+        parameter: Predictor of lossless JPEG or NEAR of JPEG-LS, otherwise 0.
     """
 
     height: int
@@ -56,8 +56,8 @@ def read_frame(code: bytes) -> Frame:
     """Reads and checks all markers of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
     Raises:
-        RejectedFileError: It is none of these, a marker is where none may be, or the end marker
-            is missing or followed by anything but padding of 00 or FF.
+        RejectedFileError: The codestream is of another kind, a marker is out of place, or the end
+            marker is missing or followed by anything but padding of 00 or FF.
     """
     try:
         if code.startswith(b"\xff\x4f\xff\x51"):
@@ -69,7 +69,7 @@ def read_frame(code: bytes) -> Frame:
 
 
 def _segments(code: bytes) -> Iterator[tuple[int, int, int]]:
-    """Markers with the places where they begin and where their segments end; no fill bytes."""
+    """Yields each marker with the positions of its start and of its segment's end."""
     end = 2
     for _ in range(_MAX_SEGMENTS):
         fill = _FILL.match(code, end)
@@ -98,46 +98,48 @@ def _jpeg(code: bytes) -> Frame:
             break
     if frame is None:
         raise RejectedFileError("codestream")
-    # The end of the scan's header: Ss, Se, Ah and Al. One full scan leaves no choice of the last
-    # three; Se is 63 for DCTs, but some encoders state 0.
+    # The scan's header ends with Ss, Se, Ah and Al. A single full scan determines the last three;
+    # Se is 63 for DCTs, but some encoders write 0.
     parameter, last, approximation = struct.unpack_from("3B", code, scan - 3)
     lasts = (0, 63) if frame.process in (BASELINE, EXTENDED) else (0,)
     require(last in lasts and approximation == 0, "codestream")
     pattern = _JPEG_LS_MARKER if frame.process == JPEG_LS else _JPEG_MARKER
-    found = pattern.search(code, scan)
-    _check_end(code, found.start() if found else len(code))
+    marker = pattern.search(code, scan)
+    _check_end(code, marker.start() if marker else len(code))
     return frame._replace(parameter=parameter)
 
 
 def _jpeg2000(code: bytes) -> Frame:
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
     components, depth = struct.unpack_from(">HB", code, 40)
-    place = next(start for marker, start, _ in _segments(code) if marker == _START_OF_TILE)
+    position = next(start for marker, start, _ in _segments(code) if marker == _START_OF_TILE)
     for _ in range(_MAX_TILE_PARTS):
-        if code[place : place + 2] != b"\xff\x90":
+        if code[position : position + 2] != b"\xff\x90":
             break
-        (length,) = struct.unpack_from(">I", code, place + 6)
-        end = place + length if length else len(code.rstrip(b"\x00\xff")) - 2  # 0: all the rest
+        (length,) = struct.unpack_from(">I", code, position + 6)
+        # A length of 0 means: up to the end marker.
+        end = position + length if length else len(code.rstrip(b"\x00\xff")) - 2
         require(end <= len(code), "codestream_cut")
-        data = code.find(b"\xff\x93", place + 12, end)
+        data = code.find(b"\xff\x93", position + 12, end)
         require(data >= 0, "codestream")
         require(_JPEG_2000_MARKER.search(code, data + 2, end) is None, "codestream")
-        place = end
-    _check_end(code, place)
+        position = end
+    _check_end(code, position)
     return Frame(bottom - top, right - left, (depth & 0x7F) + 1, components, JPEG_2000)
 
 
-def _check_end(code: bytes, place: int) -> None:
-    require(len(code) >= place + 2, "codestream_cut")
-    require(code[place : place + 2] == b"\xff\xd9", "codestream")
-    require(not code[place + 2 :].strip(b"\x00\xff"), "codestream")
+def _check_end(code: bytes, end: int) -> None:
+    """Requires the end marker at a position, and nothing but padding after it."""
+    require(len(code) >= end + 2, "codestream_cut")
+    require(code[end : end + 2] == b"\xff\xd9", "codestream")
+    require(not code[end + 2 :].strip(b"\x00\xff"), "codestream")
 
 
 def rle_segments(code: bytes, number: int) -> list[bytes]:
     """Splits an RLE frame into its segments, one for each byte of a pixel.
 
     Raises:
-        RejectedFileError: The number of segments, or their order, is wrong.
+        RejectedFileError: The number of segments or their order is wrong.
     """
     require(len(code) > 64, "codestream_cut")
     stated, *offsets = struct.unpack_from("<16I", code)

@@ -1,9 +1,9 @@
-"""Which part of a radiograph shows the patient.
+"""The area of a radiograph that shows the patient.
 
-Beyond the collimator's edge nothing was exposed, so with bone bright it is bright, often the
-brightest of all: a band along a side of the picture that says nothing of the patient and much of
-the machine. Bands are looked for along the four sides only; a collimator that was turned against
-the detector is left as it is.
+Outside the collimator's edge nothing is exposed, so where bone is bright this area is bright, often
+the brightest of all: a band along a side of the picture that shows nothing of the patient but much
+of the machine. Bands are searched along the four sides only; those of a collimator that is rotated
+against the detector remain.
 """
 
 import numpy as np
@@ -12,34 +12,34 @@ from jaxtyping import Bool, Float32, UInt16
 from femur_jax.data.radiograph import Box
 
 _SIDE = 512
-"""Longest side of the smaller picture in which edges are looked for, pixels, about."""
+"""Approximate longest side, in pixels, of the smaller picture in which edges are searched."""
 _LEAST_SIDE = 32
-"""Shortest side of that picture; there must be some left between two bands."""
+"""Least length of that picture's shorter side; between two bands some of it must remain."""
 _REACH = 0.35
 """Greatest share of a side that a band may take."""
 _STEP = 0.04
-"""Least rise across an edge, of the range of grey values."""
+"""Least rise across an edge, as a share of the range of grey values."""
 _STRAIGHT = 0.75
-"""Least share of an edge's length over which it rises, but for bands along other sides."""
+"""Least share of an edge's length with a rise, not counting bands along other sides."""
 _MOST_OTHER = 0.7
 """Greatest share of an edge's length that bands along other sides may take."""
 _BRIGHT = 0.6
-"""Least share of a band that is as bright as the brightest pixels, but for 15% of the range."""
+"""Least share of a band's pixels within 15% of the range below the brightest ones."""
 
 
 def crop_box(
     grey: UInt16[np.ndarray, "height width"],
     hidden: Bool[np.ndarray, "height width"] | None = None,
 ) -> Box:
-    """Finds the part inside padding, shutters and the collimator's bright bands.
+    """Finds the area inside padding, shutters and the collimator's bright bands.
 
     Args:
         grey: Grey values, bone bright.
-        hidden: Padding and what shutters hide.
+        hidden: Mask of padding and of pixels behind shutters.
 
     Returns:
-        The part to be used, all if there are no bands; it loses up to three pixels of the
-        smaller picture in which bands are looked for.
+        The area that shows the patient, everything where there are no bands. At a band it loses up
+        to three pixels of the smaller picture in which bands are searched.
     """
     box = _within(hidden) if hidden is not None else Box(0, 0, *grey.shape)
     scale = max(1, round(max(box.height, box.width) / _SIDE))
@@ -51,7 +51,7 @@ def crop_box(
     small = rows.reshape(height, width, scale) @ np.ones(scale, np.float32)
     low, high = (float(value) for value in np.percentile(small[::3, ::3], [1, 99.5]))
     bands = [_band(np.rot90(small, turns), low, high) for turns in range(4)]
-    # Two pixels more: the edge itself is blurred.
+    # Two further pixels, since the edge itself is blurred.
     left, top, right, bottom = (band + 2 if band else 0 for band in bands)
     return Box(
         box.top + scale * top,
@@ -62,23 +62,23 @@ def crop_box(
 
 
 def _within(hidden: Bool[np.ndarray, "height width"]) -> Box:
-    """The least box around what is not hidden."""
+    """The smallest box around all pixels that are not hidden."""
     rows, columns = np.flatnonzero(~hidden.all(1)), np.flatnonzero(~hidden.all(0))
     top, left = int(rows[0]), int(columns[0])
     return Box(top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
 
 
 def _band(picture: Float32[np.ndarray, "height width"], low: float, high: float) -> int:
-    """Width of the bright band along the left side of a picture with that range, 0 for none."""
+    """Width of the bright band at a picture's left side, 0 for none; grey is in `low`..`high`."""
     last = int(_REACH * picture.shape[1])
     outside = picture[:, : last + 2]
     rise = outside[:, :-2] - outside[:, 2:] > _STEP * (high - low)  # across column x + 1, outwards
     bright = outside > high - 0.15 * (high - low)
-    # Bands along the two other sides are bright across both ends of the edge.
+    # Bands along the upper and lower side are bright across both ends of the edge.
     across = bright[:, :-2] & bright[:, 2:]
     other = sum(np.logical_and.accumulate(ends).mean(0) for ends in (across, across[::-1]))
     straight = (rise.mean(0) >= _STRAIGHT * (1 - other)) & (other <= _MOST_OTHER)
     band = np.cumsum(bright.mean(0))[:last] / np.arange(1, last + 1)
     # The edge lies at x + 1; columns 0 .. x are the band.
-    found = np.flatnonzero(straight & (band >= _BRIGHT))
-    return int(found[-1]) + 1 if len(found) else 0
+    edges = np.flatnonzero(straight & (band >= _BRIGHT))
+    return int(edges[-1]) + 1 if len(edges) else 0

@@ -1,8 +1,8 @@
-"""One DICOM file to grey values and the few facts of its header that are kept.
+"""Reads the grey values of a DICOM file and the few facts of its header that are kept.
 
-Everything that can be checked is checked before pixels are decoded: sizes first, since a header
-of a few bytes can ask for all memory. Compressed pixels have one decoder for each transfer
-syntax, which is given the codestream alone.
+All checks that are possible come before decoding, those of sizes first, since a header of a few
+bytes can request all memory. Each transfer syntax with compressed pixels has one decoder, which
+receives only the codestream.
 """
 
 import io
@@ -34,11 +34,11 @@ from femur_jax.ingest.rejection import RejectedFileError, require
 
 MAX_PIXELS = 40_000_000
 _MAX_BYTES = 2 * MAX_PIXELS + (16 << 20)
-"""Of a whole file, also once it is inflated."""
+"""Bound on the bytes of a whole file, also after inflating it."""
 _MAX_PIECES = 100_000
-"""Elements, items and fragments; each becomes an object that is far larger than its bytes."""
+"""Bound on elements, items and fragments; each becomes an object far larger than its bytes."""
 _MAX_VALUE = 1 << 20
-"""Bytes of an element of the header; a lookup table has at most 2 ** 17."""
+"""Bound on the bytes of a header's element; a lookup table has at most 2 ** 17."""
 
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
@@ -58,7 +58,7 @@ _USED = [
         *("PatientSex", "PatientAge", "PatientBirthDate", "StudyDate"),
     )
 ]
-"""All that is read of a header; of the rest, values are not even looked at."""
+"""Tags of all elements that are read; the values of other elements are skipped."""
 
 _RAW = {
     uid.ImplicitVRLittleEndian: "implicit",
@@ -70,7 +70,7 @@ _RAW = {
 
 @dataclass(frozen=True)
 class _Compression:
-    """How one transfer syntax is read: its decoder, and the codestreams that it may hold."""
+    """The decoder of a transfer syntax, and the codestreams that the syntax allows."""
 
     name: str
     decode: Callable[[bytes], np.ndarray]
@@ -122,21 +122,21 @@ VENDORS = (
     "Swissray",
     "Toshiba",
 )
-"""Makers whose name is kept, which tells nothing of a patient; any other becomes a pseudonym."""
+"""Makers whose name is kept, since it reveals nothing about a patient; others get a pseudonym."""
 
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"BM", b"%PDF")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What reading a file gives.
+    """Content of a file that was read.
 
     Attributes:
-        pixels: Grey values (0..65535, bone bright), all that were recorded.
-        crop: The part that shows the patient.
+        pixels: Grey values (0..65535, bone bright) of the whole recorded image.
+        crop: The area that shows the patient.
         spacing_mm: Side of a pixel in mm, 0.0 where unknown.
         spacing_source: One of `radiograph.SPACING_SOURCES`.
-        source: How the file was made.
+        source: Facts about the file's origin.
         instance: Pseudonym of the SOP Instance UID, "" where there is none.
         made_from: Pseudonyms of the instances that this one was processed from.
     """
@@ -154,11 +154,11 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
     """Reads one grey-scale radiograph.
 
     Args:
-        path: The file.
-        pseudonym: Replaces an identifier of a kind; see `cohort.Pseudonyms`.
+        path: Path of the DICOM file.
+        pseudonym: Function that replaces an identifier of a kind; see `cohort.Pseudonyms`.
 
     Raises:
-        RejectedFileError: The file is no intact, single-frame grey-scale radiograph.
+        RejectedFileError: The file is not an intact, single-frame grey-scale radiograph.
     """
     try:
         dataset, pixel_data = _parse(_part10(file_bytes(path)))
@@ -170,7 +170,7 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         instance, made_from = _instances(dataset, pseudonym)
     except (RejectedFileError, MemoryError):
         raise
-    except Exception:  # pydicom converts values when they are asked for, and may choke on them
+    except Exception:  # pydicom converts a value when it is accessed, and may fail
         raise RejectedFileError("header") from None
     return Picture(
         grey, crop_box(grey, hidden), spacing, spacing_source, source, instance, made_from
@@ -178,13 +178,13 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
 
 
 def file_bytes(path: Path) -> bytes:
-    """All bytes of a file that may be a radiograph.
+    """Reads all bytes of a file that may be a radiograph.
 
     Raises:
-        RejectedFileError: It cannot be opened, has no bytes, or far too many.
+        RejectedFileError: The file cannot be opened, is empty, or is far too large.
     """
     try:
-        require(path.is_file(), "unreadable")  # and not, for instance, a pipe, which never ends
+        require(path.is_file(), "unreadable")  # and not a pipe, for example, which may never end
         require(path.stat().st_size <= _MAX_BYTES, "file_too_large")
         data = path.read_bytes()
     except OSError:
@@ -194,17 +194,17 @@ def file_bytes(path: Path) -> bytes:
 
 
 def _part10(data: bytes) -> bytes:
-    """The bytes, if they begin as a DICOM file does (PS3.10 7.1)."""
+    """Returns the bytes if they begin like a DICOM file (PS3.10 7.1)."""
     if data[128:132] != b"DICM":
         require(not data.startswith(_IMAGE_STARTS), "other_format")
-        # Files without a preamble begin with an element of group 2 or 8.
+        # A file without a preamble begins with an element of group 2 or 8.
         require(data[:2] not in (b"\x02\x00", b"\x08\x00"), "no_preamble")
         raise RejectedFileError("not_dicom")
     return data
 
 
 def _parse(data: bytes) -> tuple[Dataset, RawDataElement]:
-    """What is used of the header, and the pixel data, nothing decoded."""
+    """The elements of _USED and the pixel data, which is not decoded yet."""
     source = _Pieces(data, 132, _MAX_VALUE)
     meta = _elements(source, uid.ExplicitVRLittleEndian, "file_meta", lambda tag: tag >> 16 != 2)
     syntax = Dataset(meta).get("TransferSyntaxUID")
@@ -228,7 +228,7 @@ def _parse(data: bytes) -> tuple[Dataset, RawDataElement]:
 
 
 class _Pieces(io.BytesIO):
-    """Bytes to be read in pieces, neither too many nor too long."""
+    """Bytes that are read in pieces, with a bound on their number and length."""
 
     def __init__(self, data: bytes, start: int, longest: int = _UNDEFINED):
         super().__init__(data)
@@ -249,7 +249,7 @@ def _elements(
     end: Callable[[int], bool],
     used: list[BaseTag | int] | None = None,
 ) -> dict[BaseTag, RawDataElement | DataElement]:
-    """Elements up to the one whose tag is the end; `cut` is the code if the bytes end before."""
+    """Elements before the tag that is the `end`; `cut` is the code where the bytes end earlier."""
     try:
         elements = {
             element.tag: element
@@ -263,7 +263,7 @@ def _elements(
         }
     except Exception as error:
         cause: BaseException = error
-        while cause.__context__ is not None:  # pydicom wraps whatever stops a sequence
+        while cause.__context__ is not None:  # pydicom wraps an exception within a sequence
             cause = cause.__context__
         if isinstance(cause, RejectedFileError | MemoryError):
             raise cause from None
@@ -278,7 +278,7 @@ def _elements(
 
 
 def _inflate(body: bytes) -> bytes:
-    """Inflates as much as a radiograph may need; a few bytes may stand for gigabytes."""
+    """Inflates at most the size of a radiograph; a few bytes may expand to gigabytes."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(body, _MAX_BYTES)
@@ -290,7 +290,7 @@ def _inflate(body: bytes) -> bytes:
 
 
 def _check_header(dataset: Dataset) -> None:
-    """Refuses what decoding would choke on."""
+    """Refuses a header that cannot be decoded safely."""
     rows, columns = dataset.get("Rows") or 0, dataset.get("Columns") or 0
     require(rows > 0 and columns > 0, "no_size")
     require(rows * columns <= MAX_PIXELS, "too_large")
@@ -306,7 +306,7 @@ def _check_header(dataset: Dataset) -> None:
 
 
 def _decode(dataset: Dataset, pixel_data: RawDataElement) -> Shaped[np.ndarray, "height width"]:
-    """Stored values, signed or unsigned."""
+    """Decodes the stored values, signed or unsigned."""
     syntax = dataset.file_meta.TransferSyntaxUID
     require(len(pixel_data.value or b"") > 0, "pixels_empty")
     wrapped = pixel_data.length == _UNDEFINED
@@ -321,10 +321,10 @@ def _decode(dataset: Dataset, pixel_data: RawDataElement) -> Shaped[np.ndarray, 
     if dataset.PixelRepresentation:
         pixels = pixels.astype(np.uint16).view(np.int16)
         if low <= int(pixels.min()) and int(pixels.max()) <= high - low:
-            # The sign need not fill the unused bits; codestreams mostly lack them.
+            # The sign need not extend over the unused bits, which most codestreams lack.
             unused = 16 - dataset.BitsStored
             pixels = (pixels << unused) >> unused
-    # Unused high bits may hold overlays in old files; such values are beyond the range.
+    # In old files the unused high bits may hold overlays; such values are out of range.
     require(low <= int(pixels.min()) and int(pixels.max()) <= high, "value_range")
     return pixels
 
@@ -346,7 +346,7 @@ def _unpack(dataset: Dataset, pixel_data: RawDataElement) -> Shaped[np.ndarray, 
 
 
 def _frame(pixel_data: RawDataElement) -> bytes:
-    """The one codestream, which may come in several fragments."""
+    """The single frame's codestream, which may be stored in several fragments."""
     try:
         source = _Pieces(pixel_data.value or b"", 0)
         offsets = parse_basic_offsets(source)
@@ -363,21 +363,21 @@ def _decompress_rle(dataset: Dataset, frame: bytes) -> Shaped[np.ndarray, "heigh
     size = math.prod(shape)
     segments = codestream.rle_segments(frame, dataset.BitsAllocated // 8)
     pixels = np.empty((size, len(segments)), np.uint8)
-    for place, segment in enumerate(reversed(segments)):
+    for byte, segment in enumerate(reversed(segments)):
         plane = _guarded(imagecodecs.packbits_decode, segment, out=size)
         require(len(plane) == size, "codestream_size")
-        pixels[:, place] = np.frombuffer(plane, np.uint8)
+        pixels[:, byte] = np.frombuffer(plane, np.uint8)
     return pixels.view(_dtype(dataset)).reshape(shape)
 
 
 def _decompress(dataset: Dataset, frame: bytes) -> Shaped[np.ndarray, "height width"]:
     compression = _COMPRESSED[dataset.file_meta.TransferSyntaxUID]
     shape = (dataset.Rows, dataset.Columns)
-    found = codestream.read_frame(frame)
-    require(found.process in compression.processes, "codestream")
-    require(found.parameter in compression.parameters, "codestream")
-    require((found.height, found.width) == shape, "codestream_size")
-    fits = dataset.BitsStored <= found.bits <= dataset.BitsAllocated and found.components == 1
+    stated = codestream.read_frame(frame)
+    require(stated.process in compression.processes, "codestream")
+    require(stated.parameter in compression.parameters, "codestream")
+    require((stated.height, stated.width) == shape, "codestream_size")
+    fits = dataset.BitsStored <= stated.bits <= dataset.BitsAllocated and stated.components == 1
     require(fits, "codestream_bits")
     pixels = _guarded(compression.decode, frame)
     require(pixels.shape == shape, "codestream_size")
@@ -389,12 +389,12 @@ def _guarded(decode: Callable, *arguments, **options):
         return decode(*arguments, **options)
     except MemoryError:
         raise
-    except Exception:  # decoders raise what they like, with texts that may quote the header
+    except Exception:  # of any type, with messages that may quote the header
         raise RejectedFileError("undecodable") from None
 
 
 def _spacing(dataset: Dataset) -> tuple[float, str]:
-    """Pixel spacing in mm and what it is known from (PS3.3 10.7.1)."""
+    """Pixel spacing in mm and its source (PS3.3 10.7.1)."""
     in_patient = _square(dataset.get("PixelSpacing"))
     at_detector = _square(dataset.get("ImagerPixelSpacing"))
     if in_patient and (in_patient != at_detector or "PixelSpacingCalibrationType" in dataset):
@@ -406,7 +406,7 @@ def _spacing(dataset: Dataset) -> tuple[float, str]:
 
 
 def _square(spacing) -> float:
-    """The side of a square pixel in mm, 0.0 where it is not given."""
+    """The side of a square pixel in mm, 0.0 where the spacing is missing or invalid."""
     if not isinstance(spacing, MultiValue) or len(spacing) != 2:
         return 0.0
     if not 0 < min(spacing) <= max(spacing) < math.inf:
@@ -435,7 +435,7 @@ def _vendor(manufacturer: str, pseudonym: Callable[[str, str], str]) -> str:
         return "unknown"
     [word, *_] = re.findall("[A-Z]+", manufacturer.upper()) or [""]
     for vendor in VENDORS:
-        # Any word may begin with the two letters of GE.
+        # Many words begin with the two letters of GE.
         if word == vendor.upper() or (len(vendor) > 2 and word.startswith(vendor.upper())):
             return vendor
     return pseudonym("vendor", manufacturer)
@@ -448,7 +448,7 @@ def _age(dataset: Dataset) -> int:
         return min(int(text[:3]), GREATEST_AGE)
     born, taken = (str(dataset.get(k) or "") for k in ("PatientBirthDate", "StudyDate"))
     if len(born) == len(taken) == 8 and (born + taken).isdecimal():
-        years = (int(taken) - int(born)) // 10_000  # YYYYMMDD: the rest is below a year
+        years = (int(taken) - int(born)) // 10_000  # YYYYMMDD: the remainder is less than a year
         return min(max(years, 0), GREATEST_AGE)
     return 0
 
@@ -456,13 +456,13 @@ def _age(dataset: Dataset) -> int:
 def _instances(
     dataset: Dataset, pseudonym: Callable[[str, str], str]
 ) -> tuple[str, tuple[str, ...]]:
-    """This instance, and those that it was processed from (PS3.3 C.7.6.1.1.4)."""
-    own = str(dataset.get("SOPInstanceUID") or "")
+    """Pseudonyms of this instance and of those it was processed from (PS3.3 C.7.6.1.1.4)."""
+    instance = str(dataset.get("SOPInstanceUID") or "")
     sources = (
         str(item.get("ReferencedSOPInstanceUID") or "")
         for item in dataset.get("SourceImageSequence") or ()
     )
     return (
-        pseudonym("instance", own) if own else "",
+        pseudonym("instance", instance) if instance else "",
         tuple(pseudonym("instance", source) for source in sources if source),
     )

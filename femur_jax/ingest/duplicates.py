@@ -1,4 +1,4 @@
-"""Which files show the same picture, and which patients that connects."""
+"""Files that show the same picture, and the patients that they connect."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from femur_jax.data.spool import FileFacts
 
 @dataclass(frozen=True)
 class Duplicate:
-    """One file that is left out for another.
+    """A file that is left out because another one shows the same.
 
     Attributes:
-        position: Of the file.
+        position: Position of the file that is left out.
         original: Position of the file that is kept.
-        reason: What they share: 'pixels', 'instance' (the SOP Instance UID), or 'acquisition'
-            (the one that is kept was processed for presentation from this one).
+        reason: Common property: 'pixels', 'instance' (SOP Instance UID), or 'acquisition' (the file
+            that is kept was processed for presentation from this one).
     """
 
     position: int
@@ -31,12 +31,12 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateSearch:
-    """What is the same among files.
+    """Result of a search for files that show the same.
 
     Attributes:
         duplicates: Files to leave out.
         conflicts: Positions of files that show one picture under both labels.
-        connected: Sets of patients who share a picture, or an acquisition.
+        connected: Disjoint sets of patients who share a picture or an acquisition.
     """
 
     duplicates: list[Duplicate]
@@ -45,33 +45,33 @@ class DuplicateSearch:
 
 
 def find_duplicates(files: Sequence[FileFacts], patients: Sequence[str]) -> DuplicateSearch:
-    """Looks for files that show the same; of each picture the first file is kept.
+    """Searches for files that show the same; the first file of each picture is kept.
 
     A picture for presentation is preferred to the one for processing that it was made from.
 
     Args:
-        files: What was read of each file.
-        patients: Who each file belongs to, by the label table.
+        files: Facts about each file.
+        patients: Patient of each file in the label table.
     """
     keys = [_keys(facts) for facts in files]
     groups = [group for group in components(keys) if len(group) > 1]
-    found = DuplicateSearch([], [], [])
+    result = DuplicateSearch([], [], [])
     for group in groups:
         if len({files[n].entry.label for n in group}) > 1:
-            found.conflicts.extend(group)
+            result.conflicts.extend(group)
             continue
         kept: list[int] = []
         for n in sorted(group, key=lambda n: files[n].entry.source.intent == "processing"):
             same = next((d for d in (_duplicate(files, n, k) for k in kept) if d), None)
             if same:
-                found.duplicates.append(same)
+                result.duplicates.append(same)
             else:
                 kept.append(n)
     shared = [{patients[n] for n in group} for group in groups]
     several = [people for people in shared if len(people) > 1]
     for group in components(several):
-        found.connected.append(set().union(*(several[n] for n in group)))
-    return found
+        result.connected.append(set().union(*(several[n] for n in group)))
+    return result
 
 
 def _keys(facts: FileFacts) -> list[tuple[str, str]]:
@@ -92,9 +92,9 @@ def _duplicate(files: Sequence[FileFacts], n: int, kept: int) -> Duplicate | Non
 
 def components(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
     """Groups positions that share a key, directly or through others; each in rising order."""
-    names = {key: n for n, key in enumerate(dict.fromkeys(k for own in keys for k in own))}
-    edges = np.array([(n, len(keys) + names[key]) for n, own in enumerate(keys) for key in own])
-    size = len(keys) + len(names)
+    numbers = {key: n for n, key in enumerate(dict.fromkeys(k for some in keys for k in some))}
+    edges = np.array([(n, len(keys) + numbers[key]) for n, some in enumerate(keys) for key in some])
+    size = len(keys) + len(numbers)
     rows, columns = edges.T if len(edges) else np.zeros((2, 0), int)
     graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(size, size))
     _, component = connected_components(graph, directed=False)
@@ -107,10 +107,10 @@ def components(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
 def perceptual_hash(pixels: UInt16[np.ndarray, "height width"]) -> int:
     """64 bits that hardly change when a picture is scaled, brightened or compressed.
 
-    Signs of the 8 x 8 lowest frequencies of a cosine transform, against their median (as in
-    Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, 3.2.1).
+    Each bit compares one of the 8 x 8 lowest frequencies of a cosine transform with their median
+    (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, 3.2.1).
     """
-    step = max(1, max(pixels.shape) // 256)  # the low frequencies do not miss what is skipped
+    step = max(1, max(pixels.shape) // 256)  # low frequencies need no more pixels
     small = shrink(pixels[::step, ::step], (64, 64)).astype(np.float64)
     square = np.zeros((64, 64))
     square[: small.shape[0], : small.shape[1]] = small
@@ -120,7 +120,7 @@ def perceptual_hash(pixels: UInt16[np.ndarray, "height width"]) -> int:
 
 
 def close_hashes(hashes: Sequence[int], *, most: int) -> list[tuple[int, int, int]]:
-    """Pairs of positions whose hashes differ in at most `most` bits, and in how many."""
+    """Pairs of positions whose hashes differ in at most `most` bits, with the number of bits."""
     codes = np.array(hashes, np.uint64)
     pairs = []
     for n in range(len(codes) - 1):

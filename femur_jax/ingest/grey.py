@@ -1,9 +1,9 @@
-"""Stored values to grey values for presentation.
+"""Conversion of stored values to grey values for presentation.
 
-The chain is the standard's (PS3.3 C.11.1, C.11.2, C.7.6.3): stored values -> modality LUT or
-rescale -> VOI LUT or window -> one inversion for MONOCHROME1 or Presentation LUT Shape INVERSE.
-It depends on the stored value alone, so it is worked out once for each possible value, in
-float64, and pixels look theirs up.
+The steps are those of the standard (PS3.3 C.11.1, C.11.2, C.7.6.3): stored values -> modality LUT
+or rescale -> VOI LUT or window -> one inversion for MONOCHROME1 or Presentation LUT Shape INVERSE.
+The result depends only on the stored value, so it is computed once for each possible value, in
+float64, and looked up for each pixel.
 """
 
 import numpy as np
@@ -21,25 +21,25 @@ _LEAST_WIDTH = {"LINEAR": 1.0, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
 def presentation(
     stored: Shaped[np.ndarray, "height width"], dataset: Dataset
 ) -> tuple[UInt16[np.ndarray, "height width"], Bool[np.ndarray, "height width"] | None, str]:
-    """Applies the whole chain; padding and what a shutter hides become black.
+    """Applies all steps; padding and pixels behind shutters become black.
 
     Args:
         stored: Stored values within the range that the header's bits allow.
-        dataset: The header.
+        dataset: Header of the file.
 
     Returns:
-        Grey values (0..65535, bone bright); where there is no picture, None if it is everywhere;
-        and what made the grey values: 'lut', 'window' or 'range'.
+        Grey values (0..65535, bone bright); the mask of hidden pixels, None where there are none;
+        and the origin of the grey values: 'lut', 'window' or 'range'.
 
     Raises:
-        RejectedFileError: A lookup table, window or shutter is unusable, all is hidden, or
-            there is one grey value alone.
+        RejectedFileError: A lookup table, window or shutter is unusable, everything is hidden, or
+            all pixels are equal.
     """
     low, high = stored_range(dataset)
     hidden = _hidden(stored, dataset)
     seen = stored if hidden is None else stored[~hidden]
     require(seen.size > 0, "shutter")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused
         table, voi = _table(low, high, int(seen.min()), int(seen.max()), dataset)
     grey = _map(stored, low, table)
     shown = grey if hidden is None else grey[~hidden]
@@ -52,15 +52,15 @@ def presentation(
 def _map(
     stored: Shaped[np.ndarray, "height width"], low: int, table: UInt16[np.ndarray, "values"]
 ) -> UInt16[np.ndarray, "height width"]:
-    """Looks values up by a few rows at a time, whose indices stay in the processor's cache."""
+    """Looks up a few rows at a time, so that the indices stay in the processor's cache."""
     grey = np.empty(stored.shape, np.uint16)
     whole = np.zeros(1 << 16, np.uint16)
-    whole[np.arange(low, low + len(table))] = table  # negative values at the end
-    places = stored.view(f"u{stored.itemsize}")
+    whole[np.arange(low, low + len(table))] = table  # negative values lie at the end
+    indices = stored.view(f"u{stored.itemsize}")
     step = max(1, (1 << 15) // stored.shape[1])
     for top in range(0, len(stored), step):
         rows = slice(top, top + step)
-        np.take(whole, places[rows], out=grey[rows], mode="clip")  # none is clipped
+        np.take(whole, indices[rows], out=grey[rows], mode="clip")  # faster; clips none
     return grey
 
 
@@ -73,7 +73,7 @@ def stored_range(dataset: Dataset) -> tuple[int, int]:
 def _table(
     low: int, high: int, least: int, greatest: int, dataset: Dataset
 ) -> tuple[UInt16[np.ndarray, "values"], str]:
-    """Grey values of all stored values from `low` to `high`, of which some occur."""
+    """Grey values of the stored values from `low` to `high`; `least` to `greatest` occur."""
     values = np.arange(low, high + 1, dtype=np.float64)
     if sequence := dataset.get("ModalityLUTSequence"):
         values = _look_up(values, sequence[0], dataset)[0]
@@ -93,7 +93,7 @@ def _table(
         voi = "range"
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
     shape = dataset.get("PresentationLUTShape")
-    if shape in ("IDENTITY", "INVERSE"):  # it takes the place of the photometric interpretation
+    if shape in ("IDENTITY", "INVERSE"):  # it replaces the photometric interpretation
         inverse = shape == "INVERSE"
     require(bool(np.isfinite(shown).all()), "window")
     return np.round(65535 * (1 - shown if inverse else shown)).astype(np.uint16), voi
@@ -106,7 +106,7 @@ def _first(value):
 def _look_up(
     values: Float64[np.ndarray, "values"], item: Dataset, dataset: Dataset
 ) -> tuple[Float64[np.ndarray, "values"], int]:
-    """Applies a modality or VOI LUT (PS3.3 C.11.1.1 and C.11.2.1.1); its entries' bits too."""
+    """Applies a modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1); returns its bits as well."""
     try:
         entries, first, bits = (int(n) for n in item.LUTDescriptor)
         entries = entries or 65536
@@ -117,7 +117,7 @@ def _look_up(
         table = np.asarray(table, np.float64)[:entries]
     except (AttributeError, TypeError, ValueError):
         raise RejectedFileError("lookup_table") from None
-    # An eighth bit is needed for a picture, and a table that ends early would repeat its end.
+    # A picture needs 8 bits, and the last entry of a truncated table would be repeated.
     require(len(table) == entries and 8 <= bits <= 16, "lookup_table")
     index = np.clip(np.round(values) - first, 0, entries - 1)
     return table[index.astype(np.int64)], bits
@@ -141,9 +141,9 @@ def window(
 
     Args:
         values: Values after the modality transformation.
-        center: Window Center.
-        width: Window Width, at least 1 for LINEAR, above 0 for the others.
-        function: LINEAR, LINEAR_EXACT or SIGMOID.
+        center: Value of Window Center.
+        width: Value of Window Width, at least 1 for LINEAR, above 0 for the others.
+        function: One of LINEAR, LINEAR_EXACT and SIGMOID.
 
     Returns:
         Values in [0, 1].
@@ -160,11 +160,11 @@ def window(
 def _hidden(
     stored: Shaped[np.ndarray, "height width"], dataset: Dataset
 ) -> Bool[np.ndarray, "height width"] | None:
-    """Where pixels are padding (PS3.3 C.7.5.1.1.2) or behind a shutter (C.7.6.11)."""
+    """Mask of pixels that are padding (PS3.3 C.7.5.1.1.2) or behind a shutter (C.7.6.11)."""
     hidden = None
     if (padding := dataset.get("PixelPaddingValue")) is not None:
         limit = dataset.get("PixelPaddingRangeLimit")
-        # Writers may state either as unsigned though the pixels are signed.
+        # Some writers store both as unsigned values although the pixels are signed.
         ends = np.array([padding, padding if limit is None else limit])
         ends = (ends & 0xFFFF).astype(np.uint16).view(f"{stored.dtype.kind}2")
         hidden = (stored >= ends.min()) & (stored <= ends.max())
@@ -177,14 +177,14 @@ def _hidden(
 def _shutter(
     shape: tuple[int, int], names: list[str] | MultiValue, dataset: Dataset
 ) -> Bool[np.ndarray, "height width"]:
-    """Where every shutter is open; rows and columns are counted from 1.
+    """Mask of pixels where every shutter is open; rows and columns are counted from 1.
 
-    BITMAP refers to an overlay, which is not read.
+    A BITMAP shutter refers to an overlay, which is not read.
     """
     open_ = np.ones(shape, bool)
     rows, columns = np.ogrid[1 : shape[0] + 1, 1 : shape[1] + 1]
     try:
-        if "RECTANGULAR" in names:  # the edges themselves are still shown
+        if "RECTANGULAR" in names:  # the edges themselves are visible
             top, bottom = dataset.ShutterUpperHorizontalEdge, dataset.ShutterLowerHorizontalEdge
             left, right = dataset.ShutterLeftVerticalEdge, dataset.ShutterRightVerticalEdge
             open_ &= (top <= rows) & (rows <= bottom) & (left <= columns) & (columns <= right)

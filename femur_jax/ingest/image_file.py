@@ -21,18 +21,18 @@ _TIFF_COMPRESSIONS = (
     tifffile.COMPRESSION.ADOBE_DEFLATE,
     tifffile.COMPRESSION.PACKBITS,
 )
-"""Those whose decoders survive whatever they are given."""
+"""Compressions whose decoders survive any damaged input."""
 _PLAIN_MODES = {"P": "RGB", "LA": "L"}  # without palette and transparency
 
 
 def read_image_file(path: Path) -> Picture:
-    """Reads one exported radiograph, which is taken to show bone bright.
+    """Reads one exported radiograph; bone is assumed to be bright.
 
-    Eight bits are spread over 0..65535; sixteen are kept. Three equal colour channels count
-    as grey. A TIFF whose photometric interpretation is WhiteIsZero is inverted.
+    8-bit values are scaled to 0..65535, and 16-bit values are kept. Three equal colour channels
+    count as grey. A TIFF whose photometric interpretation is WhiteIsZero is inverted.
 
     Raises:
-        RejectedFileError: The file is no intact grey-scale image of at most 40 megapixels.
+        RejectedFileError: The file is not an intact grey-scale image of at most 40 megapixels.
     """
     data = io.BytesIO(file_bytes(path))
     try:
@@ -43,7 +43,7 @@ def read_image_file(path: Path) -> Picture:
         raise RejectedFileError("too_large") from None
     except (UnidentifiedImageError, tifffile.TiffFileError):
         raise RejectedFileError("not_image") from None
-    except Exception:  # decoders raise what they like
+    except Exception:  # decoders raise exceptions of many types
         raise RejectedFileError("undecodable") from None
     if pixels.ndim == 3:
         grey = pixels[..., 0]
@@ -59,7 +59,7 @@ def read_image_file(path: Path) -> Picture:
 
 
 def _read(data: io.BytesIO) -> np.ndarray:
-    # Among the formats that Pillow knows, some run other programs.
+    # Pillow runs other programs for some of its formats.
     with Image.open(data, formats=("PNG", "JPEG")) as image:
         require(image.width * image.height <= MAX_PIXELS, "too_large")
         return np.asarray(image.convert(_PLAIN_MODES.get(image.mode, image.mode)))
@@ -80,7 +80,7 @@ def _read_tiff(data: io.BytesIO) -> np.ndarray:
 
 
 def _is_last(file: tifffile.TiffFile) -> bool:
-    """Whether there is no second page; pages may be without number, or go round in circles."""
+    """Whether there is no second page; pages may form a loop, so they cannot be counted."""
     try:
         file.pages[1]
     except IndexError:

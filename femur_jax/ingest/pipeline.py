@@ -1,9 +1,9 @@
-"""From a hospital's folder of radiographs and a label table to a dataset.
+"""Creates a dataset from a hospital's folder of radiographs and a label table.
 
-Worker processes read the files and leave what they read in a spool beside the dataset. When all
-is read, files that show the same picture are found, patients are split, and the dataset is
-written in an order that depends on neither the number of workers nor on interruptions: a run
-that was killed goes on from its spool and ends with the same bytes.
+Worker processes read the files and store the results in a spool next to the dataset. When all files
+have been read, duplicates are removed, patients are split, and the dataset is written in an order
+that depends neither on the number of workers nor on interruptions: a killed run resumes from its
+spool and ends with the same bytes.
 """
 
 import dataclasses
@@ -28,21 +28,21 @@ from femur_jax.ingest import duplicates
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.image_file import SUFFIXES, read_image_file
 from femur_jax.ingest.rejection import REASONS, RejectedFileError
-from femur_jax.ingest.workers import each
+from femur_jax.ingest.workers import run_in_workers
 
 QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
 SUMMARY = "ingest.json"
 _SIMILAR_BITS = 3
-"""Pictures of two patients that differ in so many of 64 bits are shown to a person."""
+"""Greatest difference, of 64 bits, between two patients' pictures that a person should compare."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What reading one file may take in a worker process.
+    """Limits for reading one file in a worker process.
 
     Attributes:
-        memory: Bytes that it may allocate.
-        seconds: Time.
+        memory: Bytes that the process may allocate.
+        seconds: Time in seconds.
     """
 
     memory: int = 3 << 29
@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the files: inputs = accepted + quarantined + duplicates."""
+    """Numbers of files: inputs = accepted + quarantined + duplicates."""
 
     inputs: int
     accepted: int
@@ -61,7 +61,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    """One file to read; `spool` names everything that the result depends on."""
+    """One file to read; the name of `spool` depends on everything that determines the result."""
 
     path: Path
     entry: cohort.LabelRow
@@ -84,50 +84,54 @@ def ingest(
     workers: int | None = None,
     limits: Limits = Limits(),
 ) -> Summary:
-    """Makes a radiograph dataset.
+    """Creates a radiograph dataset.
 
-    Nothing of a file is kept but what `Radiograph` and `Source` list, and of the label table the
-    further columns that are named; names become keyed
-    pseudonyms. Beside the manifest lie three tables, as JSON lines, of files by pseudonym and
-    by line of the label table: those that could not be used (docs/quarantine.md), those that
-    repeat another, and pairs of patients whose pictures look alike. The result depends on the
-    inputs, the key and the arguments, not on the number of workers or on interruptions.
+    The dataset keeps only the fields of `Radiograph` and `Source` and the named further columns of
+    the label table; identifiers become keyed pseudonyms. Three tables of JSON lines next to the
+    manifest list files by pseudonym and by line of the label table: unusable files
+    (docs/quarantine.md), duplicates, and pairs of patients whose pictures look alike. The result
+    depends on the inputs, the key and the arguments, not on the number of workers or on
+    interruptions.
 
     Args:
-        folder: Radiographs: DICOM, or PNG, TIFF and JPEG exports.
-        labels: The label table; see `cohort.read_labels`.
-        out: The dataset, which must not exist. While it is made, `out`.spool takes as much
-            space again.
+        folder: Folder of radiographs: DICOM, or PNG, TIFF and JPEG exports.
+        labels: Path of the label table; see `cohort.read_labels`.
+        out: Folder of the dataset, which must not exist. Until it is complete, `out`.spool takes
+            as much space again.
         patch: Side of a tile in pixels.
-        key_file: The pseudonyms' key, made where it does not exist. Keep it out of the dataset.
-        columns: Further columns of the label table that are kept, as numbers.
+        key_file: Key of the pseudonyms, created where it does not exist. Keep it out of the
+            dataset.
+        columns: Further columns of the label table to keep, as numbers.
         fractions: Shares of patients for validation and test.
-        seed: Of the splits.
-        max_quarantined: The share of files that may be unusable.
-        workers: Processes that read; by default one per core.
-        limits: Of each file.
+        seed: Seed of the splits.
+        max_quarantined: Greatest acceptable share of unusable files.
+        workers: Number of reading processes, by default one per core.
+        limits: Limits for reading one file.
+
+    Returns:
+        The numbers of accepted and other files.
 
     Raises:
-        UserError: Bad input, or too many unusable files. Then there is no dataset; what was read
-            is kept for the next run.
+        UserError: The input is bad, or too many files are unusable. No dataset is created, and
+            the spool is kept for the next run.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
         raise UserError(f"The number of workers is {workers}; give 1 or more.")
     if limits.memory < 1 or not limits.seconds > 0:
-        raise UserError("The limits of memory and time must be above 0; raise them.")
+        raise UserError("The limits of memory and time must be above 0; increase them.")
     if not 0 <= max_quarantined <= 1:
         raise UserError(f"The share of unusable files is {max_quarantined}; give 0 to 1.")
     if out.resolve() in key_file.resolve().parents:
         raise UserError(f"{key_file} lies in the dataset; keep the key elsewhere.")
     spooled = out.with_name(f"{out.name}.spool")
-    if out.exists() and spooled.exists():  # killed after the dataset was complete
+    if out.exists() and spooled.exists():  # a run was killed after the dataset was complete
         shutil.rmtree(spooled)
         return Summary(**json.loads((out / SUMMARY).read_text()))
     entries = cohort.read_labels(labels, folder, columns)
     entries.sort(key=lambda e: cohort.seeded_hash(seed, e.path))
     patients = {e.patient_id: e.label for e in entries}
-    cohort.split_patients(patients, fractions=fractions, seed=seed)  # before the long work
+    cohort.split_patients(patients, fractions=fractions, seed=seed)  # checked before the long work
     provenance = {
         "kind": "real",
         "seed": seed,
@@ -146,23 +150,25 @@ def ingest(
             n: result for n, result in enumerate(results) if isinstance(result, spool.FileFacts)
         }
         positions = list(read)
-        found = duplicates.find_duplicates(
+        repeated = duplicates.find_duplicates(
             [read[n] for n in positions], [entries[n].patient_id for n in positions]
         )
         codes = {n: code for n, code in enumerate(results) if isinstance(code, str)}
-        codes |= {positions[n]: "label_conflict" for n in found.conflicts}
+        codes |= {positions[n]: "label_conflict" for n in repeated.conflicts}
         _check_share(codes, entries, labels, max_quarantined, spooled)
-        same = {positions[d.position]: (positions[d.original], d.reason) for d in found.duplicates}
+        same = {
+            positions[d.position]: (positions[d.original], d.reason) for d in repeated.duplicates
+        }
         kept = [n for n in positions if n not in same and n not in codes]
         summary = Summary(len(jobs), len(kept), len(codes), len(same))
         accounted = summary.accepted + summary.quarantined + summary.duplicates
         if accounted != summary.inputs:
-            raise RuntimeError(f"{summary.inputs} files went in, {accounted} are accounted for")
+            raise RuntimeError(f"only {accounted} of {summary.inputs} files are accounted for")
         splits = cohort.split_patients(
-            patients, fractions=fractions, seed=seed, connected=found.connected
+            patients, fractions=fractions, seed=seed, connected=repeated.connected
         )
-        hospital_splits = _hospital_splits(entries, found.connected, fractions, seed)
-        groups = {p: min(people) for people in found.connected for p in people}
+        hospital_splits = _hospital_splits(entries, repeated.connected, fractions, seed)
+        groups = {p: min(people) for people in repeated.connected for p in people}
         kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
         with writer:
             for n in tqdm(kept, "write", disable=None):
@@ -188,7 +194,7 @@ def _lock(file, out: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"Another process is making {out}; wait for it, or end it.") from None
+        raise UserError(f"Another process is writing {out}; wait for it, or end it.") from None
 
 
 def _job(
@@ -196,16 +202,16 @@ def _job(
 ) -> _Job:
     status = path.stat()
     row = dataclasses.asdict(entry)
-    del row["line"]  # which changes when lines above are removed
+    del row["line"]  # it changes when lines above are removed
     state = [SCHEMA, patch, row, status.st_size, status.st_mtime_ns]
     return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
 
 
 def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.FileFacts | str]:
-    """For each job what its file holds, or the code of why it cannot be used."""
+    """The facts about each job's file, or the code of the reason why it cannot be used."""
     results: list[spool.FileFacts | str | None] = [spool.read_facts(job.spool) for job in jobs]
     left = [n for n, result in enumerate(results) if result is None]
-    done = each(
+    done = run_in_workers(
         _read,
         [jobs[n] for n in left],
         workers=workers,
@@ -219,7 +225,7 @@ def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.
 
 
 def _read(job: _Job) -> spool.FileFacts | str:
-    """Reads one file and spools it, in a worker process."""
+    """Reads one file in a worker process and stores it in the spool."""
     try:
         if job.path.suffix.lower() in SUFFIXES:
             picture = read_image_file(job.path)
@@ -243,8 +249,8 @@ def _read(job: _Job) -> spool.FileFacts | str:
         encoded = encode(radiograph, job.patch)
     except RejectedFileError as error:
         return error.code
-    look = duplicates.perceptual_hash(picture.pixels)
-    facts = spool.FileFacts(encoded.entry, picture.instance, picture.made_from, look)
+    perceptual_hash = duplicates.perceptual_hash(picture.pixels)
+    facts = spool.FileFacts(encoded.entry, picture.instance, picture.made_from, perceptual_hash)
     spool.write(job.spool, facts, encoded)
     return facts
 
@@ -255,9 +261,9 @@ def _hospital_splits(
     fractions: Sequence[float],
     seed: int,
 ) -> dict[str, str]:
-    """The split of each patient when hospitals are held out; without those seen in several.
+    """The split of each patient where whole hospitals are held out, without patients of several.
 
-    Empty where that leaves a split fewer than 2 patients of a label.
+    The result is empty where a split would hold fewer than 2 patients of a label.
     """
     patients: dict[str, dict[str, str]] = {}
     for e in entries:
@@ -288,15 +294,15 @@ def _check_share(
     first = min(codes, key=lambda n: entries[n].line)
     raise UserError(
         f"{len(codes)} of {len(entries)} files cannot be used "
-        f"({', '.join(f'{code}: {n}' for code, n in counts.most_common())}), "
-        f"the first is that of {labels}, line {entries[first].line}: "
-        f"{REASONS[codes[first]].hint} Mend or delete them and their lines, or allow a share with "
-        f"--max_quarantined. What was read is kept in {spooled} for the next run."
+        f"({', '.join(f'{code}: {n}' for code, n in counts.most_common())}). "
+        f"The first is that of {labels}, line {entries[first].line}: "
+        f"{REASONS[codes[first]].hint} Repair or delete the files and their lines, or allow a "
+        f"share of them with --max_quarantined. {spooled} keeps the other files for the next run."
     )
 
 
 def _about(entry: cohort.LabelRow, pseudonym: cohort.Pseudonyms) -> dict[str, str | int]:
-    """What the tables beside the manifest say of a file."""
+    """The fields that describe a file in the tables next to the manifest."""
     return {
         "file": pseudonym("file", entry.path),
         "hospital": pseudonym("hospital", entry.hospital),

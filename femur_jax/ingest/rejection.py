@@ -1,89 +1,108 @@
-"""Why a file cannot become a radiograph: stable codes, each with its stage and a hint.
+"""Reasons why a file cannot become a radiograph: stable codes, each with a stage and a hint.
 
-docs/quarantine.md lists them for people; a code never changes its meaning.
+docs/quarantine.md lists them for readers; a code never changes its meaning.
 """
 
 from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """What a code means: where reading stopped, and one sentence for who can mend the file."""
+    """The meaning of a code: the stage at which reading stopped, and a hint for users."""
 
     stage: str
     hint: str
 
 
 REASONS = {
-    # file: is it DICOM, and which kind?
-    "unreadable": Reason("file", "It cannot be opened; check its place and permissions."),
-    "empty": Reason("file", "It has no bytes; copy it again."),
-    "not_dicom": Reason("file", "It is no DICOM file."),
-    "other_format": Reason("file", "It is a picture of another format; give it that suffix."),
-    "no_preamble": Reason("file", "It lacks DICOM's preamble and file meta; export it again."),
-    "file_meta": Reason("file", "Its file meta information is incomplete; export it again."),
-    "transfer_syntax": Reason("file", "Its transfer syntax is missing or not read here."),
-    "file_too_large": Reason("file", "The file is larger than any radiograph of 40 megapixels."),
-    "inflates_too_large": Reason("file", "Inflated, it is larger than 40 megapixels can be."),
-    "inflate": Reason("file", "Its deflated content is damaged; export it again."),
-    # header
-    "header": Reason("header", "Its header is malformed."),
-    "header_cut": Reason("header", "An element claims more bytes than the file has."),
-    "nested": Reason("header", "Its sequences are nested too deeply."),
-    "too_many_elements": Reason("header", "It has more elements or fragments than any radiograph."),
-    "element_too_large": Reason("header", "An element of its header is longer than a megabyte."),
-    "no_pixels": Reason("header", "It holds no pixel data element."),
-    "no_size": Reason("header", "Rows or Columns is missing or zero."),
-    "too_large": Reason("header", "It has more than 40 megapixels."),
-    "frames": Reason("header", "It has more frames or pages than one."),
-    "colour": Reason("header", "It has several samples a pixel; it is no grey-scale image."),
-    "photometric": Reason("header", "It is neither MONOCHROME1 nor MONOCHROME2."),
-    "bits_allocated": Reason("header", "It has neither 8 nor 16 bits allocated for a pixel."),
-    "bits_stored": Reason("header", "BitsStored is missing, zero or above BitsAllocated."),
-    "high_bit": Reason("header", "HighBit is not BitsStored - 1."),
-    "oblong_pixels": Reason("header", "Its pixels are not square."),
-    "rescale": Reason("header", "Its rescale slope or intercept gives no finite values."),
-    "window": Reason("header", "Its window is incomplete or of no known kind."),
-    "lookup_table": Reason("header", "A lookup table contradicts its descriptor."),
-    "shutter": Reason("header", "Its display shutter is incomplete or hides everything."),
-    # pixel data, before it is decoded
-    "pixels_empty": Reason("pixel data", "Its pixel data has no bytes."),
-    "pixels_cut": Reason("pixel data", "It has fewer bytes than its header says."),
-    "pixels_long": Reason("pixel data", "It has more bytes than its header says."),
-    "syntax_contradicted": Reason(
-        "pixel data", "Its pixels are compressed and its transfer syntax is not, or the reverse."
+    # the file itself: whether it is DICOM, and of which kind
+    "unreadable": Reason("file", "The file cannot be opened; check its path and permissions."),
+    "empty": Reason("file", "The file is empty; copy it again."),
+    "not_dicom": Reason("file", "The file is not a DICOM file."),
+    "other_format": Reason(
+        "file", "The file is a picture of another format; rename it with that format's suffix."
     ),
-    "encapsulation": Reason("pixel data", "Its compressed pixels are not wrapped as they must be."),
-    "codestream": Reason("pixel data", "Its codestream is damaged, or not of its transfer syntax."),
-    "codestream_cut": Reason("pixel data", "Its codestream lacks its end marker."),
+    "no_preamble": Reason(
+        "file",
+        "The preamble and the file meta information of DICOM are missing; export the file again.",
+    ),
+    "file_meta": Reason("file", "The file meta information is incomplete; export the file again."),
+    "transfer_syntax": Reason("file", "The transfer syntax is missing or not supported."),
+    "file_too_large": Reason("file", "The file is larger than any radiograph of 40 megapixels."),
+    "inflates_too_large": Reason(
+        "file", "The inflated file is larger than any radiograph of 40 megapixels."
+    ),
+    "inflate": Reason("file", "The deflated content is damaged; export the file again."),
+    # header
+    "header": Reason("header", "The header is malformed."),
+    "header_cut": Reason("header", "An element claims more bytes than the file has."),
+    "nested": Reason("header", "The header's sequences are nested too deeply."),
+    "too_many_elements": Reason(
+        "header", "The file has more elements or fragments than any radiograph."
+    ),
+    "element_too_large": Reason("header", "An element of the header is longer than a megabyte."),
+    "no_pixels": Reason("header", "The pixel data element is missing."),
+    "no_size": Reason("header", "Rows or Columns is missing or zero."),
+    "too_large": Reason("header", "The image has more than 40 megapixels."),
+    "frames": Reason("header", "The file has more than one frame or page."),
+    "colour": Reason(
+        "header", "The image has several samples per pixel, so it is not a grey-scale image."
+    ),
+    "photometric": Reason(
+        "header", "The photometric interpretation is neither MONOCHROME1 nor MONOCHROME2."
+    ),
+    "bits_allocated": Reason("header", "BitsAllocated is neither 8 nor 16."),
+    "bits_stored": Reason("header", "BitsStored is missing, zero or greater than BitsAllocated."),
+    "high_bit": Reason("header", "HighBit is not BitsStored - 1."),
+    "oblong_pixels": Reason("header", "The pixels are not square."),
+    "rescale": Reason(
+        "header", "The rescale slope or intercept yields values that are not finite."
+    ),
+    "window": Reason("header", "The window is incomplete or of an unknown kind."),
+    "lookup_table": Reason("header", "A lookup table contradicts its descriptor."),
+    "shutter": Reason("header", "The display shutter is incomplete or hides the whole image."),
+    # pixel data, before it is decoded
+    "pixels_empty": Reason("pixel data", "The pixel data element is empty."),
+    "pixels_cut": Reason("pixel data", "The pixel data has fewer bytes than the header states."),
+    "pixels_long": Reason("pixel data", "The pixel data has more bytes than the header states."),
+    "syntax_contradicted": Reason(
+        "pixel data", "The transfer syntax contradicts whether the pixels are compressed."
+    ),
+    "encapsulation": Reason("pixel data", "The compressed pixels are not encapsulated correctly."),
+    "codestream": Reason(
+        "pixel data", "The codestream is damaged or does not match the transfer syntax."
+    ),
+    "codestream_cut": Reason("pixel data", "The codestream lacks its end marker."),
     "codestream_size": Reason("pixel data", "Header and codestream differ in size."),
     "codestream_bits": Reason("pixel data", "Header and codestream differ in bits or components."),
     # decoding
-    "undecodable": Reason("decoding", "Its pixels cannot be decoded."),
-    "memory": Reason("decoding", "Reading it takes more memory than a worker may use."),
-    "timeout": Reason("decoding", "Reading it takes longer than a worker may."),
-    "crashed": Reason("decoding", "Reading it ended its worker process."),
+    "undecodable": Reason("decoding", "The pixels cannot be decoded."),
+    "memory": Reason("decoding", "Reading the file takes more memory than a worker may use."),
+    "timeout": Reason("decoding", "Reading the file takes longer than a worker may."),
+    "crashed": Reason("decoding", "Reading the file ended its worker process."),
     # grey values
     "value_range": Reason("grey values", "Pixel values exceed BitsStored."),
     "constant_image": Reason("grey values", "All pixels are equal."),
     # exported pictures: PNG, TIFF, JPEG
-    "tiff_kind": Reason("header", "Its TIFF compression or tile size is not read here."),
-    "not_image": Reason("file", "It is no image file of its suffix."),
-    "not_grey": Reason("grey values", "It is not a grey-scale image."),
-    "bit_depth": Reason("header", "It is no single image of 8 or 16 bits."),
+    "tiff_kind": Reason(
+        "header", "The compression or tile size of the TIFF file is not supported."
+    ),
+    "not_image": Reason("file", "The file is not an image of the format of its suffix."),
+    "not_grey": Reason("grey values", "The image is not a grey-scale image."),
+    "bit_depth": Reason("header", "The file is not a single image of 8 or 16 bits."),
     # the cohort
     "label_conflict": Reason("labels", "The same picture is listed as AFF and as NFF."),
 }
-"""Every code; files are counted by it."""
+"""Every code that a file can be quarantined with."""
 
 
 class RejectedFileError(Exception):
-    """A file is left out.
+    """The file cannot be used.
 
-    The text comes from REASONS alone, never from a header or a library's message, which may
-    quote a patient's name.
+    The exception carries nothing but a code, since a header or a library's message may quote a
+    patient's name.
 
     Attributes:
-        code: Key of REASONS.
+        code: Key of the reason in REASONS.
     """
 
     def __init__(self, code: str):
@@ -92,7 +111,7 @@ class RejectedFileError(Exception):
 
     @property
     def reason(self) -> Reason:
-        """Stage and hint."""
+        """Stage and hint of the code."""
         return REASONS[self.code]
 
 

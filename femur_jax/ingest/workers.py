@@ -1,4 +1,4 @@
-"""Processes for work on files that nobody can vouch for."""
+"""Worker processes for files that cannot be trusted."""
 
 import logging
 import multiprocessing
@@ -18,7 +18,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def each(
+def run_in_workers(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
     *,
@@ -26,25 +26,25 @@ def each(
     memory: int,
     seconds: float,
 ) -> Iterator[Result | str]:
-    """Calls a function on every job in other processes, and survives whatever happens there.
+    """Calls a function on every job in worker processes and survives any failure there.
 
     Args:
-        function: Of a module's top level.
-        jobs: Its arguments.
+        function: Function at the top level of a module.
+        jobs: Arguments of the calls.
         workers: Number of processes.
-        memory: What a job may allocate, bytes.
-        seconds: What a job may take.
+        memory: Bytes that a job may allocate.
+        seconds: Time that a job may take.
 
     Yields:
-        The result of each job, in their order: 'memory' or 'timeout' for one that took too much,
-        'crashed' for one that raised an exception or ended its process.
+        The result of each job in the order of the jobs: 'memory' or 'timeout' where a limit was
+        exceeded, 'crashed' where the job raised an exception or ended its process.
 
     Raises:
-        UserError: A job raised it, or the processes cannot start.
+        UserError: A job raised a UserError, or the processes cannot start.
     """
-    # A fork of a process with threads may hang.
+    # A forked copy of a process with threads may hang.
     context = multiprocessing.get_context("spawn")
-    # A worker that is given the function at its start imports it then, not at a job's expense.
+    # The function is imported when a worker starts, so that the first job's time excludes it.
     pool = pebble.ProcessPool(workers, initializer=_start, initargs=(function,), context=context)
     try:
         futures = [
@@ -59,8 +59,8 @@ def each(
                 yield "crashed"
             except BrokenProcessPool as error:
                 raise UserError(
-                    "The processes that read files cannot start, perhaps for want of memory; "
-                    "use fewer workers, or free memory."
+                    "The worker processes cannot start, perhaps because memory is short; use fewer "
+                    "workers, or free memory."
                 ) from error
     finally:
         pool.stop()
@@ -68,19 +68,19 @@ def each(
 
 
 def _start(_: Callable) -> None:
-    """In a worker, before its first job."""
-    # What pydicom and tifffile warn of and log quotes header values.
+    """Prepares a worker process before its first job."""
+    # Warnings and log messages of pydicom and tifffile quote header values.
     warnings.simplefilter("ignore")
     logging.disable()
 
 
 def _run(function: Callable[[Job], Result], job: Job, memory: int, seconds: float) -> Result | str:
-    """One job, in a worker process."""
+    """Runs one job in a worker process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = psutil.Process().memory_info().vms + memory
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    # Ends the worker when its parent, which minds the time, was killed.
+    # Ends the worker where its parent, which enforces the time limit, was killed.
     signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
     try:
         return function(job)
@@ -88,7 +88,7 @@ def _run(function: Callable[[Job], Result], job: Job, memory: int, seconds: floa
         raise
     except MemoryError:
         return "memory"
-    except BaseException:  # decoders in other languages raise what they like
+    except BaseException:  # decoders in other languages raise exceptions of any type
         return "crashed"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -429,7 +429,7 @@ def test_a_killed_run_goes_on(cohort, ingested, tmp_path):
         while not (out.with_name("dataset.spool").exists() and len(_spool_files(out)) == 9):
             assert run.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
-        with pytest.raises(UserError, match=r"Another process is making .*wait"):
+        with pytest.raises(UserError, match=r"Another process is writing .*wait"):
             cohort.ingest(out)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -458,7 +458,7 @@ def test_only_what_changed_is_read_again(cohort, tmp_path):
     folder, labels, out = tmp_path / "in", tmp_path / "labels.csv", tmp_path / "dataset"
     shutil.copytree(cohort.folder, folder)
     _write_labels(labels, cohort.rows)
-    with pytest.raises(UserError, match=r"4 of 36 .*Mend or delete .*--max_quarantined") as error:
+    with pytest.raises(UserError, match=r"4 of 36 .*Repair or delete .*--max_quarantined") as error:
         ingest(folder, labels, out, **cohort.settings(max_quarantined=0.0))
     assert "not_dicom: 1" in str(error.value) and "label_conflict: 2" in str(error.value)
     assert "line 7:" in str(error.value)  # that of file5.dcm
@@ -476,7 +476,7 @@ def test_only_what_changed_is_read_again(cohort, tmp_path):
     rows = [row for row in cohort.rows if row[0] not in bad]
     rows[0] = (*rows[0][:4], "lateral", "CANARYnote")
     _write_labels(labels, rows)
-    with pytest.raises(UserError, match=r"1 of 33 files .*line 34: It is no DICOM file"):
+    with pytest.raises(UserError, match=r"1 of 33 files .*line 34: The file is not a DICOM file"):
         ingest(folder, labels, out, **cohort.settings(max_quarantined=0.0))
     again = _spool_files(out)
     assert read.items() <= again.items() and len(again) == 36

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from femur_jax.errors import UserError
-from femur_jax.ingest.workers import each
+from femur_jax.ingest.workers import run_in_workers
 
 MIB = 1 << 20
 
@@ -62,7 +62,7 @@ EXPECTED = {
 
 
 def test_a_bad_job_costs_itself_alone():
-    results = each(_job, list(EXPECTED), workers=2, memory=200 * MIB, seconds=1.5)
+    results = run_in_workers(_job, list(EXPECTED), workers=2, memory=200 * MIB, seconds=1.5)
     assert list(results) == list(EXPECTED.values())
 
 
@@ -72,14 +72,16 @@ def _sleep_less(job: int) -> int:
 
 
 def test_results_come_in_the_order_of_the_jobs():
-    assert list(each(_sleep_less, range(8), workers=3, memory=200 * MIB, seconds=9.0)) == [
-        *range(8)
-    ]
+    assert list(
+        run_in_workers(_sleep_less, range(8), workers=3, memory=200 * MIB, seconds=9.0)
+    ) == [*range(8)]
 
 
 def test_memory_is_what_a_job_allocates_itself():
     """Neither imports, nor what earlier jobs took and gave back, count."""
-    assert list(each(_allocate, [15, 25, 15, 15], workers=1, memory=20 * MIB, seconds=9.0)) == [
+    assert list(
+        run_in_workers(_allocate, [15, 25, 15, 15], workers=1, memory=20 * MIB, seconds=9.0)
+    ) == [
         15 * MIB,
         "memory",
         15 * MIB,
@@ -92,14 +94,15 @@ def _allocate(mebibytes: int) -> int:
 
 
 def test_no_jobs_need_no_worker():
-    assert list(each(_job, [], workers=2, memory=MIB, seconds=1.0)) == []
+    assert list(run_in_workers(_job, [], workers=2, memory=MIB, seconds=1.0)) == []
 
 
 def test_an_inherited_limit_is_kept():
     """As a cluster sets it."""
     script = (
-        "from tests.data.test_workers import _allocate, each\n"
-        "print(list(each(_allocate, [10, 9000, 10], workers=1, memory=20 << 30, seconds=30.0)))"
+        "from tests.ingest.test_workers import _allocate, run_in_workers\n"
+        "jobs = [10, 9000, 10]\n"
+        "print(list(run_in_workers(_allocate, jobs, workers=1, memory=20 << 30, seconds=30.0)))"
     )
     command = ["bash", "-c", f"ulimit -v {6 << 20}; exec {sys.executable} -c '{script}'"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -115,9 +118,9 @@ def _sleep_forever(pid_file: Path) -> None:
 ORPHANS = """
 import sys
 from pathlib import Path
-from femur_jax.ingest.workers import each
+from femur_jax.ingest.workers import run_in_workers
 from tests.data.test_workers import _sleep_forever
-list(each(_sleep_forever, [Path(sys.argv[1])], workers=2, memory=1 << 28, seconds=2.0))
+list(run_in_workers(_sleep_forever, [Path(sys.argv[1])], workers=2, memory=1 << 28, seconds=2.0))
 """
 
 
@@ -150,7 +153,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 def test_a_users_error_is_raised():
     with pytest.raises(UserError, match="make room"):
-        list(each(_fail, [1], workers=1, memory=200 * MIB, seconds=30.0))
+        list(run_in_workers(_fail, [1], workers=1, memory=200 * MIB, seconds=30.0))
 
 
 def _fail(_: int) -> None:
@@ -164,16 +167,18 @@ def _tell(secret: str) -> str:
 
 
 def test_what_libraries_say_of_a_header_is_not_shown(capfd):
-    assert list(each(_tell, ["CANARY"], workers=1, memory=200 * MIB, seconds=30.0)) == ["CANARY"]
+    assert list(run_in_workers(_tell, ["CANARY"], workers=1, memory=200 * MIB, seconds=30.0)) == [
+        "CANARY"
+    ]
     assert "CANARY" not in "".join(capfd.readouterr())
 
 
 CANNOT_START = """
-from femur_jax.ingest.workers import each
+from femur_jax.ingest.workers import run_in_workers
 from femur_jax.errors import UserError
 def unknown_there(job): return job
 try:
-    list(each(unknown_there, [1, 2], workers=2, memory=1 << 28, seconds=30.0))
+    list(run_in_workers(unknown_there, [1, 2], workers=2, memory=1 << 28, seconds=30.0))
 except UserError as error:
     print(error)
 """
@@ -188,7 +193,7 @@ def test_processes_that_cannot_start_are_reported():
 
 
 def test_ends_with_its_consumer():
-    results = each(_job, ["first", "sleep"], workers=1, memory=200 * MIB, seconds=30.0)
+    results = run_in_workers(_job, ["first", "sleep"], workers=1, memory=200 * MIB, seconds=30.0)
     assert next(results) == "FIRST"
     workers = psutil.Process().children()
     start = time.monotonic()
@@ -200,4 +205,4 @@ def test_ends_with_its_consumer():
 def test_many_crashes_in_a_row():
     jobs = ["killed", "killed", "killed", "x", "killed", "y"]
     expected = ["crashed", "crashed", "crashed", "X", "crashed", "Y"]
-    assert list(each(_job, jobs, workers=2, memory=200 * MIB, seconds=9.0)) == expected
+    assert list(run_in_workers(_job, jobs, workers=2, memory=200 * MIB, seconds=9.0)) == expected
