@@ -1,4 +1,4 @@
-"""From real chest radiographs to a sampled image: pixels that nobody in this project made."""
+"""From real chest radiographs to a sampled image."""
 
 import csv
 
@@ -16,7 +16,7 @@ from femur_jax.training.monitor import read_scalars
 
 @pytest.fixture(scope="module")
 def chest(real_radiographs, tmp_path_factory):
-    """All files of four patients; which of them have which label is made up."""
+    """All files of four patients, with invented labels."""
     folder = tmp_path_factory.mktemp("chest")
     with (real_radiographs / "manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["file"].startswith("chest/")]

@@ -36,7 +36,7 @@ def letterbox(
         dataset: Dataset of the radiograph.
         radiograph: Position in the dataset.
         shape: Height and width of the rectangle.
-        columns: Names of further columns to add.
+        columns: Further columns to add, by name.
     """
     entry = dataset.entries[radiograph]
     sizes = dataset.level_sizes(radiograph)

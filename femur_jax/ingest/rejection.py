@@ -14,7 +14,7 @@ class Reason(NamedTuple):
 
 
 REASONS = {
-    # the file itself: whether it is DICOM, and of which kind
+    # the file itself: whether it is DICOM, and its kind
     "unreadable": Reason("file", "The file cannot be opened; check its path and permissions."),
     "empty": Reason("file", "The file is empty; copy it again."),
     "not_dicom": Reason("file", "The file is not a DICOM file."),

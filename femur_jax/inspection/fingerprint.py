@@ -1,8 +1,8 @@
-"""What a radiograph dataset holds, in numbers: hospital by hospital, class by class.
+"""Numbers about a radiograph dataset, by hospital and by class.
 
-It answers what must be known before anything is trained: is every line of the label table
-accounted for, does a split leak into another, which hospital differs from the others, and does
-something beside the fracture give the class away?
+They answer four questions that come before training: is every line of the label table accounted
+for, do the splits leak, which hospitals differ from the others, and does anything other than the
+fracture reveal the class?
 """
 
 import hashlib
@@ -35,8 +35,8 @@ from femur_jax.inspection.leaks import (
 from femur_jax.inspection.separation import TELLING_AUC, Separation, separation
 
 _BINS = 24
-_ODD_CLASS = 0.05  # chance that all patients of a hospital are of one class
-_ODD_SHARE = 0.001  # of hospitals, in which chance alone leads to such a share of AFF
+_ODD_CLASS = 0.05  # probability that chance gives a hospital only patients of one class
+_ODD_SHARE = 0.001  # probability that chance gives a hospital such a share of AFF
 
 _NUMBERS: dict[str, Callable[[RadiographEntry], float]] = {
     "megapixels": lambda e: e.height * e.width / 1e6,
@@ -64,14 +64,14 @@ _COMPARED = ("megapixels", "aspect", "spacing_mm", "mean_grey", "contrast")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of each radiograph, in the order of the dataset's entries.
+    """Facts about each radiograph, in the order of the dataset's entries.
 
     Attributes:
-        numbers: NaN where unknown. Of the crop: megapixels; aspect, width / height; spacing_mm;
-            mean_grey and contrast, mean and standard deviation of the grey values at the
-            coarsest level, as shares of the full range (0 black, 1 white). age in years;
-            share_cut, the share of the recorded area outside the crop.
-        categories: Words, such as vendor and view.
+        numbers: Values by fact, NaN where unknown. For the crop: megapixels; aspect, width /
+            height; spacing_mm; mean_grey and contrast, mean and standard deviation of the grey
+            values at the coarsest level, as shares of the full range (0 black, 1 white). Further:
+            age in years; share_cut, the share of the recorded area outside the crop.
+        categories: Words by fact, such as vendor and view.
     """
 
     numbers: dict[str, Float[np.ndarray, " radiograph"]]
@@ -80,7 +80,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Count:
-    """How much of one class lies in one split."""
+    """Size of one class in one split."""
 
     split: str
     label: str
@@ -91,7 +91,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Span:
-    """A number's known values."""
+    """Summary of a number's known values."""
 
     known: int
     minimum: float
@@ -102,17 +102,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Hospital:
-    """What one hospital sent.
+    """Numbers about one hospital.
 
     Attributes:
-        name: Pseudonym.
-        radiographs, patients: Number of each label.
-        crops: Radiographs of which a part was cut.
-        numbers: Of `DatasetFacts.numbers`; None where nothing is known.
-        categories: How often each word occurs, most frequent first.
-        duplicates: Files left out since they repeat others.
-        quarantined: Files that could not be used, by code.
-        marks: What sets it apart, by fact: a sentence each.
+        name: Pseudonym of the hospital.
+        radiographs, patients: Numbers by label.
+        crops: Number of radiographs whose crop is smaller than the recorded image.
+        numbers: Summaries of `DatasetFacts.numbers`, None where all values are unknown.
+        categories: Number of occurrences of each word by fact, most frequent first.
+        duplicates: Number of files left out because they repeat others.
+        quarantined: Numbers of unusable files by code.
+        marks: Differences from the other hospitals by fact, one sentence each.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Check:
-    """One question, and what was found: 'pass', 'look' (for a person to judge) or 'fail'."""
+    """A question with its result: 'pass', 'look' (a person must judge) or 'fail'."""
 
     question: str
     status: str
@@ -147,22 +147,22 @@ class Check:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """All of it.
+    """All numbers about a dataset.
 
     Attributes:
-        dataset: SHA-256 of the dataset's SHA256SUMS, which no other dataset shares.
-        provenance: What its writer said.
-        radiographs, patients: Totals.
-        hospitals: All that sent anything, the largest first.
-        lines: What became of the label table's lines; None where it was not ingested.
-        quarantined: Files that could not be used, by code.
-        by_patient, by_hospital: Sizes of the splits by patient, and of those by hospital.
-        histograms: Of `DatasetFacts.numbers`.
-        separations: The most telling fact first.
-        leaks: For each kind of thing, also where nothing leaks; see `find_leaks`.
-        similar: Pairs across splits first.
-        verdict: Of the check for leaks, a sentence or two.
-        checks: The questions that a person would ask.
+        dataset: SHA-256 of the dataset's SHA256SUMS, which identifies the dataset.
+        provenance: The writer's account of the dataset's origin.
+        radiographs, patients: Total numbers of radiographs and patients.
+        hospitals: Hospitals that sent at least one file, largest first.
+        lines: Summary of the label table's lines, None for a dataset that was not ingested.
+        quarantined: Numbers of unusable files by code.
+        by_patient, by_hospital: Sizes of the splits by patient and by hospital.
+        histograms: Distributions of `DatasetFacts.numbers`.
+        separations: Separation of the classes by each fact, greatest first.
+        leaks: Leaks by kind of item, also where nothing leaks; see `find_leaks`.
+        similar: Pairs that look alike, those across splits first.
+        verdict: One or two sentences on leaks.
+        checks: Questions with their results.
     """
 
     dataset: str
@@ -188,10 +188,10 @@ class Fingerprint:
 
 
 def fingerprint(dataset: RadiographDataset) -> Fingerprint:
-    """Takes a dataset's fingerprint; reads the coarsest level of each radiograph.
+    """Computes a dataset's fingerprint; it reads the coarsest level of each radiograph.
 
     Raises:
-        UserError: The dataset is damaged, or was ingested by another version.
+        UserError: The dataset is damaged, or was ingested by an older version.
     """
     entries = dataset.entries
     facts = _facts(dataset)
@@ -226,11 +226,11 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
 
 
 def _lines(dataset: RadiographDataset, name: str) -> list[dict[str, Any]]:
-    """The rows of a table of the ingestion, none where there is none."""
+    """The rows of a table that ingestion wrote, none where there is no such table."""
     path = dataset.folder / name
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if name in (QUARANTINE, DUPLICATES) and not all("hospital" in row for row in rows):
-        raise UserError(f"{path} names no hospitals; make the dataset again with this version.")
+        raise UserError(f"{path} names no hospitals; create the dataset again with this version.")
     return rows
 
 
@@ -248,21 +248,21 @@ def _facts(dataset: RadiographDataset) -> DatasetFacts:
 
 
 def _counts(words: Iterable[str]) -> dict[str, int]:
-    """How often each word occurs, most frequent first, then by alphabet."""
+    """Number of occurrences of each word, most frequent first, then in alphabetical order."""
     return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
 
 
 def _sizes(
     entries: Sequence[RadiographEntry], split_of: Callable[[RadiographEntry], str]
 ) -> list[Count]:
-    """Empty where there are no such splits."""
-    found = []
+    """Sizes of all splits and classes; empty where there are no such splits."""
+    counts = []
     for split in SPLITS:
         for label in LABELS:
-            own = [e for e in entries if split_of(e) == split and e.label == label]
-            patients, hospitals = {e.patient for e in own}, {e.hospital for e in own}
-            found.append(Count(split, label, len(own), len(patients), len(hospitals)))
-    return found if any(count.radiographs for count in found) else []
+            members = [e for e in entries if split_of(e) == split and e.label == label]
+            patients, hospitals = {e.patient for e in members}, {e.hospital for e in members}
+            counts.append(Count(split, label, len(members), len(patients), len(hospitals)))
+    return counts if any(count.radiographs for count in counts) else []
 
 
 # Hospitals
@@ -274,32 +274,33 @@ def _hospitals(
     quarantined: Sequence[dict[str, Any]],
     duplicates: Sequence[dict[str, Any]],
 ) -> list[Hospital]:
-    """All that sent anything, the largest first."""
+    """Hospitals that sent at least one file, largest first."""
     positions: dict[str, list[int]] = {row["hospital"]: [] for row in (*quarantined, *duplicates)}
     for n, entry in enumerate(entries):
         positions.setdefault(entry.hospital, []).append(n)
-    found = []
-    for name, own in positions.items():
-        cut = facts.numbers["share_cut"][own]
-        found.append(
+    hospitals = []
+    for name, members in positions.items():
+        cut = facts.numbers["share_cut"][members]
+        hospitals.append(
             Hospital(
                 name=name,
-                radiographs={k: sum(entries[n].label == k for n in own) for k in LABELS},
+                radiographs={k: sum(entries[n].label == k for n in members) for k in LABELS},
                 patients={
-                    k: len({entries[n].patient for n in own if entries[n].label == k})
+                    k: len({entries[n].patient for n in members if entries[n].label == k})
                     for k in LABELS
                 },
                 crops=int(np.count_nonzero(cut)),
-                numbers={fact: _span(values[own]) for fact, values in facts.numbers.items()},
+                numbers={fact: _span(values[members]) for fact, values in facts.numbers.items()},
                 categories={
-                    fact: _counts(words[n] for n in own) for fact, words in facts.categories.items()
+                    fact: _counts(words[n] for n in members)
+                    for fact, words in facts.categories.items()
                 },
                 duplicates=sum(row["hospital"] == name for row in duplicates),
                 quarantined=_counts(row["code"] for row in quarantined if row["hospital"] == name),
             )
         )
-    _mark(found, facts)
-    return sorted(found, key=lambda h: (-sum(h.radiographs.values()), h.name))
+    _mark(hospitals, facts)
+    return sorted(hospitals, key=lambda h: (-sum(h.radiographs.values()), h.name))
 
 
 def _span(values: Float[np.ndarray, " radiograph"]) -> Span | None:
@@ -311,7 +312,7 @@ def _span(values: Float[np.ndarray, " radiograph"]) -> Span | None:
 
 
 def _mark(hospitals: Sequence[Hospital], facts: DatasetFacts) -> None:
-    """Marks what sets a hospital apart from the others."""
+    """Marks each hospital's differences from the others."""
     usual = next(iter(_counts(facts.categories["photometric"])))
     atypical = sum(h.patients["AFF"] for h in hospitals)
     share = atypical / sum(sum(h.patients.values()) for h in hospitals)
@@ -320,18 +321,18 @@ def _mark(hospitals: Sequence[Hospital], facts: DatasetFacts) -> None:
         if not labels:
             hospital.marks["radiographs"] = "none of its files could be used"
             continue
-        people, own = sum(hospital.patients.values()), hospital.patients["AFF"]
-        # A small hospital may well have one class alone.
-        by_chance = share**own * (1 - share) ** (people - own)
+        patients, with_aff = sum(hospital.patients.values()), hospital.patients["AFF"]
+        # A small hospital is likely to have patients of only one class.
+        by_chance = share**with_aff * (1 - share) ** (patients - with_aff)
         if len(labels) == 1 and by_chance < _ODD_CLASS:
             hospital.marks["patients"] = f"{labels[0]} only"
-        elif binomtest(own, people, share).pvalue < _ODD_SHARE:
+        elif binomtest(with_aff, patients, share).pvalue < _ODD_SHARE:
             hospital.marks["patients"] = (
-                f"{own / people:.0%} with AFF, far from the {share:.0%} of all"
+                f"{with_aff / patients:.0%} with AFF, far from the {share:.0%} of all"
             )
         kinds = list(hospital.categories["photometric"])
         if kinds != [usual] and len(kinds) == 1:
-            hospital.marks["photometric"] = f"{kinds[0]} only, where most are {usual}"
+            hospital.marks["photometric"] = f"{kinds[0]} only, while most are {usual}"
         if raw := hospital.categories["intent"].get("processing"):
             hospital.marks["intent"] = f"{raw} for processing, not for presentation"
     for fact in _COMPARED:
@@ -340,22 +341,22 @@ def _mark(hospitals: Sequence[Hospital], facts: DatasetFacts) -> None:
         for (hospital, median), off in zip(known, far_off(medians), strict=True):
             if off:
                 centre = float(np.median(medians))
-                way = "above" if median > centre else "below"
-                hospital.marks[fact] = f"median {median:.3g}, far {way} the others' {centre:.3g}"
+                side = "above" if median > centre else "below"
+                hospital.marks[fact] = f"median {median:.3g}, far {side} the others' {centre:.3g}"
 
 
 def far_off(values: Float[np.ndarray, " hospital"]) -> Bool[np.ndarray, " hospital"]:
-    """Which values lie far from the others.
+    """Mask of values that lie far from the others.
 
-    Farther from the median than 3.5 robust standard deviations, by the median absolute deviation
-    (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993), and than a tenth of the
-    median, since hospitals with equal devices may hardly differ at all.
+    Such a value is farther from the median than 3.5 robust standard deviations, by the median
+    absolute deviation (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993), and farther
+    than a tenth of the median, since hospitals with equal devices may hardly differ.
     """
     if not len(values):
         return np.zeros(0, bool)
     median = np.median(values)
     distance = np.abs(values - median)
-    deviation = np.median(distance) / 0.6745  # of a normal distribution
+    deviation = np.median(distance) / 0.6745  # ratio for a normal distribution
     return (distance > 3.5 * deviation) & (distance > 0.1 * np.abs(median))
 
 
@@ -364,42 +365,42 @@ def far_off(values: Float[np.ndarray, " hospital"]) -> Bool[np.ndarray, " hospit
 
 def _histograms(entries: Sequence[RadiographEntry], facts: DatasetFacts) -> list[Histogram]:
     labels = np.array([e.label for e in entries])
-    found = []
+    histograms = []
     for fact, values in facts.numbers.items():
         known = values[~np.isnan(values)]
         if not len(known):
             continue
         edges = np.histogram_bin_edges(known, _BINS)
-        own = {k: values[(labels == k) & ~np.isnan(values)] for k in LABELS}
-        shares = {k: np.histogram(v, edges)[0] / max(1, len(v)) for k, v in own.items()}
-        found.append(
+        by_label = {k: values[(labels == k) & ~np.isnan(values)] for k in LABELS}
+        shares = {k: np.histogram(v, edges)[0] / max(1, len(v)) for k, v in by_label.items()}
+        histograms.append(
             Histogram(
                 fact,
                 edges.tolist(),
                 {label: share.tolist() for label, share in shares.items()},
-                {label: len(v) for label, v in own.items()},
+                {label: len(v) for label, v in by_label.items()},
             )
         )
-    return found
+    return histograms
 
 
 def _separations(entries: Sequence[RadiographEntry], facts: DatasetFacts) -> list[Separation]:
-    """The most telling fact first."""
+    """Separation of the classes by each fact, greatest first."""
     patients: dict[str, list[int]] = {}
     for n, entry in enumerate(entries):
         patients.setdefault(entry.patient, []).append(n)
     groups = list(patients.values())
-    atypical = np.array([entries[own[0]].label == "AFF" for own in groups])
-    found = []
+    atypical = np.array([entries[group[0]].label == "AFF" for group in groups])
+    separations = []
     for fact, values in facts.numbers.items():
-        by_patient = [values[own] for own in groups]
+        by_patient = [values[group] for group in groups]
         known = np.array([not np.isnan(v).all() for v in by_patient])
         means = np.array([np.nanmean(v) for v, k in zip(by_patient, known, strict=True) if k])
-        found.append(separation(fact, atypical[known], means))
+        separations.append(separation(fact, atypical[known], means))
     for fact, words in facts.categories.items():
-        joined = [" + ".join(sorted({words[n] for n in own})) for own in groups]
-        found.append(separation(fact, atypical, joined))
-    return sorted(found, key=lambda s: -(s.auc or 0))
+        joined = [" + ".join(sorted({words[n] for n in group})) for group in groups]
+        separations.append(separation(fact, atypical, joined))
+    return sorted(separations, key=lambda s: -(s.auc or 0))
 
 
 # Checks
@@ -413,24 +414,24 @@ def _line_checks(
 ) -> list[Check]:
     if lines is None:
         return []
-    found = lines["accepted"], lines["quarantined"], lines["duplicates"]
-    whole = sum(found) == lines["inputs"] and found == (len(entries), quarantined, duplicates)
+    stated = lines["accepted"], lines["quarantined"], lines["duplicates"]
+    complete = sum(stated) == lines["inputs"] and stated == (len(entries), quarantined, duplicates)
     finding = (
-        f"{lines['inputs']} lines = {found[0]} accepted + {found[1]} quarantined + "
-        f"{found[2]} duplicates; found are {len(entries)}, {quarantined} and {duplicates}"
+        f"{lines['inputs']} lines = {stated[0]} accepted + {stated[1]} quarantined + "
+        f"{stated[2]} duplicates; the dataset lists {len(entries)}, {quarantined} and {duplicates}"
     )
-    return [Check("Is each line of the label table accounted for?", _pass(whole), finding)]
+    return [Check("Is each line of the label table accounted for?", _pass(complete), finding)]
 
 
 def _class_checks(entries: Sequence[RadiographEntry]) -> list[Check]:
     labels: dict[str, set[str]] = {}
     for entry in entries:
         labels.setdefault(entry.patient, set()).add(entry.label)
-    both = sum(len(own) > 1 for own in labels.values())
+    both = sum(len(found) > 1 for found in labels.values())
     splits = {split: {e.label for e in entries if e.split == split} for split in SPLITS}
-    lacking = [split for split, own in splits.items() if 0 < len(own) < len(LABELS)]
+    lacking = [split for split, found in splits.items() if 0 < len(found) < len(LABELS)]
     return [
-        Check("Has each patient one label?", _pass(not both), f"with both: {both}"),
+        Check("Does each patient have one label?", _pass(not both), f"with both: {both}"),
         Check(
             "Are both classes in each split?",
             _look(len(lacking)),
@@ -461,7 +462,7 @@ def _look_checks(
     raw = facts.categories["intent"].count("processing")
     return [
         Check(
-            f"Does a single fact tell the class (AUC above {TELLING_AUC})?",
+            f"Does a single fact reveal the class (AUC above {TELLING_AUC})?",
             _look(len(telling)),
             ", ".join(telling).replace("_", " ") or "none does",
         ),

@@ -23,18 +23,18 @@ from femur_jax.templates import template_environment
 
 _SIDE = 256
 _MOST_PAIRS = 50
-_WIDTH, _HEIGHT = 300, 110  # of a histogram's plot, in pixels
+_WIDTH, _HEIGHT = 300, 110  # size of a histogram's plot in pixels
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A radiograph as recorded, at most 256 pixels wide and high.
+    """A picture of a whole recorded image, at most 256 pixels wide and high.
 
     Attributes:
-        entry: Its entry.
-        data: The JPEG file, base64.
-        height, width: In pixels.
-        crop: Top, left, height and width of the crop in percent; None where it is everything.
+        entry: The manifest's entry of the radiograph.
+        data: The JPEG file in base64.
+        height, width: Size in pixels.
+        crop: Top, left, height and width of the crop in percent, None for the whole image.
     """
 
     entry: RadiographEntry
@@ -45,38 +45,38 @@ class Thumbnail:
 
 
 def write_page(
-    found: Fingerprint,
+    result: Fingerprint,
     dataset: RadiographDataset,
     path: Path,
     *,
     per_class: int | None,
     seed: int = 0,
 ) -> None:
-    """Writes the page, which refers to nothing outside itself and shows patients' radiographs.
+    """Writes the page, which shows patients' radiographs and has no external references.
 
     Args:
-        found: The dataset's fingerprint.
-        dataset: The dataset.
-        path: The new HTML file.
-        per_class: So many radiographs of each class at most; None for all.
-        seed: Of their choice.
+        result: Fingerprint of the dataset.
+        dataset: The dataset itself, for its radiographs.
+        path: Path of the new HTML file.
+        per_class: Greatest number of radiographs of each class, None for all.
+        seed: Seed of the random choice of radiographs.
 
     Raises:
         UserError: A radiograph is damaged.
     """
     sheets = {label: contact_sheet(dataset.entries, label, per_class, seed) for label in LABELS}
-    pairs = [pair for pair in found.similar if pair.across][:_MOST_PAIRS]
+    pairs = [pair for pair in result.similar if pair.across][:_MOST_PAIRS]
     position = {entry.name: n for n, entry in enumerate(dataset.entries)}
     shown = [n for sheet in sheets.values() for n in sheet]
     shown += [position[name] for pair in pairs for name in pair.files]
     pictures = _thumbnails(dataset, sorted(set(shown)))
     environment = template_environment(Path(__file__).parent)
-    short = short_names([hospital.name for hospital in found.hospitals])
+    short = short_names([hospital.name for hospital in result.hospitals])
     environment.filters |= {"short": short.__getitem__, "outline": _outline}
     totals = {label: sum(e.label == label for e in dataset.entries) for label in LABELS}
     template = environment.get_template("fingerprint.html.j2")
     html = template.render(
-        found=found,
+        result=result,
         labels=LABELS,
         totals=totals,
         sheets={label: [pictures[n] for n in sheet] for label, sheet in sheets.items()},
@@ -89,31 +89,31 @@ def write_page(
 def contact_sheet(
     entries: Sequence[RadiographEntry], label: str, most: int | None, seed: int = 0
 ) -> list[int]:
-    """Which radiographs of a class to show, by position; hospital by hospital.
+    """Positions of the radiographs of a class to show, sorted by hospital.
 
-    All hospitals are shown as evenly as they can be, for what a device or a habit burns into
-    pictures comes from one hospital.
+    They are spread over all hospitals as evenly as possible, since lettering that a device or a
+    habit burns into pictures is typical of a hospital.
 
     Args:
-        entries: Of the dataset.
-        label: The class.
-        most: So many at most; None for all.
-        seed: Another seed gives others.
+        entries: Entries of the dataset.
+        label: The class to show.
+        most: Greatest number of radiographs, None for all.
+        seed: Seed of the random choice.
     """
-    own = sorted(
+    candidates = sorted(
         (n for n, entry in enumerate(entries) if entry.label == label),
         key=lambda n: seeded_hash(seed, entries[n].name),
     )
     turn: dict[int, int] = {}
     seen: dict[str, int] = {}
-    for n in own:
+    for n in candidates:
         turn[n] = seen[entries[n].hospital] = seen.get(entries[n].hospital, 0) + 1
-    chosen = sorted(own, key=turn.__getitem__)[:most]  # stable: each hospital's turn, then chance
+    chosen = sorted(candidates, key=turn.__getitem__)[:most]  # stable: by turn, then by chance
     return sorted(chosen, key=lambda n: (entries[n].hospital, entries[n].patient, n))
 
 
 def short_names(names: Sequence[str], least: int = 4) -> dict[str, str]:
-    """The shortest beginnings of at least so many letters that still tell the names apart."""
+    """Prefixes of the names, of the least common length from `least` that keeps them distinct."""
     length = least
     while len({name[:length] for name in names}) < len(set(names)):
         length += 1
@@ -123,13 +123,13 @@ def short_names(names: Sequence[str], least: int = 4) -> dict[str, str]:
 def _thumbnails(dataset: RadiographDataset, positions: Sequence[int]) -> Mapping[int, Thumbnail]:
     # Decoders and resizing release the lock, and each thread holds one radiograph at a time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = pool.map(lambda n: thumbnail(dataset, n), positions)
-        bar = tqdm(made, "thumbnails", len(positions), delay=10)
+        pictures = pool.map(lambda n: thumbnail(dataset, n), positions)
+        bar = tqdm(pictures, "thumbnails", len(positions), delay=10)
         return dict(zip(positions, bar, strict=True))
 
 
 def thumbnail(dataset: RadiographDataset, radiograph: int) -> Thumbnail:
-    """Shows all that was recorded, for what is burned in may lie outside the crop.
+    """Shrinks the whole recorded image, since lettering may lie outside the crop.
 
     Raises:
         UserError: The radiograph is damaged.
@@ -137,7 +137,7 @@ def thumbnail(dataset: RadiographDataset, radiograph: int) -> Thumbnail:
     entry = dataset.entries[radiograph]
     crop = entry.crop
     whole = (crop.height, crop.width) == entry.recorded
-    if whole:  # a coarse level shows the same and is read in a hundredth of the time
+    if whole:  # a coarse level shows the same and takes a hundredth of the time
         pixels = dataset.read(radiograph, _level(dataset.level_sizes(radiograph)))
     else:
         pixels = dataset.read_recorded(radiograph)
@@ -149,7 +149,7 @@ def thumbnail(dataset: RadiographDataset, radiograph: int) -> Thumbnail:
 
 
 def _level(sizes: Sequence[tuple[int, int]]) -> int:
-    """The coarsest level that is no smaller than a thumbnail, or the finest."""
+    """The coarsest level at least as large as a thumbnail, or the finest."""
     return next((n for n, size in enumerate(sizes) if max(size) >= _SIDE), len(sizes) - 1)
 
 
@@ -160,7 +160,7 @@ def _jpeg(pixels: UInt16[np.ndarray, "height width"]) -> str:
 
 
 def _outline(histogram: Histogram, label: str) -> str:
-    """The steps of one class's histogram as the path of an SVG element."""
+    """The steps of one class's histogram as the path data of an SVG element."""
     highest = max(max(shares) for shares in histogram.shares.values())
     step = _WIDTH / len(histogram.shares[label])
     heights = [_HEIGHT * (1 - share / highest) for share in histogram.shares[label]]

@@ -1,4 +1,4 @@
-"""Does a split of a dataset leak into another?"""
+"""Checks whether the splits of a dataset leak into one another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from femur_jax.data.records import RadiographEntry
 
 @dataclass(frozen=True)
 class Leak:
-    """Things of one kind that lie in more than one split.
+    """Items of one kind that lie in several splits.
 
     Attributes:
-        kind: Patients, hospitals, or pictures, which are radiographs with equal pixels.
-        by: Whether splits are by patient or by hospital.
-        names: Of the patients or hospitals; of the radiographs, joined by =, that are one picture.
+        kind: 'patients', 'hospitals', or 'pictures', which are radiographs with equal pixels.
+        by: Kind of the splits, 'patient' or 'hospital'.
+        names: The names of patients or hospitals; for each picture the names of its radiographs,
+            joined by =.
     """
 
     kind: str
@@ -24,12 +25,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class SimilarPair:
-    """Two patients' radiographs that look alike.
+    """Two radiographs of different patients that look alike.
 
     Attributes:
-        files: Their names.
-        bits: In how many of 64 bits their perceptual hashes differ.
-        across: They lie in different splits, by patient or by hospital.
+        files: The names of the two radiographs.
+        bits: Number of the 64 bits in which their perceptual hashes differ.
+        across: Whether they lie in different splits, by patient or by hospital.
     """
 
     files: tuple[str, str]
@@ -38,13 +39,13 @@ class SimilarPair:
 
 
 def find_leaks(entries: Sequence[RadiographEntry]) -> list[Leak]:
-    """Looks for what no two splits may share; a patient of no hospital split is in none.
+    """Searches for items in several splits; radiographs without a hospital split are left out.
 
     Returns:
-        For each kind of thing and of split one item, also where nothing leaks; none for splits
-        by hospital where there are none.
+        One result for each kind of item and of split, also where nothing leaks. Splits by hospital
+        are absent where the dataset has none.
     """
-    things: list[
+    kinds: list[
         tuple[str, str, Callable[[RadiographEntry], str], Callable[[RadiographEntry], str]]
     ] = [
         ("patients", "patient", lambda e: e.patient, lambda e: e.split),
@@ -53,44 +54,44 @@ def find_leaks(entries: Sequence[RadiographEntry]) -> list[Leak]:
         ("pictures", "hospital", lambda e: e.sha256, lambda e: e.hospital_split),
         ("hospitals", "hospital", lambda e: e.hospital, lambda e: e.hospital_split),
     ]
-    found = []
-    for kind, by, thing, split in things:
+    leaks = []
+    for kind, by, item, split in kinds:
         groups: dict[str, list[RadiographEntry]] = {}
         for entry in entries:
             if split(entry):
-                groups.setdefault(thing(entry), []).append(entry)
+                groups.setdefault(item(entry), []).append(entry)
         if groups:
-            several = {name: own for name, own in groups.items() if len(set(map(split, own))) > 1}
+            leaking = [name for name, group in groups.items() if len(set(map(split, group))) > 1]
             if kind == "pictures":
-                several = {" = ".join(e.name for e in own): own for own in several.values()}
-            found.append(Leak(kind, by, sorted(several)))
-    return found
+                leaking = [" = ".join(e.name for e in groups[name]) for name in leaking]
+            leaks.append(Leak(kind, by, sorted(leaking)))
+    return leaks
 
 
 def read_similar_pairs(
     entries: Sequence[RadiographEntry], rows: Sequence[dict[str, Any]]
 ) -> list[SimilarPair]:
-    """What similar.jsonl says of a dataset: pairs across splits first, then the most alike.
+    """Converts the rows of similar.jsonl: pairs across splits first, then the most alike.
 
     Args:
-        entries: Of the dataset.
-        rows: Of the table, see `ingest.ingest`.
+        entries: Entries of the dataset.
+        rows: Rows of the table; see `ingest.pipeline.ingest`.
     """
     by_name = {e.name: e for e in entries}
-    found = []
+    pairs = []
     for row in rows:
         a, b = (by_name[name] for name in row["files"])
         apart = "" not in (a.hospital_split, b.hospital_split)
         across = a.split != b.split or (apart and a.hospital_split != b.hospital_split)
-        found.append(SimilarPair((a.name, b.name), row["bits"], across))
-    return sorted(found, key=lambda pair: (not pair.across, pair.bits, pair.files))
+        pairs.append(SimilarPair((a.name, b.name), row["bits"], across))
+    return sorted(pairs, key=lambda pair: (not pair.across, pair.bits, pair.files))
 
 
 def summarise_leaks(leaks: Sequence[Leak], similar: Sequence[SimilarPair]) -> str:
-    """What was found, in a sentence or two."""
-    found = [f"{k.kind} in several splits by {k.by}: {len(k.names)}" for k in leaks if k.names]
-    if found:
-        return f"The splits leak. {'; '.join(found).capitalize()}. Do not train on this dataset."
+    """The result of the check in one or two sentences."""
+    counts = [f"{k.kind} in several splits by {k.by}: {len(k.names)}" for k in leaks if k.names]
+    if counts:
+        return f"The splits leak. {'; '.join(counts).capitalize()}. Do not train on this dataset."
     across = sum(pair.across for pair in similar)
     alike = (
         f"Pairs that look alike across splits, for a person to judge: {across}."

@@ -1,4 +1,4 @@
-"""How well a single fact, which is no fracture, tells the classes apart."""
+"""How well a single fact other than the fracture separates the classes."""
 
 import math
 from collections import Counter
@@ -11,20 +11,20 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 TELLING_AUC = 0.6
-"""A fact that alone tells the classes apart so well is flagged."""
+"""AUC above which a single fact is flagged."""
 _FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How well one fact alone tells AFF from NFF, over patients.
+    """How well one fact alone separates AFF from NFF, over patients.
 
     Attributes:
         fact: Key of `DatasetFacts.numbers` or `DatasetFacts.categories`.
-        patients: Those of whom it is known.
-        auc: Area under the ROC curve, see `separation`; None where a class has too few.
-        chance: 97.5th percentile of the AUC of a fact that tells nothing.
-        telling: The AUC is above TELLING_AUC.
+        patients: Number of patients for whom the fact is known.
+        auc: Area under the ROC curve, see `separation`; None where a class has too few patients.
+        chance: 97.5th percentile of an uninformative fact's AUC.
+        telling: Whether the AUC is above TELLING_AUC.
     """
 
     fact: str
@@ -39,18 +39,18 @@ def separation(
     atypical: Bool[np.ndarray, " patient"],
     values: Float[np.ndarray, " patient"] | Sequence[str],
 ) -> Separation:
-    """How well a fact tells atypical fractures from others.
+    """Computes how well a fact separates atypical fractures from others.
 
-    A number ranks the patients as it is, in the direction that tells more. A word ranks them by
-    the share of atypical fractures among *other* patients with it (those of the four other
-    folds of five), for of its own patients any rare word tells all; an AUC below 0.5, where that
-    does not help, is given as 0.5. `chance` comes from the variance of the Mann-Whitney
+    Numbers rank the patients directly, in the direction with the greater AUC. Words rank them by
+    the share of atypical fractures among *other* patients with the word (those of the other four of
+    five folds), since a rare word would fully determine the classes of the patients who have it. An
+    AUC below 0.5 is then stated as 0.5. `chance` comes from the variance of the Mann-Whitney
     statistic without ties, (m + n + 1) / (12 m n) (Mann and Whitney, Ann. Math. Stat. 18, 1947).
 
     Args:
-        fact: Its name.
-        atypical: Of each patient whether the fracture is.
-        values: Of each patient the number, or the word.
+        fact: Name of the fact.
+        atypical: Label of each patient, true for AFF.
+        values: Number or word of each patient.
     """
     positives = int(np.sum(atypical))
     negatives = len(atypical) - positives
@@ -69,9 +69,9 @@ def separation(
 def _shares(
     atypical: Bool[np.ndarray, " patient"], words: Sequence[str]
 ) -> Float[np.ndarray, " patient"]:
-    """For each patient the share of AFF among those of the other folds who have the word.
+    """Share of AFF among the patients of the other folds with the same word, for each patient.
 
-    One more patient with the average share is counted, so that a rare word says little.
+    One further patient with the average share is counted, so that a rare word has little weight.
     """
     shares = np.empty(len(words))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)

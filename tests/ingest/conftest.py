@@ -1,4 +1,4 @@
-"""DICOM files made to order."""
+"""DICOM files for tests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ LOSSLESS = {
     "JPEG-LS": uid.JPEGLSLossless,
     "JPEG 2000 lossless": uid.JPEG2000Lossless,
 }
-"""Transfer syntaxes, named as `Source.syntax` names them."""
+"""Transfer syntaxes by their name in `Source.syntax`."""
 
 LOSSY = {
     "JPEG-LS near-lossless": uid.JPEGLSNearLossless,
@@ -48,12 +48,12 @@ def smooth_values(
 
 
 def same(kind: str, name: str) -> str:
-    """A pseudonym that still shows what it stands for."""
+    """A pseudonym that still shows the identifier."""
     return f"{kind}:{name}"
 
 
 def encode_frame(pixels: np.ndarray, syntax: uid.UID, bits: int = 12) -> bytes:
-    """The codestream of stored values of 8 or 16 bits."""
+    """Encodes stored values of 8 or 16 bits as a codestream."""
     if syntax == uid.RLELossless:
         return RLELosslessEncoder.encode(
             pixels.tobytes(),
@@ -67,7 +67,7 @@ def encode_frame(pixels: np.ndarray, syntax: uid.UID, bits: int = 12) -> bytes:
             photometric_interpretation="MONOCHROME2",
             encoding_plugin="pydicom",
         )
-    # Codestreams carry the bits of signed values.
+    # Codestreams hold the bits of signed values as unsigned ones.
     raw = pixels.view(f"u{pixels.itemsize}") & np.array((1 << bits) - 1, f"u{pixels.itemsize}")
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         predictor = 1 if syntax == uid.JPEGLosslessSV1 else 6
@@ -104,13 +104,13 @@ def write_dicom(
     """Writes stored values of 8 or 16 bits, signed or not.
 
     Args:
-        path: Of the new file.
-        stored: Stored values.
-        syntax: Transfer syntax.
-        bits: BitsStored.
-        frame: The codestream, if not that of `stored`.
-        change: What to do to the dataset before it is written.
-        elements: Further elements; None leaves one out.
+        path: Path of the new file.
+        stored: Array of stored values.
+        syntax: Transfer syntax of the file.
+        bits: Value of BitsStored.
+        frame: The codestream, where it is not that of `stored`.
+        change: Function that changes the dataset before it is written.
+        elements: Further elements, where None removes an element.
     """
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()

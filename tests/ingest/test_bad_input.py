@@ -1,4 +1,4 @@
-"""Inputs that are known to mislead readers or to exhaust them: each is refused by its own code."""
+"""Inputs that are known to mislead or exhaust readers: each is refused with its code."""
 
 import io
 import re
@@ -21,7 +21,7 @@ from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.rejection import REASONS, RejectedFileError
 from tests.ingest.conftest import encode_frame, same, smooth_values, write_dicom
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, of the bad values
+pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of the bad values
 
 STORED = smooth_values()
 JPEG, JPEG_LS, RLE = uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.RLELossless
@@ -33,7 +33,7 @@ def _write(path, **options):
 
 
 def _with(**options):
-    """A file with some elements wrong; see `write_dicom`."""
+    """A file with some wrong elements; see `write_dicom`."""
     return lambda path: _write(path, **options)
 
 
@@ -67,7 +67,7 @@ def _inserted(element):
 
 
 def _deflated(begin, repeated, times):
-    """A deflated file of that content; a full flush makes what is repeated stand for itself."""
+    """A deflated file; after a full flush, the repeated content is compressed independently."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     start = deflater.compress(begin) + deflater.flush(zlib.Z_FULL_FLUSH)
     unit = deflater.compress(repeated) + deflater.flush(zlib.Z_FULL_FLUSH)
@@ -88,7 +88,7 @@ NESTED = (SEQUENCE + ITEM) * 3000 + (ITEM_END + SEQUENCE_END) * 3000
 
 
 def _nested_lengths(depth):
-    """Sequences within sequences, of stated lengths."""
+    """Nested sequences with explicit lengths."""
     inner = b""
     for _ in range(depth):
         inner = _element(
@@ -102,7 +102,7 @@ def _frame_of(syntax, change):
 
 
 def _wrapped(fragments):
-    """Pixel data of that content behind an empty offset table."""
+    """Encapsulated pixel data with these fragments after an empty offset table."""
 
     def change(dataset):
         dataset.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0" + fragments
@@ -126,7 +126,7 @@ def _voi_lut(entries, descriptor):
 
 
 BAD = {
-    # no DICOM file, or not all of one
+    # not a DICOM file, or an incomplete one
     "empty": ("empty", _content(b"")),
     "text": ("not_dicom", _content(b"path,patient_id,hospital,label\n" * 20)),
     "PNG": ("other_format", _content(_png())),
@@ -287,8 +287,8 @@ def test_bad_files_are_refused_by_their_code(tmp_path, name):
     assert _code(tmp_path / "f") == code
 
 
-def test_lengths_of_nested_sequences_are_no_harm(tmp_path):
-    """They are skipped over in one step."""
+def test_lengths_of_nested_sequences_do_no_harm(tmp_path):
+    """They are skipped in one step."""
     _bytes(_inserted(_nested_lengths(3000)))(tmp_path / "f")
     assert read_dicom(tmp_path / "f", same).pixels.shape == STORED.shape
 
@@ -298,10 +298,10 @@ def test_identifiers_that_are_paths_lead_nowhere(tmp_path):
     path = write_dicom(tmp_path / "f", STORED, **names)
     picture = read_dicom(path, lambda kind, name: "pseudonym")
     assert ".." not in repr((picture.source, picture.instance, picture.made_from))
-    assert [found.name for found in tmp_path.iterdir()] == ["f"]
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_rejections_say_nothing_of_the_header(tmp_path):
+def test_rejections_quote_nothing_of_the_header(tmp_path):
     for make in (
         _with(syntax=JPEG, frame=b"CANARY\xff\xd9", PatientName="CANARY^Anna"),
         _bytes(lambda data: data.replace(b"123456", b"CANARY"), WindowCenter="123456"),
@@ -314,7 +314,7 @@ def test_rejections_say_nothing_of_the_header(tmp_path):
         assert error.value.__suppress_context__ or error.value.__context__ is None
 
 
-# What asks for very much memory or time is read where neither can be had.
+# Files that request very much memory or time are read under limits of both.
 
 ELEMENTS = b"".join(_element(0x00090000 + number, b"LO", b"") for number in range(0x10, 0x8000))
 BOMBS = {
@@ -384,7 +384,7 @@ READ = """
     from femur_jax.ingest.dicom import read_dicom
     from femur_jax.ingest.rejection import RejectedFileError
 
-    def peak():  # getrusage tells that of the process which started this one
+    def peak():  # getrusage would report the peak of the parent process as well
         return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
     before = peak()
@@ -399,7 +399,7 @@ READ = """
 """
 
 
-def test_what_would_explode_is_refused_in_little_memory_and_time(tmp_path):
+def test_exploding_files_are_refused_in_little_memory_and_time(tmp_path):
     paths = [tmp_path / name for name in BOMBS]
     for (_, make), path in zip(BOMBS.values(), paths, strict=True):
         make(path)
@@ -414,7 +414,7 @@ def test_what_would_explode_is_refused_in_little_memory_and_time(tmp_path):
         code, seconds, megabytes = line.split()
         assert code == BOMBS[name][0], name
         assert float(seconds) < 5, name
-        assert int(megabytes) < 500, name  # of all so far
+        assert int(megabytes) < 500, name  # peak over all files so far
 
 
 def test_the_guide_lists_every_code():

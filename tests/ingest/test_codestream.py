@@ -16,7 +16,7 @@ BYTES = smooth_values(8, shape=(40, 30))
 
 
 def _saved(kind, **options):
-    """What Pillow makes of BYTES."""
+    """The file that Pillow writes of BYTES."""
     file = io.BytesIO()
     Image.fromarray(BYTES).save(file, kind, **options)
     return file.getvalue()
@@ -80,8 +80,8 @@ def test_more_behind_the_end_is_seen(name):
 @pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\xda", b"\xff\xc4"])
 def test_a_marker_within_the_data_is_seen(name, marker):
     code, _ = CODES[name]
-    place = len(code) - 60
-    assert _code(code[:place] + marker + code[place + 2 :]) == "codestream"
+    start = len(code) - 60
+    assert _code(code[:start] + marker + code[start + 2 :]) == "codestream"
 
 
 @pytest.mark.parametrize("name", ["baseline", "JPEG-LS"])
@@ -103,14 +103,14 @@ def test_the_restarts_of_a_peer_are_no_damage():
     ("name", "old", "new"),
     [
         ("baseline", b"\0\x3f\0\x00", b"\0\x3f\x01"),  # approximated: a progressive scan
-        ("lossless", b"\xff\xc3", b"\xff\xc4"),  # no frame header any more
+        ("lossless", b"\xff\xc3", b"\xff\xc4"),  # the frame header disappears
         ("JPEG-LS", b"\xff\xf7", b"\0\xf7"),
     ],
 )
 def test_damaged_markers_are_seen(name, old, new):
     code, _ = CODES[name]
-    place = code.index(old) if old in code else code.index(old[:-1])
-    assert _code(code[:place] + new + code[place + len(new) :]) == "codestream"
+    start = code.index(old) if old in code else code.index(old[:-1])
+    assert _code(code[:start] + new + code[start + len(new) :]) == "codestream"
 
 
 @pytest.mark.parametrize("code", [b"", b"\xff", b"no codestream\xff\xd9", b"\0" * 99])
@@ -155,9 +155,15 @@ def test_rle_segments_are_the_bytes_of_the_pixels():
         (lambda code: code[:64], "codestream_cut"),
         (lambda code: b"\3" + code[1:], "codestream_bits"),
         (lambda code: b"\1" + code[1:], "codestream_bits"),
-        (lambda code: code[:4] + b"\x41" + code[5:], "codestream"),  # not from the start
-        (lambda code: code[:8] + code[4:8] + code[12:], "codestream"),  # both at one place
-        (lambda code: code[:8] + b"\xff\xff\xff\x7f" + code[12:], "codestream"),  # beyond
+        (
+            lambda code: code[:4] + b"\x41" + code[5:],
+            "codestream",
+        ),  # a first offset after the start
+        (lambda code: code[:8] + code[4:8] + code[12:], "codestream"),  # two equal offsets
+        (
+            lambda code: code[:8] + b"\xff\xff\xff\x7f" + code[12:],
+            "codestream",
+        ),  # an offset beyond the end
         (lambda code: code[:60] + b"\1" + code[61:], "codestream"),  # a sixteenth segment
     ],
 )

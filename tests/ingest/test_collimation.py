@@ -24,9 +24,11 @@ def _collimated(shape, box, seed=0, band=62_000, noise=300):
     return np.clip(np.round(picture), 0, 65535).astype(np.uint16)
 
 
-def _assert_within(found, box, slack):
-    """The found box lies in the true one, and loses no more than `slack` on each side."""
-    for low, size, true_low, true_size in zip(found[:2], found[2:], box[:2], box[2:], strict=True):
+def _assert_within(result, box, slack):
+    """Checks that a box lies in the true one and loses at most `slack` on each side."""
+    for low, size, true_low, true_size in zip(
+        result[:2], result[2:], box[:2], box[2:], strict=True
+    ):
         assert true_low <= low <= true_low + slack
         assert true_low + true_size - slack <= low + size <= true_low + true_size
 
@@ -45,14 +47,14 @@ def _assert_within(found, box, slack):
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_finds_the_collimated_field(box, seed):
-    found = crop_box(_collimated((700, 500), box, seed))
+    result = crop_box(_collimated((700, 500), box, seed))
     whole = Box(0, 0, 700, 500)
     # A side without a band loses nothing.
-    assert found.top == 0 or box.top > 0
-    assert found.left == 0 or box.left > 0
-    assert found.top + found.height == 700 or box.top + box.height < whole.height
-    assert found.left + found.width == 500 or box.left + box.width < whole.width
-    _assert_within(found, box, slack=4)
+    assert result.top == 0 or box.top > 0
+    assert result.left == 0 or box.left > 0
+    assert result.top + result.height == 700 or box.top + box.height < whole.height
+    assert result.left + result.width == 500 or box.left + box.width < whole.width
+    _assert_within(result, box, slack=4)
 
 
 @pytest.mark.parametrize("shape", [(1403, 1009), (1999, 1230)])
@@ -86,9 +88,9 @@ def test_hidden_pixels_and_bands_within_what_is_seen():
     hidden = np.zeros(picture.shape, bool)
     hidden[:50], hidden[:, 470:] = True, True
     picture[hidden] = 0
-    found = crop_box(picture, hidden)
-    _assert_within(found, Box(50, 100, 650, 300), slack=4)
-    assert (found.top, found.height) == (50, 650)
+    result = crop_box(picture, hidden)
+    _assert_within(result, Box(50, 100, 650, 300), slack=4)
+    assert (result.top, result.height) == (50, 650)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 900), (9, 9), (31, 2000), (2, 40)])
@@ -98,7 +100,7 @@ def test_small_pictures_are_left_whole(shape):
 
 
 def test_something_is_always_left():
-    """Wherever bands are seen, also where all four sides look like one."""
+    """Something always remains, also where all four sides look like bands."""
     rng = np.random.default_rng(0)
     for _ in range(60):
         height, width = rng.integers(32, 90, 2)
@@ -110,7 +112,7 @@ def test_something_is_always_left():
         assert top + rows <= height and left + columns <= width
 
 
-@pytest.mark.filterwarnings("ignore")  # pydicom's, of the real files' headers
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of the real files' headers
 def test_the_bands_of_a_real_hip(real_radiographs):
     picture = read_dicom(real_radiographs / "dicom" / "RG2_JPLL.dcm", same)
     assert picture.pixels.shape == (2140, 1760)

@@ -15,7 +15,7 @@ TOLERANCE = {
     "JPEG baseline": 4,
     "JPEG extended": 60,
 }
-# A window that leaves stored values as they are, scaled.
+# A window that only scales the stored values.
 WIDE = {"WindowCenter": 0, "WindowWidth": 1 << 17, "VOILUTFunction": "LINEAR_EXACT"}
 
 
@@ -24,7 +24,7 @@ def _read(path):
 
 
 def _assert_shows(picture, stored):
-    """The full range of stored values, exactly but for rounding."""
+    """Grey values of the full range of stored values, exact up to rounding."""
     values = stored.astype(np.float64)
     expected = 65535 * (values - values.min()) / np.ptp(values)
     assert picture.pixels.dtype == np.uint16
@@ -76,7 +76,7 @@ def test_signed_values_beyond_their_bits_are_refused(dicom_file, tmp_path):
 
 
 def test_big_endian_bytes_come_alone_or_in_words(dicom_file, tmp_path):
-    """PS3.5 8.1.2: of 8 bits, OB is a row of bytes, OW of words whose low byte comes first."""
+    """PS3.5 8.1.2: 8-bit pixels are bytes in OB, and in OW words with the first pixel low."""
     stored = smooth_values(8, shape=(10, 12))
     options = {"syntax": uid.ExplicitVRBigEndian, "bits": 8}
     _assert_shows(_read(dicom_file(tmp_path / "OB", stored, **options)), stored)
@@ -86,7 +86,7 @@ def test_big_endian_bytes_come_alone_or_in_words(dicom_file, tmp_path):
         dataset.PixelData = stored.tobytes()
 
     dicom_file(tmp_path / "OW", stored, change=words, **options)
-    # The bytes on disk: the second pixel is the high byte, which big-endian order puts first.
+    # On disk the second pixel is the high byte, which comes first in big-endian order.
     swapped = np.frombuffer(stored.tobytes(), "<u2").astype(">u2").tobytes()
     on_disk = (tmp_path / "OW").read_bytes()
     assert stored.tobytes() in on_disk
@@ -154,15 +154,15 @@ def test_spacing_and_where_it_is_known_from(dicom_file, tmp_path, elements, expe
         (None, "unknown"),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # pydicom's, of the characters
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of the characters
 def test_vendors_are_of_a_list_or_pseudonyms(dicom_file, tmp_path, manufacturer, vendor):
     elements = {} if manufacturer is None else {"Manufacturer": manufacturer}
     path = dicom_file(
         tmp_path / "f", smooth_values(), SpecificCharacterSet="ISO_IR 100", **elements
     )
-    found = _read(path).source.vendor
-    assert found == vendor or found.startswith("vendor:Bergs r")
-    assert not found.startswith("vendor") or found not in VENDORS
+    kept = _read(path).source.vendor
+    assert kept == vendor or kept.startswith("vendor:Bergs r")
+    assert not kept.startswith("vendor") or kept not in VENDORS
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_vendors_are_of_a_list_or_pseudonyms(dicom_file, tmp_path, manufacturer,
         ({}, 0),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # pydicom's, of values that are no ages
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of values that are not ages
 def test_ages_are_whole_years_and_capped(dicom_file, tmp_path, elements, age):
     assert _read(dicom_file(tmp_path / "f", smooth_values(), **elements)).source.age == age
 
@@ -199,7 +199,7 @@ def test_sex_and_intent_are_of_their_lists(dicom_file, tmp_path, sex, kept):
 
 
 def test_nothing_else_of_a_header_is_kept(dicom_file, tmp_path):
-    """Names planted in many places, also nested and private, lead to no word of the result."""
+    """Names planted in many elements, also nested and private ones, do not reach the result."""
     canaries = {
         keyword: f"CANARY{number}"
         for number, keyword in enumerate(
@@ -263,7 +263,7 @@ REAL = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # pydicom's, of the real files' headers
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of the real files' headers
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(real_radiographs, name):
     path = real_radiographs / "dicom" / f"{name}.dcm"
@@ -279,7 +279,7 @@ def test_real_files(real_radiographs, name):
 
 @pytest.mark.filterwarnings("ignore")
 def test_real_codecs_agree(real_radiographs):
-    """One picture, as four transfer syntaxes by other people's encoders."""
+    """One picture in four transfer syntaxes, written by other encoders."""
     folder = real_radiographs / "dicom"
     exact = _read(folder / "RG2_JPLL.dcm")
     assert (exact.spacing_mm, exact.spacing_source) == (0.2, "unknown")

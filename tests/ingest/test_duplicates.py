@@ -43,20 +43,20 @@ def _find(*files, patients=None):
 
 
 def test_different_pictures_are_kept():
-    found = _find(
+    result = _find(
         _facts("a", "1"), _facts("b", "2"), _facts("c"), _facts("d"), _facts("e", "3", "4")
     )
-    assert (found.duplicates, found.conflicts, found.connected) == ([], [], [])
+    assert (result.duplicates, result.conflicts, result.connected) == ([], [], [])
 
 
 def test_of_the_same_pixels_the_first_is_kept():
-    found = _find(_facts("a", "1"), _facts("b", "2"), _facts("a", "3"), _facts("a"))
-    assert found.duplicates == [Duplicate(2, 0, "pixels"), Duplicate(3, 0, "pixels")]
+    result = _find(_facts("a", "1"), _facts("b", "2"), _facts("a", "3"), _facts("a"))
+    assert result.duplicates == [Duplicate(2, 0, "pixels"), Duplicate(3, 0, "pixels")]
 
 
 def test_of_the_same_instance_the_first_is_kept():
-    found = _find(_facts("a", "1"), _facts("b", "1"), _facts("c", "2"))
-    assert found.duplicates == [Duplicate(1, 0, "instance")]
+    result = _find(_facts("a", "1"), _facts("b", "1"), _facts("c", "2"))
+    assert result.duplicates == [Duplicate(1, 0, "instance")]
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -68,13 +68,13 @@ def test_of_an_acquisition_the_presentation_is_kept(turned):
 
 
 def test_two_presentations_of_an_acquisition_are_two_pictures():
-    """Of an acquisition that is not there, too; but their patients belong together."""
-    found = _find(_facts("a", "1", ["0"]), _facts("b", "2", ["0"]), patients=["p", "q"])
-    assert found.duplicates == [] and found.connected == [{"p", "q"}]
+    """Their common acquisition is missing, and yet their patients belong together."""
+    result = _find(_facts("a", "1", ["0"]), _facts("b", "2", ["0"]), patients=["p", "q"])
+    assert result.duplicates == [] and result.connected == [{"p", "q"}]
 
 
 def test_a_presentation_made_from_another_is_kept():
-    """Such as a magnification; only what is for processing is left out."""
+    """A magnification is kept, for example; only pictures for processing are left out."""
     assert _find(_facts("a", "1"), _facts("b", "2", ["1"])).duplicates == []
 
 
@@ -84,28 +84,28 @@ def test_a_raw_picture_without_its_presentation_is_kept():
 
 def test_one_picture_under_both_labels_is_nowhere():
     aff, nff = _facts("a", "1", label="AFF"), _facts("a", "2")
-    found = _find(_facts("b", "3"), nff, aff, patients=["p", "q", "r"])
-    assert (found.conflicts, found.duplicates) == ([1, 2], [])
-    assert found.connected == [{"q", "r"}]
+    result = _find(_facts("b", "3"), nff, aff, patients=["p", "q", "r"])
+    assert (result.conflicts, result.duplicates) == ([1, 2], [])
+    assert result.connected == [{"q", "r"}]
 
 
 def test_a_chain_of_pictures_is_one_conflict():
-    """The first and the last share nothing but what lies between."""
+    """The first and the last file are connected only through those between them."""
     chain = [
         _facts("a", "1", label="AFF"),
         _facts("a", "2", label="AFF"),
         _facts("b", "2", label="AFF"),
         _facts("c", "3", ["2"], label="NFF"),
     ]
-    found = _find(*chain, patients=["p", "q", "r", "s"])
-    assert (found.conflicts, found.duplicates) == ([0, 1, 2, 3], [])
-    assert found.connected == [{"p", "q", "r", "s"}]
+    result = _find(*chain, patients=["p", "q", "r", "s"])
+    assert (result.conflicts, result.duplicates) == ([0, 1, 2, 3], [])
+    assert result.connected == [{"p", "q", "r", "s"}]
 
 
 def test_patients_are_connected_through_others():
     files = [_facts("a"), _facts("a"), _facts("b"), _facts("b"), _facts("c"), _facts("c")]
-    found = _find(*files, patients=["p", "q", "q", "r", "s", "s"])
-    assert found.connected == [{"p", "q", "r"}]
+    result = _find(*files, patients=["p", "q", "q", "r", "s", "s"])
+    assert result.connected == [{"p", "q", "r"}]
 
 
 def test_components_are_what_chains_of_keys_reach():
@@ -122,7 +122,7 @@ def test_components_are_what_chains_of_keys_reach():
 
 
 def _picture(seed: int) -> np.ndarray:
-    """Soft, as radiographs are."""
+    """A blurred picture, as smooth as a radiograph."""
     noise = np.random.default_rng(seed).normal(size=(120, 90))
     soft = scipy.ndimage.gaussian_filter(noise, 6)
     return np.round(20000 + 15000 * soft / abs(soft).max()).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Grey values: the standard's equations, and its reference in pydicom."""
+"""Grey values, compared with the standard's equations and with pydicom."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ SYNTAXES = ["explicit", "implicit", "big-endian"]
 
 
 def _stretched(stored):
-    """Full range to 0..65535, in float64."""
+    """Scales the full range to 0..65535 in float64."""
     values = stored.astype(np.float64)
     return 65535 * (values - values.min()) / np.ptp(values)
 
 
 def _assert_close(picture, expected):
     assert picture.pixels.dtype == np.uint16
-    # Half a grey level for rounding.
+    # Rounding changes a value by at most half a grey level.
     np.testing.assert_allclose(picture.pixels, np.clip(expected, 0, 65535), atol=0.501, rtol=0)
 
 
@@ -30,7 +30,7 @@ def _read(path):
 
 
 def _window_as_in_the_standard(x, center, width, function):
-    """PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2, pixel by pixel, from 0 to 1."""
+    """PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2 for one value, from 0 to 1."""
     if function == "SIGMOID":
         return 0.5 + 0.5 * np.tanh(2 * (x - center) / width)
     if function == "LINEAR":
@@ -89,7 +89,7 @@ def test_agrees_with_the_peer_library(dicom_file, tmp_path, signed, slope):
     )
     dataset = dcmread(path)
     peer = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-    # Its output range is that of the stored values after rescaling, also where that turns it.
+    # Its output range is that of the rescaled stored values, also for a negative slope.
     ends = [float(slope) * end + 12 for end in ((-2048, 2047) if signed else (0, 4095))]
     _assert_close(_read(path), (peer - ends[0]) / (ends[1] - ends[0]) * 65535)
 
@@ -173,13 +173,13 @@ def test_one_inversion(dicom_file, tmp_path, photometric, shape, inverse, window
     _assert_close(_read(path), 65535 - expected if inverse else expected)
 
 
-# Padding and shutters: hidden pixels are black, count for nothing, and lie outside the crop.
+# Padding and shutters: hidden pixels are black, do not affect the range, and are cropped.
 
 SHAPE = (60, 80)
 
 
 def _surrounded(value, signed=False):
-    """A picture within a margin of one value, and where the margin is."""
+    """A picture within a margin of one value, and the mask of the margin."""
     stored = smooth_values(signed=signed, shape=SHAPE)
     margin = np.ones(SHAPE, bool)
     margin[7:51, 11:71] = False
@@ -267,7 +267,7 @@ def test_polygonal_shutters(dicom_file, tmp_path, photometric):
         **TRIANGLE,
         **RECTANGLE,
     )
-    # Distances to the three sides, inside positive; at the sides themselves either is right.
+    # Distances to the three sides, positive inside; on a side both results are correct.
     corners = np.reshape(TRIANGLE["VerticesOfThePolygonalShutter"], (3, 2)).astype(float)
     distance = np.full(SHAPE, np.inf)
     for (r0, c0), (r1, c1) in zip(corners, np.roll(corners, -1, 0), strict=True):
@@ -289,7 +289,7 @@ def test_the_range_is_that_of_what_is_seen(dicom_file, tmp_path):
     _assert_hidden(picture, stored, ~IN_RECTANGLE)
 
 
-@pytest.mark.filterwarnings("ignore")  # pydicom's, of the real files' headers
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of the real files' headers
 @pytest.mark.parametrize("name", ["vlut_04", "mlut_18", "RG1_J2KI", "RG2_JLSL"])
 def test_real_grey_values_agree_with_the_peer_library(real_radiographs, name):
     path = real_radiographs / "dicom" / f"{name}.dcm"

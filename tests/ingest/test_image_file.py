@@ -138,7 +138,7 @@ def test_huge_images_are_rejected_before_they_are_decoded(tmp_path, side):
 
 
 def test_other_formats_are_not_tried(tmp_path):
-    """Pillow would open these by their content, whatever the suffix."""
+    """Pillow would open these files by their content, regardless of the suffix."""
     for kind in ("EPS", "GIF", "BMP", "TIFF", "PPM"):
         Image.fromarray(_pixels()).save(tmp_path / "f.png", kind)
         assert _code(tmp_path / "f.png") == "not_image"
@@ -150,13 +150,13 @@ def test_tiff_compressions_with_frail_decoders_are_refused(tmp_path):
 
 
 def _with_entry(path, tag, value):
-    """Changes one number of the first page's entries, in a file of little-endian order."""
+    """Changes one entry of the first page in a little-endian file."""
     data = bytearray(path.read_bytes())
     (start,) = struct.unpack_from("<I", data, 4)
     (number,) = struct.unpack_from("<H", data, start)
-    for place in range(start + 2, start + 2 + 12 * number, 12):
-        if struct.unpack_from("<H", data, place)[0] == tag:
-            struct.pack_into("<HHII", data, place, tag, 4, 1, value)
+    for entry in range(start + 2, start + 2 + 12 * number, 12):
+        if struct.unpack_from("<H", data, entry)[0] == tag:
+            struct.pack_into("<HHII", data, entry, tag, 4, 1, value)
     path.write_bytes(data)
 
 
@@ -190,7 +190,7 @@ def test_damage_raises_nothing_but_rejections(tmp_path, suffix):
             read_image_file(path)
         except RejectedFileError:
             rejected += 1
-    assert rejected > 20  # the cut ones
+    assert rejected > 20  # at least those that were cut off
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

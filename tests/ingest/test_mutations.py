@@ -1,4 +1,4 @@
-"""Files with random damage are read or rejected, whatever it is."""
+"""Files with random damage are read or rejected."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from benchmarks.mutations import mutated, outcome
 from femur_jax.ingest.dicom import read_dicom
 from tests.ingest.conftest import LOSSLESS, LOSSY, smooth_values
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's, of the damaged values
+pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of the damaged values
 
 
 @pytest.fixture(scope="module")
 def file(dicom_file, tmp_path_factory):
-    """A tiny radiograph in a syntax, with much in its header; the file and what it shows."""
+    """A tiny radiograph in a syntax, with a full header; the file and its picture."""
 
     def make(name):
         bits = 8 if name == "JPEG baseline" else 12
@@ -36,13 +36,13 @@ def file(dicom_file, tmp_path_factory):
 @pytest.mark.parametrize("name", LOSSLESS | LOSSY)
 def test_damage_raises_nothing_but_rejections(file, tmp_path, name):
     path, picture = file(name)
-    whole, found = path.read_bytes(), set()
+    whole, outcomes = path.read_bytes(), set()
     for seed in range(40):
         damaged = mutated(whole, np.random.default_rng(seed))
         assert damaged != whole
         (tmp_path / "f").write_bytes(damaged)
-        found.add(outcome(tmp_path / "f", picture))
-    assert "rejected" in found
+        outcomes.add(outcome(tmp_path / "f", picture))
+    assert "rejected" in outcomes
 
 
 @pytest.mark.parametrize("name", LOSSLESS | LOSSY)
@@ -51,7 +51,7 @@ def test_no_file_that_was_cut_off_shows_a_wrong_picture(file, tmp_path, name):
     whole = path.read_bytes()
     for length in np.random.default_rng(0).integers(len(whole), size=30):
         (tmp_path / "f").write_bytes(whole[:length])
-        # What ends a file may be padding.
+        # The last bytes of a file may be padding.
         assert outcome(tmp_path / "f", picture) in ("rejected", "unchanged")
 
 
@@ -60,22 +60,22 @@ def test_a_changed_byte_in_a_jpeg_ls_scan_is_seen(file, tmp_path):
     whole = path.read_bytes()
     scan = whole.index(b"\xff\xda") + 10
     rng = np.random.default_rng(0)
-    for place in rng.integers(scan, whole.index(b"\xff\xd9", scan), size=60):
+    for position in rng.integers(scan, whole.index(b"\xff\xd9", scan), size=60):
         changed = bytearray(whole)
-        changed[place] ^= int(rng.integers(1, 256))
+        changed[position] ^= int(rng.integers(1, 256))
         (tmp_path / "f").write_bytes(changed)
         assert outcome(tmp_path / "f", picture) == "rejected"
 
 
 def test_outcomes_tell_pixels_from_facts(file, dicom_file, tmp_path):
-    """The measurement itself can see what it counts."""
+    """The measurement detects each outcome that it counts."""
     path, picture = file("explicit")
     assert outcome(path, picture) == "unchanged"
     whole = path.read_bytes()
-    for old, new, found in (
+    for old, new, expected in (
         (b"0.1\\0.1", b"0.3\\0.3", "facts"),
         (b"4000\\100", b"3000\\100", "pixels"),
     ):
         assert whole.count(old) == 1
         (tmp_path / "f").write_bytes(whole.replace(old, new))
-        assert outcome(tmp_path / "f", picture) == found
+        assert outcome(tmp_path / "f", picture) == expected

@@ -47,7 +47,7 @@ def _pseudonym(kind, identifier):
 def _pixels(seed):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 4096, rng.integers(20, 60, 2)).astype(np.uint16)
-    pixels[0, :2] = 0, 4095  # the whole range, so that stored values can be told from grey values
+    pixels[0, :2] = 0, 4095  # the full range, so that stored values differ from grey values
     return pixels
 
 
@@ -65,7 +65,7 @@ def _source_image(instance):
 
 
 class Cohort:
-    """Patients with a canary in each place that could leak, and every kind of trouble.
+    """Patients with a canary in each field that could leak, and with every kind of problem.
 
     Patient n is NFF where n is even, and has file n. Two neighbours share one of six hospitals.
     """
@@ -80,12 +80,12 @@ class Cohort:
         self.folder.mkdir()
         for n in range(PATIENTS):
             pixels, elements = _pixels(n), {}
-            if n == 2:  # shown from what raw.dcm holds
+            if n == 2:  # processed from raw.dcm
                 elements = {
                     "PresentationIntentType": "FOR PRESENTATION",
                     "SourceImageSequence": _source_image("1.2.777.100"),
                 }
-            if n == 12:  # looks like that of patient 10
+            if n == 12:  # similar to patient 10's picture
                 pixels = (self.pixels["CANARYfile10.dcm"] * 0.8).astype(np.uint16)
             if n == 16:
                 pixels = np.pad(np.maximum(pixels, 1), ((3, 2), (4, 5)))
@@ -93,7 +93,7 @@ class Cohort:
             suffix = "png" if n % 4 == 3 else "dcm"
             self._add(f"file{n}.{suffix}", pixels, n, uid_=n, syntax=SYNTAXES[n % 4], **elements)
         pixels = [self.pixels[row[0]] for row in self.rows]
-        # The same picture again; another of the same SOP Instance UID; and raw data.
+        # A repeated picture, one with a repeated SOP Instance UID, and raw data.
         self._add("again.dcm", pixels[0], 0, uid_=101, syntax=uid.JPEG2000Lossless)
         self._add("instance.dcm", _pixels(102), 1, uid_=1)
         self._add("raw.dcm", _pixels(103), 2, uid_=100, PresentationIntentType="FOR PROCESSING")
@@ -104,7 +104,7 @@ class Cohort:
         # Other pictures of patients 4 and 20.
         self._add("own4.dcm", _pixels(109), 4, uid_=109)
         self._add("own20.dcm", _pixels(110), 20, uid_=110)
-        # Two patients who were seen at another hospital, too.
+        # Two patients with radiographs from a second hospital.
         self._add("elsewhere.dcm", _pixels(106), 14, uid_=106, hospital=4)
         self._add("nearby.dcm", _pixels(108), 13, uid_=108, hospital=2)
         (self.folder / "CANARYtext.dcm").write_text("CANARYtext")
@@ -169,7 +169,7 @@ def cohort(tmp_path_factory, dicom_file):
 
 @pytest.fixture(scope="module")
 def ingested(cohort):
-    """The dataset, made by one worker."""
+    """The dataset that one worker creates."""
     out = cohort.folder.parent / "dataset"
     return out, cohort.ingest(out)
 
@@ -201,7 +201,7 @@ def test_every_file_is_accounted_for(cohort, ingested):
     )
 
 
-def test_what_cannot_be_used_is_listed(cohort, ingested):
+def test_unusable_files_are_listed(cohort, ingested):
     lines = _lines(ingested[0], "quarantine")
     names = {_pseudonym("file", row[0]): (n, row[0]) for n, row in enumerate(cohort.rows)}
     codes = {}
@@ -220,7 +220,7 @@ def test_what_cannot_be_used_is_listed(cohort, ingested):
     }
 
 
-def test_what_repeats_another_is_listed(cohort, ingested):
+def test_duplicates_are_listed(cohort, ingested):
     lines = _lines(ingested[0], "duplicates")
     numbers = {_pseudonym("file", row[0]): n + 2 for n, row in enumerate(cohort.rows)}
     accepted = {entry.name for entry in RadiographDataset(ingested[0]).entries}
@@ -241,7 +241,7 @@ def test_what_repeats_another_is_listed(cohort, ingested):
     assert raw["file"] == _file("raw.dcm")
 
 
-def test_what_looks_alike_is_listed_and_kept(ingested):
+def test_similar_pictures_are_listed_and_kept(ingested):
     [line] = _lines(ingested[0], "similar")
     assert line.keys() == {"files", "bits"}
     assert set(line["files"]) == {_file("file10.dcm"), _file("file12.dcm")}
@@ -270,7 +270,7 @@ def test_radiographs_are_those_of_the_files(cohort, ingested):
             assert entry.source.bits == 12
             low, high = (1, 4095) if n == 16 else (0, stored.max())
             expected = np.maximum(stored - low, 0) / (high - low) * 65535
-            if n == 16:  # without what is padding
+            if n == 16:  # without its padding
                 crop = Box(3, 4, stored.shape[0] - 5, stored.shape[1] - 9)
         assert (entry.crop, entry.recorded) == (crop, stored.shape)
         assert abs(dataset.read_recorded(position) - expected).max() <= 0.51
@@ -290,7 +290,7 @@ def test_splits_hold_whole_patients(ingested):
         assert splits[_patient(a)] == splits[_patient(b)]
         assert groups[_patient(a)] == groups[_patient(b)] == _patient(min(a, b, key=str))
     assert sum(group != "" for group in groups.values()) == 5  # 8 shares one with 5
-    # They count as one, and 8 for 5: 9 normal and 12 atypical ones, of which 30% are held out.
+    # Connected patients count as one, and 8 stands for 5: 30% of 9 normal and 12 atypical ones.
     counts = Counter()
     for n in range(PATIENTS):
         if n not in (5, 6, 20):
@@ -312,7 +312,7 @@ def test_splits_by_hospital_hold_whole_hospitals(cohort, ingested):
         "validation": 2,
         "test": 2,
     }
-    # Who was seen, or shares a picture with one who was seen, at hospitals of two splits.
+    # Patients who, alone or with those they share a picture with, were at hospitals of two splits.
     for _, patient, hospital, *_ in cohort.rows:
         [name] = split_of[_pseudonym("hospital", hospital)]
         seen_at.setdefault(_pseudonym("patient", patient), set()).add(name)
@@ -323,12 +323,16 @@ def test_splits_by_hospital_hold_whole_hospitals(cohort, ingested):
     assert apart == {_patient(n) for n in (4, 5, 6, 8, 14)}  # not 13, 18 and 20
     for entry in dataset.entries:
         assert (entry.hospital_split == "") == (entry.patient in apart)
-    found = [n for name in SPLITS for n in dataset.split(name, "hospital")]
-    assert len(set(found)) == len(found) == sum(e.patient not in apart for e in dataset.entries)
+    positions = [n for name in SPLITS for n in dataset.split(name, "hospital")]
+    assert (
+        len(set(positions))
+        == len(positions)
+        == sum(e.patient not in apart for e in dataset.entries)
+    )
 
 
 def _contents(folder):
-    """All that can be read in a folder, also inside of records and tiles."""
+    """All readable content of a folder, also inside records and tiles."""
     for path in folder.rglob("*"):
         yield str(path.relative_to(folder)).encode()
         if path.is_file():
@@ -347,7 +351,7 @@ def test_nothing_identifies_a_patient(cohort, ingested):
     contents = list(_contents(ingested[0]))
     assert len(contents) > 200
     assert not [secret for content in contents for secret in PLANTED if secret in content.lower()]
-    # The search is able to find what was planted.
+    # The search finds the canaries in the source files.
     source = b"".join(path.read_bytes() for path in cohort.folder.iterdir()).lower()
     assert all(secret in source for secret in PLANTED[:4])
 
@@ -363,8 +367,8 @@ def _bytes_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-# A run that stops where it is told to: it writes half of its tenth spool file and waits, or
-# kills itself and its workers.
+# A run that stops at a given moment: it writes half of its tenth spool file and waits, or kills
+# itself and its workers.
 STOPS = """
 import json, os, shutil, signal, sys, time
 from pathlib import Path
@@ -420,8 +424,8 @@ def _spool_files(out):
     return {path.name: path.stat().st_mtime_ns for path in files if len(path.name) == 16}
 
 
-def test_a_killed_run_goes_on(cohort, ingested, tmp_path):
-    """Killed three times, with all its workers; its bytes are those of an undisturbed run."""
+def test_a_killed_run_resumes(cohort, ingested, tmp_path):
+    """The run is killed three times with its workers; its bytes equal an undisturbed run's."""
     out, partial = tmp_path / "dataset", tmp_path / "dataset.partial"
     run = _start(cohort, out, "read", workers=1)
     try:
@@ -444,7 +448,7 @@ def test_a_killed_run_goes_on(cohort, ingested, tmp_path):
         run = _start(cohort, out, moment, workers=2)
         assert run.wait(60) == -signal.SIGKILL
         assert (partial.exists(), out.exists()) == (is_partial, is_there)
-        assert len(_spool_files(out)) == 34  # of all files that can be read
+        assert len(_spool_files(out)) == 34  # all readable files
         assert read.items() <= _spool_files(out).items()  # nothing was read again
         read = _spool_files(out)
     assert not [c for c in _contents(out.with_name("dataset.spool")) for s in PLANTED if s in c]
@@ -454,14 +458,14 @@ def test_a_killed_run_goes_on(cohort, ingested, tmp_path):
 
 
 def test_only_what_changed_is_read_again(cohort, tmp_path):
-    """A run that is refused keeps what it has read; and the next one asks for it."""
+    """A refused run keeps its spool, and the next run uses it."""
     folder, labels, out = tmp_path / "in", tmp_path / "labels.csv", tmp_path / "dataset"
     shutil.copytree(cohort.folder, folder)
     _write_labels(labels, cohort.rows)
     with pytest.raises(UserError, match=r"4 of 36 .*Repair or delete .*--max_quarantined") as error:
         ingest(folder, labels, out, **cohort.settings(max_quarantined=0.0))
     assert "not_dicom: 1" in str(error.value) and "label_conflict: 2" in str(error.value)
-    assert "line 7:" in str(error.value)  # that of file5.dcm
+    assert "line 7:" in str(error.value)  # the line of file5.dcm
     assert "CANARY" not in str(error.value).replace(str(cohort.folder.parent), "")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "dataset.spool",
@@ -470,7 +474,7 @@ def test_only_what_changed_is_read_again(cohort, tmp_path):
     ]
     read = _spool_files(out)
     assert len(read) == 34
-    # Another picture, another view, and all bad lines but one taken out.
+    # Another picture, another view, and all bad lines but one are removed.
     shutil.copy(cohort.folder / "CANARYfile9.dcm", folder / "CANARYfile13.dcm")
     bad = ("CANARYfile5.dcm", "CANARYconflict.dcm", "CANARYcut.png")
     rows = [row for row in cohort.rows if row[0] not in bad]
@@ -491,7 +495,7 @@ def test_only_what_changed_is_read_again(cohort, tmp_path):
 
 
 def _make(folder, count):
-    """Radiographs as PNG, of two hospitals; the rows of their table."""
+    """Writes PNG radiographs of two hospitals; returns the rows of their label table."""
     folder.mkdir()
     for n in range(count):
         Image.fromarray(_pixels(n)).save(folder / f"{n}.png")
@@ -502,7 +506,7 @@ def _make(folder, count):
 
 
 def test_named_columns_are_kept_as_numbers_without_their_words(tmp_path):
-    words = ("nejCANARY", "jaCANARY", "")  # in alphabetical order 1, 0, and unknown
+    words = ("nejCANARY", "jaCANARY", "")  # 1 and 0 in alphabetical order, and unknown
     rows = [(*row[:-1], words[n % 3]) for n, row in enumerate(_make(tmp_path / "in", 8))]
     _write_labels(tmp_path / "labels.csv", rows)
     for columns in ((), ("comment",)):
@@ -517,12 +521,12 @@ def test_named_columns_are_kept_as_numbers_without_their_words(tmp_path):
             fractions=(0.0, 0.0),
             workers=1,
         )
-        found = {e.name: e.columns for e in RadiographDataset(out).entries}
+        columns = {e.name: e.columns for e in RadiographDataset(out).entries}
         name = partial(Pseudonyms(tmp_path / "key"), "file")
         for n in range(8):
             value = (1.0, 0.0, None)[n % 3]
             expected = {"comment": value} if columns else {}
-            assert found[name(f"{n}.png")] == expected
+            assert columns[name(f"{n}.png")] == expected
         assert not [c for c in _contents(out) if b"CANARY" in c]
 
 
@@ -550,7 +554,7 @@ def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path):
 
 @pytest.mark.parametrize("both", [False, True])
 def test_a_split_by_hospital_needs_two_patients_of_a_label(tmp_path, both):
-    """Of two hospitals with two of each, patient 0 was seen at one or at both."""
+    """Two hospitals have two patients of each label; patient 0 was at one or at both."""
     rows = _make(tmp_path / "in", 8)
     Image.fromarray(_pixels(8)).save(tmp_path / "in" / "8.png")
     rows.append(("8.png", "p0", "h1" if both else "h0", "NFF", "", ""))
@@ -578,7 +582,7 @@ def test_a_full_disk_is_reported(tmp_path):
     """A full disk is not a file's fault, so that no share of unusable files hides it."""
     _write_labels(tmp_path / "labels.csv", _make(tmp_path / "in", 4))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # of each file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # limit for each file
     try:
         with pytest.raises(UserError, match=r"\.spool cannot be written to .*free disk space"):
             ingest(
@@ -633,7 +637,7 @@ def test_bad_settings_are_reported(cohort, tmp_path, changes, named):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_places_are_reported(cohort, tmp_path, monkeypatch):
+def test_bad_paths_are_reported(cohort, tmp_path, monkeypatch):
     out = tmp_path / "dataset"
     monkeypatch.chdir(tmp_path)
     for key in (out / "key", Path("dataset/keys/key")):
@@ -673,7 +677,7 @@ def test_real_chest_radiographs(real_radiographs, tmp_path):
 
 
 def test_real_dicom_files(real_radiographs, tmp_path):
-    """Files as found, RG2 in five encodings of which some are the same picture."""
+    """Unchanged real files; RG2 comes in five encodings, and some show the same picture."""
     files = sorted((real_radiographs / "dicom").glob("*.dcm"))
     rows = []
     for n, path in enumerate(files):

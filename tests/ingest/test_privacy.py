@@ -57,11 +57,11 @@ SYNTAXES = (
 
 
 class Canaries(dict):
-    """Strings by where each is planted; each has a number of its own."""
+    """Planted strings by position; each has a unique number."""
 
-    def __missing__(self, place):
-        self[place] = f"QXCANARY{len(self):03d}Z"
-        return self[place]
+    def __missing__(self, position):
+        self[position] = f"QXCANARY{len(self):03d}Z"
+        return self[position]
 
 
 def _plant(canaries, number):
@@ -112,7 +112,7 @@ def _plant(canaries, number):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory, dicom_file):
-    """Canaries, and the folder and label table that hold them."""
+    """Canaries, with the folder and label table that contain them."""
     canaries = Canaries()
     folder = tmp_path_factory.mktemp("hospital") / canaries["folder"]
     inside = folder / canaries["folder inside"]
@@ -166,12 +166,12 @@ SMALLEST = {
 
 @pytest.fixture(scope="module")
 def outcome(planted, tmp_path_factory):
-    """The workdir of a whole study on these files; beside it, what it printed."""
+    """The folder of a whole study's run directory and its printed output."""
     _, folder, labels = planted
     settings = SMALLEST | {"radiographs": folder, "labels": labels}
-    for part in ("diffusion", "gan", "classifier"):
+    for family in ("diffusion", "gan", "classifier"):
         train = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "log_every": 2}
-        settings |= {f"{part}.train.{name}": value for name, value in train.items()}
+        settings |= {f"{family}.train.{name}": value for name, value in train.items()}
     results = tmp_path_factory.mktemp("study")
     command = [sys.executable, "-m", "femur_jax.main", f"--workdir={results / 'run'}"]
     command += [f"--config={ROOT / 'configs' / 'study.py'}:smoke"]
@@ -191,7 +191,7 @@ def _secrets(canaries):
 
 
 def _unpacked(data):
-    """The bytes and whatever is compressed or coded in them."""
+    """The bytes and all content that is compressed or encoded in them."""
     yield data
     for start in re.finditer(re.escape(b"\x28\xb5\x2f\xfd"), data):
         with contextlib.suppress(zstandard.ZstdError):
@@ -200,8 +200,8 @@ def _unpacked(data):
     for start in re.finditer(rb"\x78[\x01\x5e\x9c\xda]|\x1f\x8b\x08", data):
         with contextlib.suppress(zlib.error):
             yield zlib.decompressobj(47).decompress(data[start.start() :], 1 << 24)
-    for found in re.finditer(rb"base64,([A-Za-z0-9+/=]+)", data):
-        picture = base64.b64decode(found[1])
+    for match in re.finditer(rb"base64,([A-Za-z0-9+/=]+)", data):
+        picture = base64.b64decode(match[1])
         yield from _unpacked(picture)
         with Image.open(io.BytesIO(picture)) as image:
             yield repr(image.info).encode() + image.tobytes()
@@ -228,8 +228,8 @@ def test_nothing_planted_comes_out(planted, outcome):
     for path in files:
         assert not secrets.search(str(path.relative_to(outcome)).encode())
         for content in _contents(path):
-            found = secrets.search(content)
-            assert found is None, f"{found} in {path.relative_to(outcome)}"
+            leak = secrets.search(content)
+            assert leak is None, f"{leak} in {path.relative_to(outcome)}"
 
 
 @pytest.mark.parametrize("blinded", [False, True])
@@ -243,7 +243,7 @@ def test_nothing_planted_is_exported(planted, outcome, tmp_path, blinded):
 
 
 def test_the_scan_would_find_them(planted, tmp_path):
-    """Each string is in the sources, and the scan sees through compression."""
+    """The scan finds each string in the sources, also when compressed."""
     canaries, folder, labels = planted
     secrets, seen = _secrets(canaries), set()
     for path in [labels, *folder.rglob("*")]:

@@ -1,4 +1,4 @@
-"""What jobs do to worker processes, for real."""
+"""Worker processes under jobs that really crash, hang or exhaust them."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 class Odd(BaseException):
-    """No decoder's own exception, but as bad."""
+    """An exception that cannot be pickled, worse than those of decoders."""
 
     def __reduce__(self):
         raise TypeError("cannot travel between processes")
@@ -77,8 +77,8 @@ def test_results_come_in_the_order_of_the_jobs():
     ) == [*range(8)]
 
 
-def test_memory_is_what_a_job_allocates_itself():
-    """Neither imports, nor what earlier jobs took and gave back, count."""
+def test_memory_is_that_of_the_job_itself():
+    """Imports and memory that earlier jobs returned do not count."""
     assert list(
         run_in_workers(_allocate, [15, 25, 15, 15], workers=1, memory=20 * MIB, seconds=9.0)
     ) == [
@@ -93,12 +93,12 @@ def _allocate(mebibytes: int) -> int:
     return len(bytearray(mebibytes * MIB))
 
 
-def test_no_jobs_need_no_worker():
+def test_no_jobs_give_no_results():
     assert list(run_in_workers(_job, [], workers=2, memory=MIB, seconds=1.0)) == []
 
 
 def test_an_inherited_limit_is_kept():
-    """As a cluster sets it."""
+    """A cluster may set such a limit."""
     script = (
         "from tests.ingest.test_workers import _allocate, run_in_workers\n"
         "jobs = [10, 9000, 10]\n"
@@ -125,7 +125,7 @@ list(run_in_workers(_sleep_forever, [Path(sys.argv[1])], workers=2, memory=1 << 
 
 
 def test_orphaned_workers_end(tmp_path):
-    """Of a killed parent: an idle one at once, a busy one soon after its job's time is over."""
+    """After its parent is killed, an idle worker ends at once, a busy one after its job's time."""
     pid = tmp_path / "pid"
     command = [sys.executable, "-c", ORPHANS, pid]
     parent = subprocess.Popen(command, cwd=Path(__file__).parents[2])
@@ -144,7 +144,7 @@ def test_orphaned_workers_end(tmp_path):
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Also where no init process buries the dead."""
+    """Whether a process has ended, also where no init process reaps zombies."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -160,16 +160,16 @@ def _fail(_: int) -> None:
     raise UserError("make room")
 
 
-def _tell(secret: str) -> str:
+def _warn_and_log(secret: str) -> str:
     warnings.warn(secret, stacklevel=1)
     logging.getLogger("pydicom").critical(secret)
     return secret
 
 
-def test_what_libraries_say_of_a_header_is_not_shown(capfd):
-    assert list(run_in_workers(_tell, ["CANARY"], workers=1, memory=200 * MIB, seconds=30.0)) == [
-        "CANARY"
-    ]
+def test_warnings_and_logs_of_libraries_are_not_shown(capfd):
+    assert list(
+        run_in_workers(_warn_and_log, ["CANARY"], workers=1, memory=200 * MIB, seconds=30.0)
+    ) == ["CANARY"]
     assert "CANARY" not in "".join(capfd.readouterr())
 
 
@@ -185,14 +185,14 @@ except UserError as error:
 
 
 def test_processes_that_cannot_start_are_reported():
-    """Here, since they do not find their function."""
+    """The processes cannot start here because they do not find their function."""
     command = [sys.executable, "-c", CANNOT_START]
     root = Path(__file__).parents[2]
     run = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60)
     assert "cannot start" in run.stdout
 
 
-def test_ends_with_its_consumer():
+def test_workers_end_with_their_consumer():
     results = run_in_workers(_job, ["first", "sleep"], workers=1, memory=200 * MIB, seconds=30.0)
     assert next(results) == "FIRST"
     workers = psutil.Process().children()

@@ -26,7 +26,7 @@ def _noise(seed):
 
 
 def _write(folder, radiographs, texts=()):
-    """A dataset of (radiograph, split, hospital split), with tables of an ingestion."""
+    """Writes (radiograph, split, hospital split) and tables of an ingestion as a dataset."""
     with DatasetWriter(folder, patch=16, provenance={"kind": "test"}) as writer:
         for radiograph, split, hospital_split in radiographs:
             writer.add(encode(radiograph, 16), split, hospital_split)
@@ -35,22 +35,22 @@ def _write(folder, radiographs, texts=()):
     return RadiographDataset(folder)
 
 
-def _checks(found):
-    return {check.question: check.status for check in found.checks}
+def _checks(result):
+    return {check.question: check.status for check in result.checks}
 
 
 def test_the_counts_of_a_known_dataset(dataset):
-    found = fingerprint(dataset)
-    assert (found.radiographs, found.patients) == (44, 44)
-    # As the fixture deals them: labels by turns of two, hospitals by turns of three.
+    result = fingerprint(dataset)
+    assert (result.radiographs, result.patients) == (44, 44)
+    # The fixture assigns two labels and three hospitals in turn.
     sizes = {"train": 24, "validation": 8, "test": 12}
     assert [
-        (c.split, c.label, c.radiographs, c.patients, c.hospitals) for c in found.by_patient
+        (c.split, c.label, c.radiographs, c.patients, c.hospitals) for c in result.by_patient
     ] == [
         (split, label, n // 2, n // 2, 3) for split, n in sizes.items() for label in ("NFF", "AFF")
     ]
-    assert found.by_hospital == [] and found.lines is None
-    by_name = {h.name: h for h in found.hospitals}
+    assert result.by_hospital == [] and result.lines is None
+    by_name = {h.name: h for h in result.hospitals}
     for k in range(3):
         turns = [n for count in sizes.values() for n in range(count) if n % 3 == k]
         hospital = by_name[f"hospital-{k}"]
@@ -61,13 +61,13 @@ def test_the_counts_of_a_known_dataset(dataset):
         assert hospital.categories["spacing_source"] == {"detector": len(turns)}
         assert hospital.numbers["spacing_mm"].median == pytest.approx(0.2)
         assert hospital.numbers["age"] is None
-    assert not found.failed
-    json.dumps(dataclasses.asdict(found), allow_nan=False)
+    assert not result.failed
+    json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
 @pytest.mark.parametrize(("count", "marked"), [(3, False), (4, False), (5, True)])
-def test_a_hospital_of_one_class_is_marked_where_chance_is_slight(tmp_path, count, marked):
-    """Half of all patients have AFF, so five of one class alone come by chance in 1 of 32."""
+def test_a_hospital_of_one_class_is_marked_where_chance_is_unlikely(tmp_path, count, marked):
+    """Half of all patients have AFF, so all of five are of a given class with probability 1/32."""
     radiographs = [
         _radiograph(
             f"{hospital} {n}", _noise(n), label=label, hospital=hospital, patient=f"{hospital}{n}"
@@ -83,9 +83,9 @@ def test_a_hospital_of_one_class_is_marked_where_chance_is_slight(tmp_path, coun
 def test_facts_of_a_hospital(tmp_path):
     half = np.repeat([[0] * 4 + [65535] * 4], 8, axis=0)  # mean 1/2, standard deviation 1/2
     framed = np.pad(half, ((4, 4), (0, 0)))
-    made = Source(photometric="MONOCHROME1", bits=12, age=70, intent="processing")
+    source = Source(photometric="MONOCHROME1", bits=12, age=70, intent="processing")
     radiographs = [
-        _radiograph("a", framed, crop=Box(4, 0, 8, 8), source=made, spacing_mm=0.5),
+        _radiograph("a", framed, crop=Box(4, 0, 8, 8), source=source, spacing_mm=0.5),
         _radiograph("b", np.full((8, 4), 13107), patient="of a"),  # a fifth of the range
         _radiograph("c", _noise(0), label="AFF", hospital="g"),
         _radiograph("d", _noise(1), label="NFF", hospital="g"),
@@ -104,7 +104,7 @@ def test_facts_of_a_hospital(tmp_path):
     assert (spans["age"].known, spans["age"].median) == (1, 70)
     assert (spans["spacing_mm"].known, spans["spacing_mm"].median) == (1, 0.5)
     assert hospital.categories["bits"] == {"12": 1, "16": 1}
-    assert "patients" not in hospital.marks  # of one patient, who is bound to have one class
+    assert "patients" not in hospital.marks  # a single patient always has one class
     assert hospital.marks["intent"] == "1 for processing, not for presentation"
 
 
@@ -117,23 +117,23 @@ def test_a_dark_and_an_inverted_hospital_are_marked(tmp_path):
         label = ("AFF", "NFF")[n // 6 % 2]
         fields = {"hospital": f"h{hospital}", "label": label, "source": source}
         radiographs.append((_radiograph(f"r{n}", grey, **fields), "train", ""))
-    found = fingerprint(_write(tmp_path / "dataset", radiographs))
-    marks = {h.name: set(h.marks) for h in found.hospitals if h.marks}
+    result = fingerprint(_write(tmp_path / "dataset", radiographs))
+    marks = {h.name: set(h.marks) for h in result.hospitals if h.marks}
     assert marks == {"h2": {"mean_grey", "contrast"}, "h4": {"photometric"}}
-    assert _checks(found)["Does a hospital differ from the others?"] == "look"
+    assert _checks(result)["Does a hospital differ from the others?"] == "look"
 
 
 def test_a_hospital_with_an_odd_share_of_aff_is_marked(tmp_path):
-    # 14 of 16 patients where all have 28 of 96: by chance in 2 of a million; 4 of 16: often.
+    # Overall 28 of 96 patients have AFF: 14 of 16 has the probability 2e-6, 4 of 16 is common.
     radiographs = []
     for hospital, atypical in enumerate((14, 4, 4, 2, 2, 2)):
         for n in range(16):
             name = f"r{hospital}-{n}"
             fields = {"hospital": f"h{hospital}", "label": "AFF" if n < atypical else "NFF"}
             radiographs.append((_radiograph(name, _noise(len(radiographs)), **fields), "train", ""))
-    found = fingerprint(_write(tmp_path / "dataset", radiographs))
-    assert [h.name for h in found.hospitals if "patients" in h.marks] == ["h0"]
-    assert next(s for s in found.separations if s.fact == "hospital").telling
+    result = fingerprint(_write(tmp_path / "dataset", radiographs))
+    assert [h.name for h in result.hospitals if "patients" in h.marks] == ["h0"]
+    assert next(s for s in result.separations if s.fact == "hospital").telling
 
 
 def test_far_off():
@@ -152,30 +152,30 @@ def test_separation_by_a_number_counts_pairs():
     values = np.round(rng.normal(size=60) - 0.8 * atypical, 1)  # with ties, lower where atypical
     pairs = values[atypical][:, None] - values[~atypical][None]
     below = np.mean(pairs < 0) + np.mean(pairs == 0) / 2
-    found = separation("age", atypical, values)
-    assert found.auc == pytest.approx(below) and found.auc > 0.6
-    assert found.telling and found.patients == 60
+    result = separation("age", atypical, values)
+    assert result.auc == pytest.approx(below) and result.auc > 0.6
+    assert result.telling and result.patients == 60
 
 
 def test_separation_by_a_word():
     atypical = np.arange(60) % 3 == 0
     telling = ["A" if a else "B" for a in atypical]
     assert separation("vendor", atypical, telling).auc == 1
-    own = [f"hospital {n}" for n in range(60)]  # tells all of its own patients, nothing of others
-    found = separation("hospital", atypical, own)
-    assert found.auc == pytest.approx(0.5, abs=0.05) and not found.telling
+    unique = [f"hospital {n}" for n in range(60)]  # fits its only patient, says nothing of others
+    result = separation("hospital", atypical, unique)
+    assert result.auc == pytest.approx(0.5, abs=0.05) and not result.telling
     assert separation("view", atypical, ["AP"] * 60).auc == pytest.approx(0.5, abs=0.05)
     few = separation("view", np.arange(60) < 4, ["AP"] * 60)
     assert few.auc is None and not few.telling
 
 
-def test_what_chance_does():
+def test_the_bound_by_chance_is_that_of_random_ranks():
     rng = np.random.default_rng(4)
     atypical = np.arange(50) < 15
-    found = separation("age", atypical, rng.normal(size=50))
+    result = separation("age", atypical, rng.normal(size=50))
     ranks = rng.permuted(np.tile(np.arange(50), (4000, 1)), axis=1)
     aucs = (ranks[:, :15].sum(1) - 15 * 14 / 2) / (15 * 35)
-    assert found.chance == pytest.approx(np.quantile(aucs, 0.975), abs=0.01)
+    assert result.chance == pytest.approx(np.quantile(aucs, 0.975), abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_a_leak_is_found(tmp_path, leak, question, name):
     assert _checks(clean)[question] == "pass"
     assert clean.verdict.startswith("No patient, picture or held-out hospital is in two splits.")
     last = _radiograph("r9", **fields | leak)
-    found = fingerprint(_write(tmp_path / "leaky", [*sent, (last, "test", "test")]))
-    assert _checks(found)[question] == "fail" and found.failed
-    assert found.verdict.startswith("The splits leak. ")
-    assert {tuple(item.names) for item in found.leaks} == {(), (name,)}
+    result = fingerprint(_write(tmp_path / "leaky", [*sent, (last, "test", "test")]))
+    assert _checks(result)[question] == "fail" and result.failed
+    assert result.verdict.startswith("The splits leak. ")
+    assert {tuple(item.names) for item in result.leaks} == {(), (name,)}
 
 
-def test_a_patient_outside_of_the_hospital_splits_is_no_leak(tmp_path):
+def test_a_patient_outside_the_hospital_splits_is_not_a_leak(tmp_path):
     sent = [
         (_radiograph("a", _noise(0), patient="p", hospital="h0"), "train", ""),
         (_radiograph("b", _noise(1), patient="p", hospital="h1"), "train", ""),
@@ -214,7 +214,7 @@ def test_a_patient_outside_of_the_hospital_splits_is_no_leak(tmp_path):
     assert not any(leak.names for leak in fingerprint(_write(tmp_path / "d", sent)).leaks)
 
 
-def test_pairs_that_look_alike(tmp_path):
+def test_pairs_that_look_alike_are_sorted(tmp_path):
     names = ["a", "b", "c", "d"]
     splits = [("train", "train"), ("train", "train"), ("train", "test"), ("test", "test")]
     sent = [
@@ -223,14 +223,14 @@ def test_pairs_that_look_alike(tmp_path):
     ]
     rows = [("a", "b", 0), ("a", "d", 3), ("b", "c", 1), ("c", "d", 2)]
     table = [{"files": [a, b], "bits": bits} for a, b, bits in rows]
-    found = fingerprint(_write(tmp_path / "d", sent, [("similar.jsonl", table)]))
-    assert [(*pair.files, pair.across) for pair in found.similar] == [
+    result = fingerprint(_write(tmp_path / "d", sent, [("similar.jsonl", table)]))
+    assert [(*pair.files, pair.across) for pair in result.similar] == [
         ("b", "c", True),  # by hospital alone
         ("c", "d", True),  # by patient alone
         ("a", "d", True),
         ("a", "b", False),
     ]
-    assert not found.failed and found.verdict.endswith("for a person to judge: 3.")
+    assert not result.failed and result.verdict.endswith("for a person to judge: 3.")
 
 
 @pytest.mark.parametrize(("inputs", "status"), [(4, "pass"), (5, "fail")])
@@ -242,9 +242,11 @@ def test_lines_must_add_up(tmp_path, inputs, status):
         ("quarantine.jsonl", bad),
         ("duplicates.jsonl", [{"hospital": "h"}]),
     ]
-    found = fingerprint(_write(tmp_path / "d", [(_radiograph("a", _noise(0)), "train", "")], texts))
-    assert _checks(found)["Is each line of the label table accounted for?"] == status
-    sent, lost = found.hospitals
+    result = fingerprint(
+        _write(tmp_path / "d", [(_radiograph("a", _noise(0)), "train", "")], texts)
+    )
+    assert _checks(result)["Is each line of the label table accounted for?"] == status
+    sent, lost = result.hospitals
     assert (sent.name, sent.duplicates, sent.quarantined) == ("h", 1, {})
     assert (lost.name, lost.radiographs) == ("lost", {"NFF": 0, "AFF": 0})
     assert lost.quarantined == {"colour": 1, "empty": 1} and lost.numbers["age"] is None
@@ -273,7 +275,7 @@ def test_the_contact_sheet_shows_all_hospitals_alike(dataset):
     assert contact_sheet(entries, "AFF", 15) == []
 
 
-def test_a_thumbnail_shows_what_lies_outside_the_crop(tmp_path):
+def test_a_thumbnail_shows_the_area_outside_the_crop(tmp_path):
     y, x = np.mgrid[:600, :400]
     pixels = np.where(y < 60, 60000, 20000 + 30 * x)  # bright lettering above the crop
     sent = [
