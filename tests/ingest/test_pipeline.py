@@ -393,7 +393,7 @@ def die():
 
 def wait_in_the_tenth(path, *args):
     if count == 10:
-        path.with_suffix(".partial").write_bytes(b"half")
+        path.with_name(f".{path.name}.1.partial").write_bytes(b"half")
         time.sleep(600)
 
 if moment == "read":
@@ -405,7 +405,7 @@ elif moment == "spool":
 
 if __name__ == "__main__":
     paths = {key: Path(settings.pop(key)) for key in ("folder", "labels", "out", "key_file")}
-    ingest.ingest(**paths, **settings)
+    pipeline.ingest(**paths, **settings)
 """
 
 
@@ -505,28 +505,33 @@ def _make(folder, count):
     ]
 
 
+def _ingest(tmp_path, **changes):
+    """Ingests the folder `in` with labels.csv as `dataset`, all in the same folder."""
+    settings = {
+        "folder": tmp_path / "in",
+        "labels": tmp_path / "labels.csv",
+        "out": tmp_path / "dataset",
+        "patch": 16,
+        "key_file": tmp_path / "key",
+        "fractions": (0.0, 0.0),
+        "workers": 1,
+    }
+    return ingest(**(settings | changes))
+
+
 def test_named_columns_are_kept_as_numbers_without_their_words(tmp_path):
     words = ("nejCANARY", "jaCANARY", "")  # 1 and 0 in alphabetical order, and unknown
     rows = [(*row[:-1], words[n % 3]) for n, row in enumerate(_make(tmp_path / "in", 8))]
     _write_labels(tmp_path / "labels.csv", rows)
     for columns in ((), ("comment",)):
         out = tmp_path / f"dataset{len(columns)}"
-        ingest(
-            tmp_path / "in",
-            tmp_path / "labels.csv",
-            out,
-            patch=16,
-            key_file=tmp_path / "key",
-            columns=columns,
-            fractions=(0.0, 0.0),
-            workers=1,
-        )
-        columns = {e.name: e.columns for e in RadiographDataset(out).entries}
+        _ingest(tmp_path, out=out, columns=columns)
+        kept = {e.name: e.columns for e in RadiographDataset(out).entries}
         name = partial(Pseudonyms(tmp_path / "key"), "file")
         for n in range(8):
             value = (1.0, 0.0, None)[n % 3]
             expected = {"comment": value} if columns else {}
-            assert columns[name(f"{n}.png")] == expected
+            assert kept[name(f"{n}.png")] == expected
         assert not [c for c in _contents(out) if b"CANARY" in c]
 
 
@@ -537,17 +542,7 @@ def test_a_file_that_takes_too_much_memory_is_quarantined(tmp_path):
     large.save(tmp_path / "in" / "7.png", compress_level=1)
     _write_labels(tmp_path / "labels.csv", rows)
     out = tmp_path / "dataset"
-    summary = ingest(
-        tmp_path / "in",
-        tmp_path / "labels.csv",
-        out,
-        patch=16,
-        key_file=tmp_path / "key",
-        fractions=(0.0, 0.0),
-        max_quarantined=0.125,
-        workers=1,
-        limits=Limits(memory=100 << 20),
-    )
+    summary = _ingest(tmp_path, max_quarantined=0.125, limits=Limits(memory=100 << 20))
     assert summary == Summary(8, 7, 1, 0)
     assert [(line["line"], line["code"]) for line in _lines(out, "quarantine")] == [(9, "memory")]
 
@@ -560,15 +555,7 @@ def test_a_split_by_hospital_needs_two_patients_of_a_label(tmp_path, both):
     rows.append(("8.png", "p0", "h1" if both else "h0", "NFF", "", ""))
     _write_labels(tmp_path / "labels.csv", rows)
     out = tmp_path / "dataset"
-    ingest(
-        tmp_path / "in",
-        tmp_path / "labels.csv",
-        out,
-        patch=16,
-        key_file=tmp_path / "key",
-        fractions=(0.0, 0.4),
-        workers=1,
-    )
+    _ingest(tmp_path, fractions=(0.0, 0.4))
     dataset = RadiographDataset(out)
     if both:
         assert {entry.hospital_split for entry in dataset.entries} == {""}
@@ -585,16 +572,7 @@ def test_a_full_disk_is_reported(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # limit for each file
     try:
         with pytest.raises(UserError, match=r"\.spool cannot be written to .*free disk space"):
-            ingest(
-                tmp_path / "in",
-                tmp_path / "labels.csv",
-                tmp_path / "dataset",
-                patch=16,
-                key_file=tmp_path / "key",
-                fractions=(0.0, 0.0),
-                max_quarantined=0.9,
-                workers=1,
-            )
+            _ingest(tmp_path, max_quarantined=0.9)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "dataset").exists()
@@ -606,16 +584,7 @@ def test_a_folder_without_a_usable_file_is_reported(tmp_path):
         (tmp_path / "in" / row[0]).write_text("text")
     _write_labels(tmp_path / "labels.csv", rows)
     with pytest.raises(UserError, match="4 of 4 files"):
-        ingest(
-            tmp_path / "in",
-            tmp_path / "labels.csv",
-            tmp_path / "dataset",
-            patch=16,
-            key_file=tmp_path / "key",
-            fractions=(0.0, 0.0),
-            max_quarantined=1.0,
-            workers=1,
-        )
+        _ingest(tmp_path, max_quarantined=1.0)
     assert not (tmp_path / "dataset").exists()
 
 
@@ -656,15 +625,7 @@ def test_real_chest_radiographs(real_radiographs, tmp_path):
         (file, p, "MHH", ("AFF", "NFF")[n % 2], "", "") for n, (p, file) in enumerate(first.items())
     ]
     _write_labels(tmp_path / "labels.csv", rows[:4])
-    summary = ingest(
-        real_radiographs,
-        tmp_path / "labels.csv",
-        tmp_path / "dataset",
-        patch=256,
-        key_file=tmp_path / "key",
-        fractions=(0.0, 0.0),
-        workers=2,
-    )
+    summary = _ingest(tmp_path, folder=real_radiographs, patch=256, workers=2)
     assert summary == Summary(4, 4, 0, 0)
     dataset = RadiographDataset(tmp_path / "dataset")
     means = []
@@ -686,15 +647,8 @@ def test_real_dicom_files(real_radiographs, tmp_path):
         rows.append((path.name, "RG2" if rg2 else path.stem, "h", label, "", ""))
     _write_labels(tmp_path / "labels.csv", rows)
     out = tmp_path / "dataset"
-    summary = ingest(
-        real_radiographs / "dicom",
-        tmp_path / "labels.csv",
-        out,
-        patch=256,
-        key_file=tmp_path / "key",
-        fractions=(0.0, 0.0),
-        max_quarantined=0.6,
-        workers=2,
+    summary = _ingest(
+        tmp_path, folder=real_radiographs / "dicom", patch=256, max_quarantined=0.6, workers=2
     )
     assert summary.inputs == len(files) == 16
     assert summary.inputs == summary.accepted + summary.quarantined + summary.duplicates
