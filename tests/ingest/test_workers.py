@@ -119,7 +119,7 @@ ORPHANS = """
 import sys
 from pathlib import Path
 from femur_jax.ingest.workers import run_in_workers
-from tests.data.test_workers import _sleep_forever
+from tests.ingest.test_workers import _sleep_forever
 list(run_in_workers(_sleep_forever, [Path(sys.argv[1])], workers=2, memory=1 << 28, seconds=2.0))
 """
 
