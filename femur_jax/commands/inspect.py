@@ -9,13 +9,13 @@ Example:
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from femur_jax.commands.options import Parser
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.files import new_folder, require_absent
 from femur_jax.inspection.fingerprint import Fingerprint, fingerprint
 from femur_jax.inspection.fingerprint_page import write_page
 
@@ -51,18 +51,14 @@ def inspect(folder: Path, out: Path, per_class: int | None, seed: int) -> Finger
         UserError: There is no dataset or it is damaged, `out` exists or lies in the dataset, or
             `per_class` is below 1.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; remove it or name another folder.")
+    require_absent(out)
     if folder.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies in the dataset; name a folder elsewhere.")
     if per_class is not None and per_class < 1:
         raise UserError(f"--per_class is {per_class}; give 1 or more.")
     dataset = RadiographDataset(folder)
     result = fingerprint(dataset)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
-    (partial / "fingerprint.json").write_text(json.dumps(dataclasses.asdict(result), indent=1))
-    write_page(result, dataset, partial / "fingerprint.html", per_class=per_class, seed=seed)
-    partial.replace(out)
+    with new_folder(out) as partial:
+        (partial / "fingerprint.json").write_text(json.dumps(dataclasses.asdict(result), indent=1))
+        write_page(result, dataset, partial / "fingerprint.html", per_class=per_class, seed=seed)
     return result

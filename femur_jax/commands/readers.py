@@ -10,7 +10,6 @@ Example:
 
 import argparse
 import dataclasses
-import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from femur_jax.commands.options import Parser
 from femur_jax.data.cohort import SPLITS
 from femur_jax.errors import UserError
+from femur_jax.files import new_folder, require_absent
 from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.design import REAL_SOURCE, Design
 from femur_jax.reader_study.study import open_study
@@ -146,15 +146,11 @@ def _score(args: argparse.Namespace) -> None:
 
     study = open_study(args.study)
     out = args.out or args.study.with_name(f"{args.study.resolve().name}.results")
-    if out.exists():
-        raise UserError(f"{out} exists; remove it or name another folder.")
+    require_absent(out)
     with closing(AnswerStore(study)) as store:
         results = analyse(study, store, args.readers)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
-    write_results(results, study.design, partial)
-    partial.replace(out)
+    with new_folder(out) as partial:
+        write_results(results, study.design, partial)
     print(out / "results.html")
 
 
