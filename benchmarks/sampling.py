@@ -28,7 +28,7 @@ from configs.patch_diffusion import get_config
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import Request
 from femur_jax.diffusion import edm
-from femur_jax.diffusion.patches import Place
+from femur_jax.diffusion.conditioning import Conditioning
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
 from femur_jax.diffusion.task import DiffusionTask
 
@@ -147,31 +147,29 @@ def _sample_whole(task: DiffusionTask, params: Any, request: Request) -> None:
     """Samples the last level of an image with the network on the whole image at once."""
     config, size = task.config.sample, np.array([[request.height, request.width]], np.int32)
     shape = (1, request.height, request.width, 1)
-    place = Place(
+    conditioning = Conditioning(
+        context=np.zeros(shape, np.float32),
+        context_sigma=np.ones(1, np.float32),
         origin=np.zeros((1, 2), np.int32),
         level_size=size,
         size=size,
         level=np.ones(1, np.int32),
         label=np.zeros(1, np.int32),
         spacing_mm=np.full(1, request.spacing_mm, np.float32),
+        mirrored=np.zeros(1, np.int32),
     )
-    rows, columns = (
-        ((np.arange(n) + 0.5) / (max(size[0]) / 2) - n / max(size[0])).astype(np.float32)
-        for n in size[0]
-    )
-    mask = jnp.ones(shape)
-    coordinates = jnp.stack(jnp.broadcast_arrays(rows[:, None], columns), -1)[None]
 
     @jax.jit
-    def denoise(params: Any, x: jax.Array, sigma: jax.Array, context: jax.Array) -> jax.Array:
-        F = task.network(params, place, context, jnp.ones(1), mask, coordinates)
+    def denoise(
+        params: Any, x: jax.Array, sigma: jax.Array, conditioning: Conditioning
+    ) -> jax.Array:
+        F = task.network(params, conditioning)
         return edm.denoise(F, x, sigma, sigma_data=task.config.diffusion.sigma_data)
 
-    context = np.zeros(shape, np.float32)
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def D(x: np.ndarray, sigma: float) -> np.ndarray:
-        denoised = denoise(params, x.reshape(shape), jnp.full(1, sigma, jnp.float32), context)
+        denoised = denoise(params, x.reshape(shape), jnp.full(1, sigma, jnp.float32), conditioning)
         return np.asarray(denoised).ravel()
 
     sigmas = karras_sigmas(config.sigma_max[-1], config.sigma_min, config.steps[-1])

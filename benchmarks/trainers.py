@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from benchmarks.machine import seconds
 from femur_jax.data.loader import batches
+from femur_jax.parallel.mesh import AXES, batch_sharding
+from femur_jax.training.program import Program
 from femur_jax.training.task import Task
 
 _PRODUCT, _PRODUCTS = 8192, 5  # rows and columns, and how many products are timed
@@ -32,22 +34,12 @@ class StepTrainer:
             batch_size: Samples of a batch, which the devices share.
             platform: Either "cpu" or "gpu".
         """
-        mesh = Mesh(np.array(platform_devices(platform)), ("data",))
-        divided = NamedSharding(mesh, PartitionSpec("data"))
+        mesh = Mesh(np.array(platform_devices(platform)).reshape(-1, 1, 1), AXES)
+        program, divided = Program(task, mesh), batch_sharding(mesh)
         self.batch = next(batches(task.streams(), batch_size=batch_size, start=0, sharding=divided))
-        self._key = jax.random.key(0)
-        # Placed as the loop does: an uncommitted state would compile the step twice.
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self.state = jax.jit(task.init, out_shardings=everywhere)(self._key)
-
-        def update(state, batch, key):
-            return task.step(state, batch, jax.random.fold_in(key, state.step))
-
-        self._update = (
-            jax.jit(update, donate_argnums=0, out_shardings=(everywhere, None))
-            .lower(self.state, self.batch, self._key)
-            .compile()
-        )
+        self._key = program.key(0)
+        self.state = program.init(self._key)
+        self._update = program.compile(self.batch)
         cost, memory = self._update.cost_analysis(), self._update.memory_analysis()
         assert cost and memory  # CPUs and GPUs report both
         self.flops = cost["flops"] * mesh.size

@@ -25,7 +25,7 @@ from benchmarks.trainers import (
     seconds_in_turns,
 )
 from configs.patch_diffusion import get_config
-from femur_jax.diffusion.patches import CHANNELS, CONDITIONS
+from femur_jax.diffusion.conditioning import CHANNELS, LENGTH
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.models.functional import Params
 
@@ -184,7 +184,7 @@ def _write_exchange(
     shapes = {
         "x": (4, patch, patch, CHANNELS),
         "c_noise": (4,),
-        "conditions": (4, CONDITIONS),
+        "conditions": (4, LENGTH),
         "cotangent": (4, patch, patch, 1),
     }
     inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}

@@ -37,7 +37,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
-    draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
+    draw = {"by": "patient", "label_shares": (0.5, 0.5)}  # see loader.Pool
     # dataset_shares: how often each of train_datasets is drawn; as often as it is large when empty
     # columns: of the label table, such as ("age", "sex"), beside the radiograph; see preprocess.py
     config.data = ConfigDict(

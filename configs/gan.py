@@ -20,7 +20,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
-    draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
+    draw = {"by": "patient", "label_shares": (0.5, 0.5)}  # see loader.Pool
     config.data = ConfigDict({"draw": draw})
     config.model = ConfigDict(
         {
@@ -44,7 +44,6 @@ def get_config(variant: str = "base") -> ConfigDict:
             "ema_images": (0.0, 500_000.0),  # the moving average's half-life
             # Published for 70,000 images: 20 million, of 25 to train on.
             "burn_in_images": 5_000_000,
-            "penalty_interval": 1,  # 8: lazily, at every 8th step; not on CPU (docs/decisions.md)
             # Adaptive augmentation: p rises where D prefers the real one in more than 80% of pairs.
             "ada_target": 0.6,  # their share less that of the others
             "ada_images": 500_000,  # in which p can go from 0 to 1
@@ -69,7 +68,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.evaluate = ConfigDict(
         {
             "weights": "",  # file of Inception-v3 or DINOv2, for features; pixels when empty
-            "per_label": 16,  # radiographs of each class that audit makes with each snapshot
+            "per_label": 16,  # radiographs of each class for audit, kid_every and copies_every
+            "kid_every": 0,  # training steps from one KID against validation patients to the next
+            "copies_every": 0,  # training steps from one search for copies to the next; 0: none
         }
     )
     if variant == "tiny":

@@ -21,14 +21,13 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.seed = 0
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
-    draw = {"by": "patient", "label_shares": (0.5, 0.5), "hospital_balance": 0.0}  # see loader.Pool
+    draw = {"by": "patient", "label_shares": (0.5, 0.5)}  # see loader.Pool
     config.data = ConfigDict(
         {
             "strategy": "pyramid",  # or patch_diffusion, letterbox; see data/strategies.py
             "level_weights": (1.0, 1.0),  # how often levels are drawn; the last for all finer ones
             "patch_shares": (0.5, 0.3, 0.2),  # patch_diffusion: whole images, halves, quarters
             "mirror": True,  # every second patch is of the mirror image, and the model is told
-            "wide_context": False,  # pyramid: shows four times a patch's field beside it
             "draw": draw,
         }
     )
@@ -84,7 +83,6 @@ def get_config(variant: str = "base") -> ConfigDict:
             "steps": (24, 8),  # by level; heun evaluates the model about twice a step
             "context_sigma": 0.05,
             "overlap": 0.25,  # of neighbouring tiles
-            "shift": False,  # moves the grid of tiles at random at each evaluation
             "tile_batch": 64,  # on each device
             "megapixels": 16.0,  # solved together; takes 40 bytes a pixel on the host
         }
@@ -92,7 +90,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.evaluate = ConfigDict(
         {
             "weights": "",  # file of Inception-v3 or DINOv2, for features; pixels when empty
-            "per_label": 16,  # radiographs of each class that audit makes with each snapshot
+            "per_label": 16,  # radiographs of each class for audit, kid_every and copies_every
+            "kid_every": 0,  # training steps from one KID against validation patients to the next
+            "copies_every": 0,  # training steps from one search for copies to the next; 0: none
         }
     )
     if variant == "tiny":

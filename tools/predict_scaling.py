@@ -258,24 +258,16 @@ def row(args: argparse.Namespace) -> str:
 def compile_step(config: ConfigDict, mesh_sizes: tuple[int, ...], per_device: int, patch: int):
     """The compiled training step of a config on a mesh of all devices."""
     import jax
-    from jax.sharding import NamedSharding, PartitionSpec
 
     from femur_jax.parallel.mesh import AXES, batch_sharding, make_mesh
-    from femur_jax.parallel.rules import state_shardings
     from femur_jax.stages.tasks import make_task
-    from femur_jax.training.loop import Update
+    from femur_jax.training.program import Program
 
     config.mesh.update(dict(zip(AXES, mesh_sizes, strict=True)))
     mesh = make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as name:
         config.dataset = noise_dataset(Path(name) / "dataset", patch)
         task = make_task(config)
-        key = jax.random.key(0)
-        shapes = jax.eval_shape(task.init, key)
-        shardings = state_shardings(shapes, mesh, task.rules)
-        state = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
-        )
         sample = task.streams()[0].samples[0]
         assert sample is not None  # the streams are endless
         batch = {
@@ -286,10 +278,7 @@ def compile_step(config: ConfigDict, mesh_sizes: tuple[int, ...], per_device: in
             )
             for name, value in sample.items()
         }
-        key = jax.ShapeDtypeStruct(
-            (), jax.random.key(0).dtype, sharding=NamedSharding(mesh, PartitionSpec())
-        )
-        return Update(task, shardings).compile(state, batch, key)
+        return Program(task, mesh).compile(batch)
 
 
 def noise_dataset(folder: Path, patch: int) -> str:

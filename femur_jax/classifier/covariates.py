@@ -1,4 +1,4 @@
-"""What a classifier knows of a patient beside the radiograph: age, sex, drug exposure."""
+"""What a classifier knows of a patient in addition to the radiograph: age, sex, drug exposure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from femur_jax.data.records import RadiographEntry
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Columns to zero mean and unit variance over the training patients.
+    """Standardises columns to zero mean and unit variance over the training patients.
 
     Attributes:
-        mean, deviation: Of each column; a column that does not vary has the deviation 1.
+        mean: The mean of each column.
+        deviation: The standard deviation of each column; 1 for a column that does not vary.
     """
 
     mean: Float[np.ndarray, " columns"]
@@ -37,7 +38,7 @@ class Standardisation:
     def __call__(
         self, values: Float[Array, "batch columns"]
     ) -> Float[Array, "batch twice_the_columns"]:
-        """Standardised values, 0 where unknown (NaN); then 1 for each that is unknown, else 0."""
+        """Returns standardised values, 0 where unknown (NaN), and then flags, 1 where unknown."""
         unknown = jnp.isnan(values)
         standard = (values - jnp.asarray(self.mean, jnp.float32)) / self.deviation
         return jnp.concatenate(
@@ -46,7 +47,7 @@ class Standardisation:
 
 
 def _known_mean(rows: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " columns"]:
-    """Of each column over what is no NaN; NaN where nothing is known."""
+    """The mean of each column without NaNs; NaN where nothing is known."""
     known = ~np.isnan(rows)
     count = known.sum(axis=0)
     return np.where(

@@ -1,4 +1,4 @@
-"""All that is reported of one classifier's predictions."""
+"""The report on one classifier's predictions."""
 
 import dataclasses
 from typing import Any
@@ -18,8 +18,9 @@ PUBLISHED = {
     "Schilcher 2024, images": {"auc": 0.966, "sensitivity": 0.796},
     "Schilcher 2024, images and register": {"auc": 0.987, "sensitivity": 0.903},
 }
-"""Schilcher, Nilsson, Andlid and Eklund 2024: per patient, of 159 with AFF and 914 with NFF from 72
-hospitals, also with seven variables of registers. Marks for real data, and no comparison."""
+"""Results of Schilcher, Nilsson, Andlid and Eklund 2024: per patient, 159 with AFF and 914 with NFF
+from 72 hospitals, also with seven variables of registers. They are marks for real data and not a
+comparison."""
 
 _SIZES = (0, 1, 2, 4, 8)  # megapixels
 
@@ -27,12 +28,12 @@ _SIZES = (0, 1, 2, 4, 8)  # megapixels
 def summarise(
     predictions: Predictions, *, trained_share: float, true_share: float
 ) -> dict[str, Any]:
-    """Numbers, intervals and tables as JSON.
+    """Returns numbers, intervals and tables as JSON holds them.
 
     Args:
-        predictions: Of the tested radiographs.
-        trained_share: Of the positive class among what was drawn in training.
-        true_share: Of positive patients where the classifier is used.
+        predictions: Predictions for the radiographs of the test.
+        trained_share: The share of the positive class among the radiographs drawn in training.
+        true_share: The share of positive patients where the classifier is used.
 
     Raises:
         UserError: A class has no patient, or a score is not finite.

@@ -1,5 +1,6 @@
 """The classifier of fractures: AFF against NFF, from letterboxed radiographs."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,10 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt16
 from ml_collections import ConfigDict
-from sklearn.metrics import roc_auc_score
 
 from femur_jax.classifier.covariates import Standardisation
-from femur_jax.classifier.protocol import Part
 from femur_jax.data.letterbox import best_shape, letterbox, letterbox_mask
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.radiograph import LABELS
@@ -25,9 +24,10 @@ from femur_jax.models.functional import Params, functional
 from femur_jax.models.resnet import ResNet, imported_trunk
 from femur_jax.models.torch_file import read_weights
 from femur_jax.parallel.rules import Rules
-from femur_jax.training.accumulate import mean_over_parts
+from femur_jax.training.accumulate import mean_over_microbatches
 from femur_jax.training.schedule import warm_up_and_decay
-from femur_jax.training.state import TrainState, advance, begin, update_ema
+from femur_jax.training.state import TrainState, init_state, update_ema, update_state
+from femur_jax.training.task import Metrics
 
 
 class ClassifierTask:
@@ -41,39 +41,35 @@ class ClassifierTask:
         config: ConfigDict,
         datasets: Sequence[RadiographDataset],
         start: Params | None = None,
-        validation: Part | None = None,
     ):
-        """Trains on the train splits of all `datasets`, from `start` on; see configs/classifier.py.
+        """Trains on the train splits of all `datasets`.
 
         Args:
-            config: The run's.
-            datasets: Real and synthetic; see `protocol` for what is fair.
-            start: Parameters of the same model.
-            validation: Radiographs by which the best checkpoint is chosen; both classes, or none.
+            config: The config of the run, see configs/classifier.py.
+            datasets: Real and synthetic datasets; see `protocol` for what is fair.
+            start: Parameters of the same model to start from.
 
         Raises:
             UserError: The file of weights, `config.weights`, cannot be used,
-                `config.data.dataset_shares` are not one for each dataset, or a class is never
+                `config.data.dataset_shares` does not give each dataset a share, or a class is never
                 drawn.
         """
         self.config = config
         self.datasets = datasets
         self.columns = tuple(config.data.columns)
-        self.validation = validation
         self.model = functional(
             lambda rngs: ResNet(
                 **config.model, in_channels=3, columns=2 * len(self.columns), rngs=rngs
             )
         )
         self.classify = jax.jit(self._classify)
-        learning_rate = warm_up_and_decay(config.train, last=0.0)
-        self.optimizer = optax.adamw(learning_rate, weight_decay=config.train.weight_decay)
+        self.optimizer = optax.adamw(self._schedule(), weight_decay=config.train.weight_decay)
         self.start = start
         if start is None and config.weights:
             if config.model.norm != "fixed":
                 raise UserError(
-                    "config.weights has the statistics of batch normalisation, which only "
-                    "config.model.norm = 'fixed' takes; set it."
+                    "config.weights has the statistics of batch normalisation, which need "
+                    "config.model.norm = 'fixed'; set it."
                 )
             drawn = jax.jit(self.model.init)(jax.random.key(config.seed))
             self.start = imported_trunk(drawn, read_weights(Path(config.weights)), grey=True)
@@ -81,29 +77,44 @@ class ClassifierTask:
         labels = config.data.draw.label_shares
         if labels and min(labels) <= 0:
             raise UserError(
-                f"config.data.draw.label_shares are {tuple(labels)}, and a classifier needs both "
+                f"config.data.draw.label_shares are {tuple(labels)}, but a classifier needs both "
                 "classes; give two numbers above zero."
             )
         if shares and (len(shares) != len(datasets) or min(shares) <= 0):
             raise UserError(
                 f"config.data.dataset_shares are {tuple(shares)} for {len(datasets)} datasets; "
-                "give a number above zero for each, or none."
+                "give a number above zero for each, or leave it empty."
             )
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         params = self.model.init(key) if self.start is None else self.start
         params = jax.tree.map(jnp.asarray, params)
-        return begin(params, params, self.optimizer)
+        return init_state(params, params, self.optimizer)
+
+    def _schedule(self, steps: int | None = None) -> optax.Schedule:
+        return warm_up_and_decay(self.config.train, last=0.0, steps=steps)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        return float(np.asarray(self._schedule(steps)(step)))
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """The radiographs of all datasets together, or of each where it has a share."""
+        separate = bool(self.config.data.dataset_shares)
+        groups = [[dataset] for dataset in self.datasets] if separate else [self.datasets]
+        return [Pool(group, **self.config.data.draw) for group in groups]
+
+    def data_digest(self) -> str:
+        return hashlib.sha256("".join(pool.digest() for pool in self.pools).encode()).hexdigest()
 
     def streams(self) -> list[Stream]:
-        """Of all datasets together, or of each with its share."""
-        shares = self.config.data.dataset_shares
-        groups = [[dataset] for dataset in self.datasets] if shares else [self.datasets]
+        """Returns the streams of all datasets together, or of each with its share."""
+        shares = self.config.data.dataset_shares or (1.0,)
         return [
             Stream(samples, weight * share)
-            for group, share in zip(groups, shares or (1.0,), strict=True)
+            for pool, share in zip(self.pools, shares, strict=True)
             for samples, weight in random_letterboxes(
-                Pool(group, **self.config.data.draw),
+                pool,
                 shapes=self.config.data.shapes,
                 seed=self.config.seed,
                 columns=self.columns,
@@ -112,7 +123,7 @@ class ClassifierTask:
 
     @cached_property
     def positive_share(self) -> float:
-        """Of the positive class among what is drawn in training."""
+        """The share of the positive class among the radiographs drawn in training."""
         drawn = self.config.data.draw.label_shares or label_counts(
             self.datasets, self.config.data.draw.by
         )
@@ -124,59 +135,46 @@ class ClassifierTask:
         entries = [d.entries[n] for d in self.datasets for n in d.split("train", by)]
         return Standardisation.over_patients(entries, self.columns)
 
-    def _beside(self, batch: dict[str, Array]) -> Float[Array, "batch columns"] | None:
+    def _covariates(self, batch: dict[str, Array]) -> Float[Array, "batch columns"] | None:
         return self._standardisation(batch["columns"]) if self.columns else None
 
     def _classify(
         self, params: Params, batch: dict[str, Array]
     ) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
         images = jnp.concatenate(standardised(batch["pixels"], batch["box"]), axis=-1)
-        return self.model.apply(params, images, self._beside(batch))
+        return self.model.apply(params, images, self._covariates(batch))
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        def part(batch: dict[str, Array], key: Key[Array, ""]):
-            key_place, key_grey = jax.random.split(key)
-            pixels, mask = standardised(batch["pixels"], batch["box"])
-            place = dict(self.config.train.augment)
-            grey = place.pop("grey") * jax.random.normal(key_grey, (2, len(pixels), 1, 1, 1))
-            gain, offset = grey  # of a detector
-            images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
-            images = displaced(key_place, images, **place)
+    ) -> tuple[TrainState, Metrics]:
+        def loss_and_gradient(batch: dict[str, Array], key: Key[Array, ""]):
+            return jax.value_and_grad(self.loss)(state.params, batch, key)
 
-            def loss(params: Params):
-                logits, _ = self.model.apply(params, images, self._beside(batch))
-                return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
-
-            return jax.value_and_grad(loss)(state.params)
-
-        value, gradient = mean_over_parts(part, batch, key, self.config.train.accumulate)
+        microbatches = self.config.train.accumulate
+        loss, gradient = mean_over_microbatches(loss_and_gradient, batch, key, microbatches)
         average = partial(update_ema, decay=self.config.train.ema_decay)
-        return advance(state, gradient, self.optimizer, average), {"loss": value}
+        return update_state(state, gradient, self.optimizer, average), {"loss": loss}
 
-    def validate(self, ema: Params) -> dict[str, float]:
-        """Loss and AUC over the validation patients, none where there are no such patients.
+    def loss(
+        self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> Float[Array, ""]:
+        """Returns the mean cross-entropy over a batch of `Letterbox`, augmented."""
+        logits, _ = self.model.apply(params, self._augmented(batch, key), self._covariates(batch))
+        return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
 
-        The loss is that of training, of the patients' mean logits: the classes weigh as they are
-        drawn in training.
-        """
-        if self.validation is None or not self.validation.radiographs:
-            return {}
-        found = predict(self, ema, self.validation.dataset, self.validation.radiographs)
-        patients = found.by_patient()
-        loss = np.logaddexp(0, np.where(patients.positive, -1, 1) * patients.score)
-        share = self.positive_share
-        return {
-            "loss": float(
-                share * loss[patients.positive].mean()
-                + (1 - share) * loss[~patients.positive].mean()
-            ),
-            "auc": float(roc_auc_score(patients.positive, patients.score)),
-        }
+    def _augmented(
+        self, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> Float[Array, "batch height width channels"]:
+        displacement_key, grey_key = jax.random.split(key)
+        pixels, mask = standardised(batch["pixels"], batch["box"])
+        displacement = dict(self.config.train.augment)
+        deviation = displacement.pop("grey")
+        gain, offset = deviation * jax.random.normal(grey_key, (2, len(pixels), 1, 1, 1))
+        images = jnp.concatenate([(pixels * (1 + gain) + offset) * mask, mask], axis=-1)
+        return displaced(displacement_key, images, **displacement)
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Some training images, as the network gets them but for the augmentation."""
+        """Returns some training images, before the augmentation."""
         return {
             f"inputs_{number}": np.stack([sample["pixels"] for sample in samples[:8]])[..., None]
             / np.float32(65535)
@@ -187,11 +185,12 @@ class ClassifierTask:
 def standardised(
     pixels: UInt16[Array, "batch height width"], box: Int[Array, "batch 4"]
 ) -> tuple[Float[Array, "batch height width 2"], Float[Array, "batch height width 1"]]:
-    """What a network sees of letterboxed radiographs.
+    """Standardises letterboxed radiographs for the network.
 
     Returns:
-        Grey values, and their difference from the surroundings' mean, in which bone stands out
-        from soft tissue; each of zero mean and unit variance within the letterbox. And its mask.
+        Grey values and their difference from the mean of the surroundings, in which bone stands out
+        from soft tissue, each with zero mean and unit variance within the letterbox; and the mask
+        of the letterbox.
     """
     mask = letterbox_mask(box, (pixels.shape[1], pixels.shape[2]))
     grey = pixels.astype(jnp.float32)[..., None] / 65535 * mask
@@ -217,20 +216,20 @@ def displaced(
     zoom: float,
     shift: float,
 ) -> Float[Array, "batch height width channels"]:
-    """Mirrors half of the images, where asked to; scales and shifts each at random; zeros come in.
+    """Scales and shifts each image at random, fills up with zeros, and may mirror half of them.
 
     Args:
-        key: Of the randomness.
+        key: The key of the random numbers.
         images: Images with zeros around them.
-        mirror: Whether to mirror.
+        mirror: Whether to mirror half of the images.
         zoom: Standard deviation of the logarithm of the scale.
-        shift: Standard deviation of the shift, of each side.
+        shift: Standard deviation of the shift, relative to each side.
     """
     keys = jax.random.split(key, 3)
     count, *shape, channels = images.shape
     size = jnp.array(shape, jnp.float32)
     scale = jnp.exp(zoom * jax.random.normal(keys[0], (count, 1))) * jnp.ones(2)
-    # About the middle, which stays in place but for the shift.
+    # Scales around the middle, which only the shift moves.
     offset = (0.5 * (1 - scale) + shift * jax.random.normal(keys[1], (count, 2))) * size
     flip = mirror & jax.random.bernoulli(keys[2], shape=(count, 1, 1, 1))
 
@@ -245,14 +244,15 @@ def displaced(
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of some radiographs.
+    """A classifier's predictions for some radiographs.
 
     Attributes:
-        logit: Of an atypical fracture.
-        features: The last layer's input.
+        logit: The logit of an atypical fracture.
+        features: The input of the last layer.
         positive: Whether the fracture is atypical.
-        patients, hospitals: Pseudonyms.
-        megapixels: Of the radiographs as they were recorded.
+        patients: Pseudonyms of the patients.
+        hospitals: Pseudonyms of the hospitals.
+        megapixels: The size of each radiograph as it was recorded.
     """
 
     logit: Float[np.ndarray, "n"]
@@ -263,7 +263,7 @@ class Predictions:
     megapixels: Float[np.ndarray, "n"]
 
     def by_patient(self) -> PatientScores:
-        """Each patient's mean logit over the views."""
+        """Returns each patient's mean logit over the views."""
         return patient_scores(np.asarray(self.logit, np.float64), self.positive, self.patients)
 
 
@@ -276,16 +276,16 @@ def predict(
     best = [best_shape((entry.height, entry.width), shapes) for entry in entries]
     outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by position in `radiographs`
     for number, shape in enumerate(shapes):
-        own = [n for n, chosen in enumerate(best) if chosen == number]
-        for first in range(0, len(own), batch_size):
-            chosen = own[first : first + batch_size]
+        members = [n for n, chosen in enumerate(best) if chosen == number]
+        for first in range(0, len(members), batch_size):
+            chosen = members[first : first + batch_size]
             padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
             boxes = [letterbox(dataset, radiographs[n], shape, task.columns) for n in padded]
             batch = {name: np.stack([b[name] for b in boxes]) for name in boxes[0]}
             logits, features = (np.asarray(o) for o in task.classify(params, batch))
             outputs |= {n: (logits[i], features[i]) for i, n in enumerate(chosen)}
     ordered = [outputs[n] for n in range(len(entries))]
-    logit, features = (np.stack(parts) for parts in zip(*ordered, strict=True))
+    logit, features = (np.stack(rows) for rows in zip(*ordered, strict=True))
     return Predictions(
         logit=logit,
         features=features,
@@ -297,6 +297,6 @@ def predict(
 
 
 def label_counts(datasets: Sequence[RadiographDataset], by: str) -> list[int]:
-    """Radiographs of each label in the train splits."""
+    """Returns the number of radiographs of each label in the train splits."""
     labels = [d.entries[n].label for d in datasets for n in d.split("train", by)]
     return [labels.count(label) for label in LABELS]

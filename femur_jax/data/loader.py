@@ -1,12 +1,14 @@
 """Random training batches from datasets, through grain.
 
-A stream goes through the radiographs in epochs, each in an order of its own; classes or hospitals
-that shall be drawn more often have streams of their own, mixed by weight. What is drawn of a
-radiograph comes from a generator keyed by (seed, position in the stream). So a batch does not
-depend on the number of processes, and a run that continues at step k sees what an undisturbed
-one would.
+A stream goes through the radiographs in epochs, each in an order of its own; classes
+that are drawn more often have streams of their own, mixed by weight. What is drawn of a radiograph
+comes from a generator keyed by (seed, position in the stream). So a batch does not depend on the
+number of processes, and a run that continues at step k sees what an undisturbed one would.
 """
 
+import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
@@ -38,9 +40,8 @@ class Patch(TypedDict):
 
     pixels: UInt16[np.ndarray, "patch patch"]
     """Grey values; beyond the radiograph's border the nearest one."""
-    context: UInt16[np.ndarray, "patch patch kinds"]
-    """The coarser level's crop, interpolated to this level, and where asked for the wide context
-    (see `wide_context`); zeros at level 0."""
+    context: UInt16[np.ndarray, "patch patch 1"]
+    """The coarser level's crop, interpolated to this level; zeros at level 0."""
     origin: Int32[np.ndarray, "2"]
     """Row and column of the first pixel within the level."""
     level_size: Int32[np.ndarray, "2"]
@@ -70,7 +71,6 @@ class Pool:
         split: str = "train",
         by: str = "patient",
         label_shares: Sequence[float] = (),
-        hospital_balance: float = 0.0,
     ):
         """Collects one split of some datasets.
 
@@ -80,16 +80,12 @@ class Pool:
             by: What was split, 'patient' or 'hospital'.
             label_shares: How often each label is drawn, in the order of LABELS; as they occur
                 when empty.
-            hospital_balance: From 0, hospitals are drawn as they occur, to 1, all alike: a
-                hospital with n radiographs (of a label) has the weight n^(1 - balance).
 
         Raises:
             UserError: A label that shall be drawn has no radiograph, or a setting is out of range.
         """
         self.radiographs = [(d, n) for d in datasets for n in d.split(split, by)]
         folders = ", ".join(str(d.folder) for d in datasets)
-        if not 0.0 <= hospital_balance <= 1.0:
-            raise UserError(f"hospital_balance is {hospital_balance}; give a number from 0 to 1.")
         if label_shares and (
             len(label_shares) != len(LABELS) or min(label_shares) < 0 or not any(label_shares)
         ):
@@ -99,28 +95,25 @@ class Pool:
             )
         if not self.radiographs:
             raise UserError(f"The {split} split of {folders} has no radiograph; add some.")
-        if not label_shares and not hospital_balance:
+        if not label_shares:
             self._groups = [(range(len(self.radiographs)), 1.0)]
             return
         counts = np.bincount([self._label(n) for n in range(len(self.radiographs))], minlength=2)
-        shares = np.array(label_shares or counts, float)
+        shares = np.array(label_shares, float)
         for label, share, count in zip(LABELS, shares, counts, strict=True):
             if share > 0 and count == 0:
                 raise UserError(
                     f"The {split} split of {folders} has no radiograph with label {label}; "
                     "add some, or set label_shares so that it is not drawn."
                 )
-        self._groups = []
-        for label, share in enumerate(shares):
-            own = [n for n in range(len(self.radiographs)) if self._label(n) == label]
-            hospitals: dict[str, list[int]] = {}
-            for n in own:
-                name = self._entry(n).hospital if hospital_balance else ""
-                hospitals.setdefault(name, []).append(n)
-            powers = np.array([len(m) ** (1.0 - hospital_balance) for m in hospitals.values()])
-            if share > 0:
-                weights = share / shares.sum() * powers / powers.sum()
-                self._groups += zip(hospitals.values(), weights.tolist(), strict=True)
+        self._groups = [
+            (
+                [n for n in range(len(self.radiographs)) if self._label(n) == label],
+                float(share / shares.sum()),
+            )
+            for label, share in enumerate(shares)
+            if share > 0
+        ]
 
     def _entry(self, position: int) -> RadiographEntry:
         dataset, radiograph = self.radiographs[position]
@@ -141,6 +134,19 @@ class Pool:
             weight * len(wanted.intersection(members)) / len(members)
             for members, weight in self._groups
         )
+
+    def digest(self) -> str:
+        """A digest of the radiographs, by what the manifest states of each, and their weights.
+
+        The manifest has a checksum of each radiograph's grey values, so no pixels are read.
+        """
+        digest = hashlib.sha256()
+        for position in range(len(self.radiographs)):
+            entry = dataclasses.asdict(self._entry(position))
+            digest.update(json.dumps(entry, sort_keys=True).encode())
+        weights = [(len(members), weight) for members, weight in self._groups]
+        digest.update(json.dumps(weights).encode())
+        return digest.hexdigest()
 
     def positions(self, *, seed: int, among: Sequence[int] = ()) -> grain.MapDataset:
         """The endless stream of positions in `radiographs`, all or some of them.
@@ -164,7 +170,6 @@ def random_patches(
     level_weights: Sequence[float],
     seed: int,
     mirror: bool = False,
-    wide: bool = False,
 ) -> list[Stream]:
     """An endless stream of `Patch`, of all levels.
 
@@ -174,7 +179,6 @@ def random_patches(
             radiograph at hand has; the last holds for all finer ones.
         seed: Of the draws.
         mirror: Draws every second patch from the mirror image.
-        wide: Adds the wide context.
 
     Raises:
         UserError: A radiograph has no level that may be drawn.
@@ -194,7 +198,7 @@ def random_patches(
         level = int(rng.choice(len(sizes), p=weights / weights.sum()))
         origin = random_origin(rng, sizes[level], dataset.patch)
         mirrored = mirror and bool(rng.integers(2))
-        return cut_patch(dataset, radiograph, level, origin, mirrored=mirrored, wide=wide)
+        return cut_patch(dataset, radiograph, level, origin, mirrored=mirrored)
 
     return [Stream(pool.positions(seed=seed).seed(seed).random_map(sample))]
 
@@ -218,7 +222,6 @@ def cut_patch(
     *,
     side: int | None = None,
     mirrored: bool = False,
-    wide: bool = False,
 ) -> Patch:
     """Cuts a patch out of a radiograph or of its mirror image.
 
@@ -229,7 +232,6 @@ def cut_patch(
         origin: Row and column of the first pixel, in the mirror image where `mirrored`.
         side: Of the patch; the dataset's when left out.
         mirrored: Cuts from the radiograph's mirror image, left for right.
-        wide: Adds the wide context.
     """
     side = side or dataset.patch
     sizes = dataset.level_sizes(radiograph)
@@ -242,26 +244,20 @@ def cut_patch(
     y, x = origin
     start = (y, sizes[level][1] - side - x) if mirrored else origin  # in the radiograph itself
     pixels = window(level, start, (side, side))
-    contexts = [np.zeros((side, side), np.uint16)] * (1 + wide)
+    context = np.zeros((side, side), np.uint16)
     if level:
         # A coarse pixel more on each side, to interpolate with, and one for an odd start.
         half = side // 2 + 3
         coarse = window(level - 1, (start[0] // 2 - 1, start[1] // 2 - 1), (half, half))
         top, left = (2 + s % 2 for s in start)
         fine = double(coarse.astype(np.float32))[top : top + side, left : left + side]
-        contexts[0] = np.round(fine).astype(np.uint16)
-    if level and wide:
-        wide_level, (top, left) = wide_context(level, origin, side)
-        if mirrored:
-            left = sizes[wide_level][1] - side - left
-        contexts[1] = window(wide_level, (top, left), (side, side))
-    context = np.stack(contexts, axis=-1)
+        context = np.round(fine).astype(np.uint16)
     if mirrored:
         pixels, context = pixels[:, ::-1], context[:, ::-1]
     entry = dataset.entries[radiograph]
     return Patch(
         pixels=pixels,
-        context=context,
+        context=context[..., None],
         origin=np.array(origin, np.int32),
         level_size=np.array(sizes[level], np.int32),
         size=np.array((entry.height, entry.width), np.int32),
@@ -270,25 +266,6 @@ def cut_patch(
         spacing_mm=np.float32(entry.spacing_mm),
         mirrored=np.int32(mirrored),
     )
-
-
-def wide_context(level: int, origin: tuple[int, int], side: int) -> tuple[int, tuple[int, int]]:
-    """Where a patch's wide context lies: a window of the patch's side, about the same centre.
-
-    It is cut two levels coarser, so it shows four times the patch's field along each side, and
-    at level 1 one level coarser.
-
-    Args:
-        level: Of the patch, at least 1.
-        origin: Of the patch.
-        side: Of the patch.
-
-    Returns:
-        The window's level, and its origin there, which may be negative.
-    """
-    coarser = min(level, 2)
-    top, left = ((o + side // 2) // 2**coarser - side // 2 for o in origin)
-    return level - coarser, (top, left)
 
 
 def random_letterboxes(

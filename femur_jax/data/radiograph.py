@@ -1,10 +1,10 @@
 """A radiograph with its metadata."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Float, Float32, UInt16
 
 LABELS = ("NFF", "AFF")
 """Classes in the order of their ids: 0 normal, 1 atypical femur fracture (the positive class)."""
@@ -15,6 +15,16 @@ SPACING_SOURCES = ("unknown", "detector", "calibrated")
 SEXES = ("unknown", "F", "M")
 INTENTS = ("unknown", "presentation", "processing")
 GREATEST_AGE = 90
+
+
+def to_unit(pixels: UInt16[Any, "*shape"]) -> Float32[Any, "*shape"]:
+    """Maps grey values 0..65535 to -1..1, as models see them; an array of NumPy or JAX."""
+    return pixels.astype(np.float32) / 32767.5 - 1
+
+
+def to_grey(values: Float[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:
+    """Maps -1..1 to grey values 0..65535, and what lies outside to the nearest of them."""
+    return np.round((np.clip(values, -1, 1) + 1) * 32767.5).astype(np.uint16)
 
 
 class Box(NamedTuple):

@@ -20,19 +20,14 @@ STRATEGIES = ("pyramid", "patch_diffusion", "letterbox")
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a `config.data` that names no strategy, or a wide context that there is not.
+    """Checks the strategy of `config.data`.
 
     Raises:
-        UserError: See above.
+        UserError: The strategy is unknown.
     """
     if config.strategy not in STRATEGIES:
         raise UserError(
             f"config.data.strategy is {config.strategy!r}; write one of {', '.join(STRATEGIES)}."
-        )
-    if config.wide_context and config.strategy != "pyramid":
-        raise UserError(
-            f"config.data.wide_context needs coarser levels, which {config.strategy} has not; "
-            "set it to False, or config.data.strategy to pyramid."
         )
 
 
@@ -82,7 +77,6 @@ def patch_streams(pool: Pool, config: ConfigDict, *, seed: int) -> list[Stream]:
             level_weights=config.level_weights,
             seed=seed,
             mirror=config.mirror,
-            wide=config.wide_context,
         )
     if config.strategy == "letterbox":
 

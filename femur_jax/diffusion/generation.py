@@ -1,32 +1,29 @@
-"""The trained denoiser at work: compiled with its guidance, on all devices of this process."""
+"""The trained denoiser with guidance, compiled for all devices of this process."""
 
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32
 
-from femur_jax.diffusion.patches import NO_LABEL, Place
+from femur_jax.diffusion.conditioning import Conditioning
 from femur_jax.diffusion.sampler import TileDenoiser
 from femur_jax.models.functional import Params
 
 
 @runtime_checkable
 class Denoise(Protocol):
-    """D(x; sigma) with its conditions, a pure function of arrays."""
+    """D(x; sigma) under its conditions, a pure function of arrays."""
 
     def __call__(
         self,
         params: Params,
         x: Float[Array, "batch patch patch 1"],
         sigma: Float[Array, "batch"],
-        context: Float[Array, "batch patch patch kinds"],
-        context_sigma: Float[Array, "batch"],
-        place: Place,
+        conditioning: Conditioning,
     ) -> Float[Array, "batch patch patch 1"]: ...
 
 
@@ -40,16 +37,16 @@ class Model(NamedTuple):
 def tile_denoiser(
     model: Model, *, guidance: float = 1.0, weak: Model | None = None
 ) -> TileDenoiser:
-    """Compiles the guided denoiser D_0 + guidance (D - D_0) of tiles, split over local devices.
+    """Compiles the guided denoiser D_0 + guidance (D - D_0) of tiles, divided over local devices.
 
     Compiled functions are kept: the same model is compiled once for each batch size.
 
     Args:
-        model: D, with the class.
-        guidance: w in the notation of the second source, 1 + w in that of the first; 1 is the
-            plain conditional model.
-        weak: Gives D_0: of a worse model with the class in autoguidance (Karras et al. 2024, arXiv
-            2406.02507, equation 3); when left out, of `model` without the class, as in
+        model: The model D, with the class.
+        guidance: The factor w in the notation of the second source, 1 + w in that of the first; 1
+            is the plain conditional model.
+        weak: The model D_0 for autoguidance, a worse one with the class (Karras et al. 2024, arXiv
+            2406.02507, equation 3). Without it, D_0 is `model` without the class, as in
             classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6).
     """
     devices = jax.local_devices()
@@ -62,13 +59,11 @@ def tile_denoiser(
     def denoise(
         x: Float32[np.ndarray, "batch patch patch 1"],
         sigma: Float32[np.ndarray, "batch"],
-        context: Float32[np.ndarray, "batch patch patch kinds"],
-        context_sigma: Float32[np.ndarray, "batch"],
-        place: Place,
+        conditioning: Conditioning,
     ) -> Float[Array, "batch patch patch 1"]:
-        tiles = jax.device_put((x, sigma, context, context_sigma, place), split)
-        by = weak.denoise if weak else None
-        return _guided(params, *tiles, denoise=model.denoise, weak=by, guidance=guidance)
+        tiles = jax.device_put((x, sigma, conditioning), split)
+        weak_denoise = weak.denoise if weak else None
+        return _guided(params, *tiles, denoise=model.denoise, weak=weak_denoise, guidance=guidance)
 
     return denoise
 
@@ -78,27 +73,24 @@ def _guided(
     params: list[Params],
     x: Float[Array, "batch patch patch 1"],
     sigma: Float[Array, "batch"],
-    context: Float[Array, "batch patch patch kinds"],
-    context_sigma: Float[Array, "batch"],
-    place: Place,
+    conditioning: Conditioning,
     *,
     denoise: Denoise,
     weak: Denoise | None,
     guidance: float,
 ) -> Float[Array, "batch patch patch 1"]:
-    D = denoise(params[0], x, sigma, context, context_sigma, place)
+    D = denoise(params[0], x, sigma, conditioning)
     if guidance == 1:
         return D
     if weak is None:
-        place = place._replace(label=jnp.full_like(place.label, NO_LABEL))
-        D_0 = denoise(params[0], x, sigma, context, context_sigma, place)
+        D_0 = denoise(params[0], x, sigma, conditioning.without_label())
     else:
-        D_0 = weak(params[1], x, sigma, context, context_sigma, place)
+        D_0 = weak(params[1], x, sigma, conditioning)
     return D_0 + guidance * (D - D_0)
 
 
 def _on_host(params: Params) -> Params:
-    """Whole arrays, also where other processes hold parts of them."""
+    """Whole arrays, even where other processes hold parts of them."""
     if all(array.is_fully_addressable for array in jax.tree.leaves(params)):
         return params
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(params, tiled=True))

@@ -2,13 +2,13 @@
 
 Level 0 is drawn from noise; every further level starts from the one before, interpolated to
 twice the resolution. A level larger than a patch is denoised in tiles, *all of them at every step
-of the solver*, and their estimates are joined. Noise belongs to the pixels of a radiograph and not
-to tiles: it follows from the seed, the radiograph's number, the level and what it is for.
+of the solver*, and their estimates are blended. Noise belongs to the pixels of a radiograph and not
+to tiles: it follows from the seed, the radiograph's number, the level and its purpose.
 
 Canvases lie on the host and tiles go to the devices, two batches ahead, so that the memory of
-devices does not grow with radiographs. Levels are made in parts, of as many radiographs as have
-`megapixels` together; a part goes on to its finest level before the next one begins, so that the
-memory of the host does not grow with their number.
+devices does not grow with radiographs. Radiographs are solved in groups of as many as have
+`megapixels` together; a group reaches its finest level before the next one starts, so that the
+memory of the host does not grow with the number of radiographs.
 """
 
 import math
@@ -22,16 +22,15 @@ from jaxtyping import Array, Float, Float32, UInt16
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from femur_jax.data.loader import wide_context
 from femur_jax.data.pyramid import double
-from femur_jax.data.radiograph import LABELS
+from femur_jax.data.radiograph import LABELS, to_grey
 from femur_jax.data.synthetic import Request
-from femur_jax.diffusion.patches import Place
+from femur_jax.diffusion.conditioning import Conditioning
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
-from femur_jax.diffusion.tiling import Span, random_shifts, spans
+from femur_jax.diffusion.tiling import Span, spans
 from femur_jax.errors import UserError
 
-_IN_FLIGHT = 2  # batches that devices have while the host cuts and joins others
+_IN_FLIGHT = 2  # batches on the devices while the host cuts and blends others
 
 _NOTHING = np.empty((0, 0), np.float32)
 
@@ -40,24 +39,22 @@ Size = tuple[int, int]
 
 @runtime_checkable
 class TileDenoiser(Protocol):
-    """Estimates clean tiles; compiled for one batch size. It may return before it has finished."""
+    """Estimates clean tiles; compiled for one batch size. It may return before it is done."""
 
     def __call__(
         self,
         x: Float32[np.ndarray, "batch patch patch 1"],
         sigma: Float32[np.ndarray, "batch"],
-        context: Float32[np.ndarray, "batch patch patch kinds"],
-        context_sigma: Float32[np.ndarray, "batch"],
-        place: Place,
+        conditioning: Conditioning,
     ) -> Float[Array, "batch patch patch 1"]: ...
 
 
 class Job(NamedTuple):
-    """A radiograph to be made.
+    """A radiograph to generate.
 
     Attributes:
-        number: Its random numbers follow from this and the seed.
-        request: What it shall be.
+        number: A number from which, with the seed, the radiograph's random numbers follow.
+        request: The class, size and spacing of the radiograph.
         sizes: Height and width of each level, coarsest first.
     """
 
@@ -67,28 +64,18 @@ class Job(NamedTuple):
 
 
 class Sampler:
-    """Makes radiographs with one denoiser."""
+    """Generates radiographs with one denoiser."""
 
-    def __init__(
-        self,
-        denoise: TileDenoiser,
-        config: ConfigDict,
-        *,
-        patch: int,
-        batch_size: int,
-        wide: bool = False,
-    ):
-        """Takes a denoiser and how to use it.
+    def __init__(self, denoise: TileDenoiser, config: ConfigDict, *, patch: int, batch_size: int):
+        """Keeps a denoiser and its settings.
 
         Args:
-            denoise: The model.
-            config: `seed`, of which everything random follows; `solver`, `sigma_min`; `sigma_max`
-                and `steps` by level, of which the last holds for all finer ones;
-                `context_sigma`, the noise put on the coarser level; `overlap` and `shift` of tiles;
-                `megapixels`, solved together.
-            patch: Side of a tile.
-            batch_size: Tiles that the denoiser takes at once.
-            wide: Shows the denoiser the wide context as well, see `loader.wide_context`.
+            denoise: The trained model with its guidance.
+            config: The config's `sample`: `seed`; `solver`, `sigma_min`; `sigma_max` and `steps`
+                by level, where the last value holds for all finer levels; `context_sigma`, the
+                noise on the coarser level; `overlap` of tiles; `megapixels`, solved together.
+            patch: The side of a tile.
+            batch_size: The number of tiles that the denoiser takes at once.
 
         Raises:
             UserError: A setting is out of range.
@@ -97,19 +84,19 @@ class Sampler:
         if batch_size < 1:
             raise UserError("config.sample.tile_batch is below 1; give 1 or more.")
         self._denoise, self._config = denoise, config
-        self._patch, self._batch_size, self._wide = patch, batch_size, wide
+        self._patch, self._batch_size = patch, batch_size
         self._solver = SOLVERS[config.solver]
 
     def sample(
         self, jobs: Sequence[Job], *, finished: Container[int] = (), progress: bool = False
     ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
-        """Makes radiographs and gives each with its number, as they are finished.
+        """Generates radiographs and gives each with its number, as they are finished.
 
         Args:
-            jobs: What to make.
-            finished: Numbers of those that exist. Nothing is made for them alone; some may be
-                made again with others, so that the others become what they would have been.
-            progress: Shows a bar.
+            jobs: The radiographs to generate.
+            finished: Numbers of the radiographs that exist. A group with nothing else is skipped;
+                in other groups they are generated again, so that the rest stays the same.
+            progress: Whether to show a progress bar.
 
         Raises:
             UserError: A radiograph is not finite.
@@ -124,20 +111,20 @@ class Sampler:
     def _refine(
         self, canvases: Sequence["_Canvas"], level: int, finished: Container[int], bar: tqdm
     ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
-        """Brings canvases from the level before to their last."""
-        for part in _parts(canvases, level, self._config.megapixels):
-            if all(canvas.job.number in finished for canvas in part):
-                bar.update(sum(self._cost(canvas, level) for canvas in part))
+        """Brings canvases from the previous level to their last."""
+        for group in _groups(canvases, level, self._config.megapixels):
+            if all(canvas.job.number in finished for canvas in group):
+                bar.update(sum(self._cost(canvas, level) for canvas in group))
                 continue
-            self._solve(part, level, bar)
-            for canvas in part:
+            self._solve(group, level, bar)
+            for canvas in group:
                 if level == len(canvas.job.sizes) - 1:
                     yield canvas.job.number, canvas.take()
-            rest = [canvas for canvas in part if level < len(canvas.job.sizes) - 1]
+            rest = [canvas for canvas in group if level < len(canvas.job.sizes) - 1]
             yield from self._refine(rest, level + 1, finished, bar)
 
     def _cost(self, canvas: "_Canvas", level: int) -> int:
-        """Pixels to be evaluated from a level on."""
+        """The number of pixels to evaluate, from a level to the last."""
         sizes = canvas.job.sizes
         return sum(self._evaluations(n) * math.prod(sizes[n]) for n in range(level, len(sizes)))
 
@@ -145,34 +132,33 @@ class Sampler:
         return self._solver.evaluations(at_level(self._config.steps, level))
 
     def _solve(self, canvases: Sequence["_Canvas"], level: int, bar: tqdm) -> None:
-        """Brings canvases from the level before to this one."""
+        """Brings canvases from the previous level to this one."""
         config = self._config
         sigma_max, steps = at_level(config.sigma_max, level), at_level(config.steps, level)
         sizes = [canvas.job.sizes[level] for canvas in canvases]
         bounds = np.cumsum([height * width for height, width in sizes])
-        evaluation = 0
 
         def pictures(flat: Float32[np.ndarray, "n"]) -> list[Float32[np.ndarray, "_ _"]]:
-            parts = np.split(flat, bounds[:-1])
-            return [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+            pieces = np.split(flat, bounds[:-1])
+            return [piece.reshape(size) for piece, size in zip(pieces, sizes, strict=True)]
 
         def denoise(x: Float32[np.ndarray, "n"], sigma: float) -> Float32[np.ndarray, "n"]:
-            nonlocal evaluation
             estimate = np.zeros_like(x)
             tiles = [
-                _Tile(canvas, noisy, joined, *place)
-                for canvas, noisy, joined in zip(
+                _Tile(canvas, noisy, blended, rows, columns)
+                for canvas, noisy, blended in zip(
                     canvases, pictures(x), pictures(estimate), strict=True
                 )
-                for place in self._places(canvas, evaluation)
+                for rows, columns in product(
+                    *(spans(n, self._patch, overlap=config.overlap) for n in noisy.shape)
+                )
             ]
             self._denoise_tiles(tiles, sigma, bar)
-            evaluation += 1
             return estimate
 
         x = np.empty(bounds[-1], np.float32)
         for canvas, start in zip(canvases, pictures(x), strict=True):
-            canvas.begin(level, config.context_sigma)
+            canvas.start_level(level, config.context_sigma)
             start[:] = canvas.guess + sigma_max * canvas.noise("start", start.shape)
         x = self._solver.solve(denoise, x, karras_sigmas(sigma_max, config.sigma_min, steps))
         if not np.isfinite(x).all():
@@ -181,133 +167,110 @@ class Sampler:
                 "the guidance is too strong; train longer, or lower config.sample.guidance."
             )
         for canvas, picture in zip(canvases, pictures(x), strict=True):
-            canvas.finish(picture)
-
-    def _places(self, canvas: "_Canvas", evaluation: int) -> Iterator[tuple[Span, Span]]:
-        """Rows and columns of all tiles at one evaluation of the denoiser."""
-        overlap, shifts = self._config.overlap, (0, 0)
-        if self._config.shift:
-            shifts = random_shifts(canvas.rng("shift", evaluation), self._patch, overlap=overlap)
-        rows, columns = (
-            spans(length, self._patch, overlap=overlap, shift=shift)
-            for length, shift in zip(canvas.guess.shape, shifts, strict=True)
-        )
-        return product(rows, columns)
+            canvas.finish_level(picture)
 
     def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: tqdm) -> None:
-        """Denoises tiles and adds them to the estimates of their canvases."""
+        """Denoises tiles and adds their estimates to those of their canvases."""
         pending: deque[tuple[Sequence[_Tile], Array]] = deque()
         for first in range(0, len(tiles), self._batch_size):
             batch = tiles[first : first + self._batch_size]
             pending.append((batch, self._start(batch, sigma)))
             if len(pending) > _IN_FLIGHT:
-                self._join(*pending.popleft(), bar)
+                self._blend(*pending.popleft(), bar)
         while pending:
-            self._join(*pending.popleft(), bar)
+            self._blend(*pending.popleft(), bar)
 
     def _start(self, batch: Sequence["_Tile"], sigma: float) -> Array:
-        count, patch = self._batch_size, self._patch
+        """Starts to denoise a batch of tiles, filled up with copies of the last one."""
+        count = self._batch_size
         padded = [batch[min(n, len(batch) - 1)] for n in range(count)]
-        x = np.zeros((count, patch, patch, 1), np.float32)
-        context = np.zeros((count, patch, patch, 1 + self._wide), np.float32)
-        for n, tile in enumerate(padded):
-            level = tile.canvas.level
-            _cut(tile.noisy, tile.origin, x[n, :, :, 0])
-            if level:
-                _cut(tile.canvas.context, tile.origin, context[n, :, :, 0])
-            if level and self._wide:
-                _, origin = wide_context(level, tile.origin, patch)
-                _cut(tile.canvas.wide, origin, context[n, :, :, 1])
+        conditionings = [
+            tile.canvas.conditioning(tile.origin, self._patch, self._config.context_sigma)
+            for tile in padded
+        ]
         D = self._denoise(
-            x,
+            np.stack([_cut(tile.noisy, tile.origin, self._patch) for tile in padded]),
             np.full(count, sigma, np.float32),
-            context,
-            np.full(count, self._config.context_sigma, np.float32),
-            _stack([tile.canvas.place(tile.origin) for tile in padded]),
+            Conditioning(*(np.stack(field) for field in zip(*conditionings, strict=True))),
         )
         D.copy_to_host_async()
         return D
 
-    def _join(self, batch: Sequence["_Tile"], D: Array, bar: tqdm) -> None:
+    def _blend(self, batch: Sequence["_Tile"], D: Array, bar: tqdm) -> None:
+        """Adds the estimates of a batch of tiles to those of their canvases."""
         for tile, estimate in zip(batch, np.asarray(D)[..., 0], strict=False):
             y, x = tile.origin
-            place = tile.joined[y : y + self._patch, x : x + self._patch]
-            height, width = place.shape
+            window = tile.blended[y : y + self._patch, x : x + self._patch]
+            height, width = window.shape
             weights = tile.rows.weights[:height, None] * tile.columns.weights[:width]
-            place += weights * estimate[:height, :width]
+            window += weights * estimate[:height, :width]
             bar.update(round(float(weights.sum())))
 
 
 class _Canvas:
-    """One radiograph in the making, in units of -1..1.
+    """One unfinished radiograph, in units of -1..1.
 
     Attributes:
-        job: What it shall become.
-        levels: Those that are finished, coarsest first.
-        level: The one at hand.
-        guess: The coarser level, interpolated to the one at hand; zeros at level 0.
-        context: The same with noise.
-        wide: The level that `loader.wide_context` cuts from, with noise.
+        job: The radiograph to generate.
+        level: The number of the current level.
+        guess: The coarser level, interpolated to the current one; zeros at level 0.
+        context: The guess with noise; empty at level 0.
     """
 
     def __init__(self, job: Job, seed: int):
         self.job = job
-        self.levels: list[Float32[np.ndarray, "_ _"]] = []
-        self.guess = self.context = self.wide = _NOTHING
+        self.guess = self.context = self._newest = _NOTHING
         self._seed = seed
 
-    def begin(self, level: int, context_sigma: float) -> None:
-        """Prepares a level."""
+    def start_level(self, level: int, context_sigma: float) -> None:
+        """Prepares the guess and the context of a level."""
         self.level = level
         height, width = self.job.sizes[level]
         if level == 0:
             self.guess = np.zeros((height, width), np.float32)
             return
-        wide = self.levels[wide_context(level, (0, 0), 0)[0]]
-        self.guess = double(self.levels[-1])[:height, :width]
+        self.guess = double(self._newest)[:height, :width]
         self.context = self.guess + context_sigma * self.noise("context", self.guess.shape)
-        self.wide = wide + context_sigma * self.noise("wide", wide.shape)
 
-    def finish(self, picture: Float32[np.ndarray, "_ _"]) -> None:
-        """Ends a level and lets go of all that it took."""
-        self.levels.append(picture.copy())  # a view would hold on to the pictures beside it
-        self.guess = self.context = self.wide = _NOTHING
+    def finish_level(self, picture: Float32[np.ndarray, "_ _"]) -> None:
+        """Keeps the finished level and releases all that it needed."""
+        self._newest = picture.copy()  # a view would keep the other pictures of its group in memory
+        self.guess = self.context = _NOTHING
 
     def noise(self, purpose: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        """Normal noise for the level at hand."""
-        return self.rng(purpose).standard_normal(shape, np.float32)
+        """Returns normal noise that follows from seed, radiograph, current level and purpose."""
+        key = (self._seed, self.job.number, self.level, ("start", "context").index(purpose))
+        return np.random.default_rng(key).standard_normal(shape, np.float32)
 
-    def rng(self, purpose: str, *more: int) -> np.random.Generator:
-        """Random numbers that follow from the seed, the radiograph, the level and the purpose."""
-        purposes = ("start", "context", "wide", "shift")
-        key = (self._seed, self.job.number, self.level, purposes.index(purpose), *more)
-        return np.random.default_rng(key)
-
-    def place(self, origin: tuple[int, int]) -> Place:
-        """Where a tile lies."""
+    def conditioning(
+        self, origin: tuple[int, int], patch: int, context_sigma: float
+    ) -> Conditioning:
+        """Returns the conditioning of one tile; samples are never mirror images."""
         request = self.job.request
-        return Place(
+        return Conditioning(
+            context=_cut(self.context, origin, patch),
+            context_sigma=np.array(context_sigma, np.float32),
             origin=np.array(origin, np.int32),
             level_size=np.array(self.guess.shape, np.int32),
             size=np.array((request.height, request.width), np.int32),
             level=np.array(self.level, np.int32),
             label=np.array(LABELS.index(request.label), np.int32),
             spacing_mm=np.array(request.spacing_mm, np.float32),
+            mirrored=np.zeros((), np.int32),
         )
 
     def take(self) -> UInt16[np.ndarray, "height width"]:
-        """The finished radiograph, of which nothing stays here."""
-        x = self.levels[-1]
-        self.levels.clear()
-        return np.round((np.clip(x, -1, 1) + 1) * 32767.5).astype(np.uint16)
+        """Returns the finished radiograph and releases it here."""
+        pixels, self._newest = to_grey(self._newest), _NOTHING
+        return pixels
 
 
 class _Tile(NamedTuple):
-    """Where a tile is cut from and where its estimate goes."""
+    """The origin of a tile, the picture it is cut from, and the estimate it contributes to."""
 
     canvas: _Canvas
     noisy: Float32[np.ndarray, "_ _"]
-    joined: Float32[np.ndarray, "_ _"]
+    blended: Float32[np.ndarray, "_ _"]
     rows: Span
     columns: Span
 
@@ -317,7 +280,7 @@ class _Tile(NamedTuple):
 
 
 def at_level(values: Sequence, level: int):
-    """The value for a level; the last holds for all finer ones."""
+    """Returns the value for a level; the last one holds for all finer levels."""
     return values[min(level, len(values) - 1)]
 
 
@@ -337,32 +300,28 @@ def _check(config: ConfigDict) -> None:
         )
 
 
-def _parts(
+def _groups(
     canvases: Sequence[_Canvas], level: int, megapixels: float
 ) -> Iterator[Sequence[_Canvas]]:
     """Neighbours with at most so many megapixels together at a level, but at least one."""
-    part, filled = [], 0.0
+    group, filled = [], 0.0
     for canvas in canvases:
-        own = math.prod(canvas.job.sizes[level]) / 1e6
-        if part and filled + own > megapixels:
-            yield part
-            part, filled = [], 0.0
-        part.append(canvas)
-        filled += own
-    if part:
-        yield part
+        added = math.prod(canvas.job.sizes[level]) / 1e6
+        if group and filled + added > megapixels:
+            yield group
+            group, filled = [], 0.0
+        group.append(canvas)
+        filled += added
+    if group:
+        yield group
 
 
 def _cut(
-    picture: Float32[np.ndarray, "_ _"],
-    origin: tuple[int, int],
-    tile: Float32[np.ndarray, "patch patch"],
-) -> None:
-    """Fills a tile of zeros as far as there is a picture."""
-    (y, x), (top, left) = origin, (max(-o, 0) for o in origin)
-    part = picture[max(y, 0) : max(y + tile.shape[0], 0), max(x, 0) : max(x + tile.shape[1], 0)]
-    tile[top : top + part.shape[0], left : left + part.shape[1]] = part
-
-
-def _stack(places: Sequence[Place]) -> Place:
-    return Place(*(np.stack(field) for field in zip(*places, strict=True)))
+    picture: Float32[np.ndarray, "_ _"], origin: tuple[int, int], patch: int
+) -> Float32[np.ndarray, "patch patch 1"]:
+    """A tile of a picture, zeros where there is no picture."""
+    y, x = origin
+    tile = np.zeros((patch, patch, 1), np.float32)
+    inside = picture[y : y + patch, x : x + patch]
+    tile[: inside.shape[0], : inside.shape[1], 0] = inside
+    return tile

@@ -1,6 +1,7 @@
 """Training the patch denoiser."""
 
 from collections.abc import Container, Iterator, Mapping
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +13,26 @@ from ml_collections import ConfigDict
 
 from femur_jax.data.letterbox import paste_centred
 from femur_jax.data.loader import Pool, Stream
+from femur_jax.data.radiograph import to_unit
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
 from femur_jax.data.synthetic import Request, draw_requests, wanted_labels
 from femur_jax.diffusion import edm
+from femur_jax.diffusion.conditioning import CHANNELS, LENGTH, NO_LABEL, Conditioning
 from femur_jax.diffusion.generation import Model, tile_denoiser
-from femur_jax.diffusion.patches import (
-    CHANNELS,
-    CONDITIONS,
-    NO_LABEL,
-    Place,
-    conditions,
-    mask_and_coordinates,
-    to_unit,
-    wide_mask,
-)
 from femur_jax.diffusion.sampler import Job, Sampler
 from femur_jax.errors import UserError
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
 from femur_jax.training import ema
-from femur_jax.training.accumulate import mean_over_parts
+from femur_jax.training.accumulate import mean_over_microbatches
 from femur_jax.training.schedule import warm_up_and_decay
-from femur_jax.training.state import TrainState, advance, begin
+from femur_jax.training.state import TrainState, init_state, update_state
 from femur_jax.training.task import Metrics
 
 _QUARTILES = (-0.6745, 0.0, 0.6745)
-"""Of a standard normal variable."""
+"""The quartiles of a standard normal variable."""
 
 
 class DiffusionTask:
@@ -47,8 +40,8 @@ class DiffusionTask:
 
     name = "diffusion"
     square = None
-    # Over the mesh's model axis, a block's first convolution and its attention's queries, keys and
-    # values are split by output, what follows them by input, so that one sum ends each.
+    # Over the mesh's model axis, a block's first convolution and the attention's queries, keys and
+    # values are split by output, and the layers after them by input, so that each needs one sum.
     rules: Rules = (
         (r"conv1/kernel$", P(None, None, "fsdp", "model")),
         (r"conv2/kernel$", P(None, None, "model", "fsdp")),
@@ -58,77 +51,102 @@ class DiffusionTask:
     )
 
     def __init__(self, config: ConfigDict, dataset: RadiographDataset):
-        """See configs/patch_diffusion.py for the fields of `config`.
+        """Builds the model; see configs/patch_diffusion.py for the fields of `config`.
 
         Raises:
-            UserError: There is no such strategy, or no U-Net of this form for these patches.
+            UserError: The strategy is unknown, or the U-Net does not fit the patches.
         """
         self.config = config
         self.dataset = dataset
         check(config.data)
         _check_model(config.model, min(patch_sides(config.data, dataset.patch)))
         self.model = functional(
-            lambda rngs: UNet(
-                in_channels=CHANNELS + config.data.wide_context,
-                conditions=CONDITIONS,
-                **config.model,
-                rngs=rngs,
-            )
+            lambda rngs: UNet(in_channels=CHANNELS, conditions=LENGTH, **config.model, rngs=rngs)
         )
-        learning_rate = warm_up_and_decay(config.train, last=0.1)
         self.optimizer = optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adam(learning_rate, b2=0.99)
+            optax.clip_by_global_norm(1.0), optax.adam(self._schedule(), b2=0.99)
         )
+
+    def _schedule(self, steps: int | None = None) -> optax.Schedule:
+        return warm_up_and_decay(self.config.train, last=0.1, steps=steps)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        return float(np.asarray(self._schedule(steps)(step)))
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The radiographs to train on."""
+        return Pool([self.dataset], **self.config.data.draw)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         params = self.model.init(key)
-        return begin(params, ema.begin(params, self.config.train.ema_widths), self.optimizer)
+        averages = ema.init(params, self.config.train.ema_widths)
+        return init_state(params, averages, self.optimizer)
 
     def streams(self) -> list[Stream]:
-        pool = Pool([self.dataset], **self.config.data.draw)
-        return patch_streams(pool, self.config.data, seed=self.config.seed)
+        return patch_streams(self.pool, self.config.data, seed=self.config.seed)
+
+    def data_digest(self) -> str:
+        return self.pool.digest()
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        def part(batch: dict[str, Array], key: Key[Array, ""]):
-            def objective(params: Params):
-                losses, sigma = self.losses(params, batch, key)
-                if not self.config.model.uncertainty:
-                    return losses.mean(), (losses, sigma)
-                u = self.model.apply(params, jnp.log(sigma) / 4, method="log_variance")
-                return edm.uncertainty_loss(losses, u).mean(), (losses, sigma)
+        def gradient(batch: dict[str, Array], key: Key[Array, ""]):
+            return jax.grad(self.loss, has_aux=True)(state.params, batch, key)
 
-            gradient, (losses, sigma) = jax.grad(objective, has_aux=True)(state.params)
-            groups = self._losses_by_group(losses, sigma, batch["level"])
-            return gradient, {"loss": losses.mean(), **groups}
-
-        gradient, metrics = mean_over_parts(part, batch, key, self.config.train.accumulate)
+        microbatches = self.config.train.accumulate
+        gradient, metrics = mean_over_microbatches(gradient, batch, key, microbatches)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return advance(state, gradient, self.optimizer, ema.update), metrics
+        return update_state(state, gradient, self.optimizer, ema.update), metrics
+
+    def loss(
+        self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Returns the loss of a batch of `loader.Patch`, and the metrics to log."""
+        losses, sigma = self.losses(params, batch, key)
+        metrics = {"loss": losses.mean(), **self._losses_by_group(losses, sigma, batch["level"])}
+        if not self.config.model.uncertainty:
+            return losses.mean(), metrics
+        u = self.model.apply(params, jnp.log(sigma) / 4, method="log_variance")
+        return edm.uncertainty_loss(losses, u).mean(), metrics
 
     def losses(
         self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
-        """The loss of each patch of a batch of `loader.Patch`, and its noise level."""
+        """Returns the loss of each patch of a batch of `loader.Patch`, and its noise level."""
         config = self.config.diffusion
         keys = jax.random.split(key, 6)
-        count, patch = batch["pixels"].shape[:2]
-        dropped = jax.random.bernoulli(keys[0], config.label_dropout, (count,))
-        place = Place(**{name: batch[name] for name in Place._fields})
-        place = place._replace(label=jnp.where(dropped, NO_LABEL, place.label))
-        # The context is corrupted as its own sampling will leave it, and the network is told.
-        low, high = jnp.log(jnp.asarray(config.context_sigma))
-        context_sigma = jnp.exp(jax.random.uniform(keys[1], (count,), minval=low, maxval=high))
-        noise = jax.random.normal(keys[2], batch["context"].shape)
-        context = to_unit(batch["context"]) + context_sigma[:, None, None, None] * noise
-        mask, coordinates = mask_and_coordinates(place, patch)
-        F = self.network(params, place, context, context_sigma, mask, coordinates, keys[3])
-        sigma = edm.draw_sigma(keys[4], count, P_mean=config.P_mean, P_std=config.P_std)
-        # Nothing but zeros beyond the border, as in sampling.
+        conditioning = self._training_conditioning(batch, *keys[:3])
+        mask = conditioning.mask()
+        F = self.network(params, conditioning, keys[3])
+        sigma = edm.draw_sigma(
+            keys[4], len(batch["pixels"]), P_mean=config.P_mean, P_std=config.P_std
+        )
+        # As in sampling, there are only zeros outside of the radiograph.
         y = to_unit(batch["pixels"])[..., None] * mask
         n = sigma[:, None, None, None] * jax.random.normal(keys[5], y.shape) * mask
         return edm.loss(F, y, n, sigma, mask, sigma_data=config.sigma_data), sigma
+
+    def _training_conditioning(
+        self,
+        batch: dict[str, Array],
+        label_key: Key[Array, ""],
+        sigma_key: Key[Array, ""],
+        noise_key: Key[Array, ""],
+    ) -> Conditioning:
+        """Drops some labels, and corrupts the context as its own sampling will leave it."""
+        config, count = self.config.diffusion, len(batch["label"])
+        dropped = jax.random.bernoulli(label_key, config.label_dropout, (count,))
+        low, high = jnp.log(jnp.asarray(config.context_sigma))
+        sigma = jnp.exp(jax.random.uniform(sigma_key, (count,), minval=low, maxval=high))
+        noise = jax.random.normal(noise_key, batch["context"].shape)
+        fields = {name: batch[name] for name in Conditioning._fields if name in batch} | {
+            "context": to_unit(batch["context"]) + sigma[:, None, None, None] * noise,
+            "context_sigma": sigma,
+            "label": jnp.where(dropped, NO_LABEL, batch["label"]),
+        }
+        return Conditioning(**fields)
 
     def _losses_by_group(
         self,
@@ -136,7 +154,7 @@ class DiffusionTask:
         sigma: Float[Array, "batch"],
         level: Int[Array, "batch"],
     ) -> Metrics:
-        """Sum and count of the losses of each level, and of each quarter of the noise levels."""
+        """Sums and counts of the losses by level, and by quarter of the noise levels."""
         config = self.config.diffusion
         z = (jnp.log(sigma) - config.P_mean) / config.P_std
         quarter = jnp.searchsorted(jnp.asarray(_QUARTILES), z)
@@ -144,43 +162,24 @@ class DiffusionTask:
         groups = {f"loss_level_{n}": level == n for n in range(levels)}
         groups |= {f"loss_sigma_{n + 1}": quarter == n for n in range(4)}
         return {
-            name: jnp.stack([jnp.where(own, losses, 0).sum(), own.sum()])
-            for name, own in groups.items()
+            name: jnp.stack([jnp.where(members, losses, 0).sum(), members.sum()])
+            for name, members in groups.items()
         }
 
     def network(
-        self,
-        params: Params,
-        place: Place,
-        context: Float[Array, "batch patch patch kinds"],
-        context_sigma: Float[Array, "batch"],
-        mask: Float[Array, "batch patch patch 1"],
-        coordinates: Float[Array, "batch patch patch 2"],
-        key: Key[Array, ""] | None = None,
+        self, params: Params, conditioning: Conditioning, key: Key[Array, ""] | None = None
     ) -> edm.Network:
         """Binds everything but the noisy patch and its noise level to the U-Net.
 
         Args:
-            params: Of the U-Net.
-            place: Where the patches lie.
-            context: The coarser level's crop in -1..1, interpolated to this level, and with
-                `config.data.wide_context` the window of `loader.wide_context`; both with noise.
-                What lies beyond the border, and all of level 0, is set to zero here.
-            context_sigma: Standard deviation of that noise.
-            mask: From `mask_and_coordinates`.
-            coordinates: From `mask_and_coordinates`.
-            key: Of dropout, in training.
+            params: The parameters of the U-Net.
+            conditioning: The inputs apart from the noisy patch.
+            key: The key of dropout, in training.
         """
-        finer = (place.level > 0)[:, None, None, None]
-        shown = mask
-        if self.config.data.wide_context:
-            shown = jnp.concatenate([mask, wide_mask(place, mask.shape[1])], axis=-1)
-        context = jnp.where(finer, context, 0) * shown
-        side = jnp.concatenate([context, mask, coordinates], axis=-1)
-        vector = conditions(place, jnp.where(place.level > 0, context_sigma, 0))
+        channels, vector = conditioning.channels(), conditioning.vector()
 
-        def F(x: Float[Array, "batch patch patch 1"], c_noise: Float[Array, "batch"]):
-            x = jnp.concatenate([x, side], axis=-1)
+        def F(x: Float[Array, "batch height width 1"], c_noise: Float[Array, "batch"]):
+            x = jnp.concatenate([x, channels], axis=-1)
             return self.model.apply(params, x, c_noise, vector, key)
 
         return F
@@ -190,14 +189,12 @@ class DiffusionTask:
         params: Params,
         x: Float[Array, "batch patch patch 1"],
         sigma: Float[Array, "batch"],
-        context: Float[Array, "batch patch patch kinds"],
-        context_sigma: Float[Array, "batch"],
-        place: Place,
+        conditioning: Conditioning,
     ) -> Float[Array, "batch patch patch 1"]:
-        """D(x; sigma) of patches, 0 beyond the border; see `generation.Denoise`."""
-        mask, coordinates = mask_and_coordinates(place, x.shape[1])
-        F = self.network(params, place, context, context_sigma, mask, coordinates)
-        return mask * edm.denoise(F, x, sigma, sigma_data=self.config.diffusion.sigma_data)
+        """Returns D(x; sigma) of patches, 0 outside of the radiograph; see `generation.Denoise`."""
+        F = self.network(params, conditioning)
+        D = edm.denoise(F, x, sigma, sigma_data=self.config.diffusion.sigma_data)
+        return conditioning.mask() * D
 
     def generate(
         self,
@@ -223,8 +220,7 @@ class DiffusionTask:
         """
         patch, batch_size = self.dataset.patch, sample.tile_batch * jax.local_device_count()
         denoise = tile_denoiser(Model(self.denoise, params), guidance=sample.guidance, weak=weak)
-        wide = self.config.data.wide_context
-        sampler = Sampler(denoise, sample, patch=patch, batch_size=batch_size, wide=wide)
+        sampler = Sampler(denoise, sample, patch=patch, batch_size=batch_size)
         strategy = self.config.data.strategy
         jobs = [
             Job(n, r, known_sizes(strategy, r.height, r.width, patch)[:levels])
@@ -233,27 +229,27 @@ class DiffusionTask:
         return sampler.sample(jobs, finished=finished, progress=progress)
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Samples of the two coarsest levels at a fixed seed, each class in turn, in squares."""
+        """Returns samples of the two coarsest levels at a fixed seed, each class in turn."""
         labels = wanted_labels((), self.config.data.draw.label_shares)
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         sample = self.config.sample.copy_and_resolve_references()
         sample.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
         params = state.ema[str(self.config.train.ema_widths[0])]
-        made = dict(self.generate(params, dict(enumerate(requests)), sample=sample, levels=2))
-        side = max(max(pixels.shape) for pixels in made.values())
-        grid = np.stack([paste_centred(made[n], (side, side))[0] for n in range(len(requests))])
+        samples = dict(self.generate(params, dict(enumerate(requests)), sample=sample, levels=2))
+        side = max(max(pixels.shape) for pixels in samples.values())
+        grid = np.stack([paste_centred(samples[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}
 
 
 def _check_model(model: ConfigDict, side: int) -> None:
-    """Refuses a U-Net that cannot be.
+    """Checks that the U-Net can be built.
 
     Args:
-        model: `config.model`.
-        side: Of the smallest patches.
+        model: The config's `model`.
+        side: The side of the smallest patches.
 
     Raises:
-        UserError: See above.
+        UserError: A setting of the model does not fit the patches or the others.
     """
     halvings = len(model.multipliers) - 1
     if side % 2**halvings:
@@ -268,8 +264,8 @@ def _check_model(model: ConfigDict, side: int) -> None:
         )
     if model.channels % 8:
         raise UserError(
-            f"config.model.channels is {model.channels}; make it a multiple of 8, the size of the "
-            "groups that are normalised together."
+            f"config.model.channels is {model.channels}; make it a multiple of 8, the number of "
+            "channels that are normalised together."
         )
     if model.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype is {model.dtype!r}; write float32 or bfloat16.")

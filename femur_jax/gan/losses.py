@@ -6,7 +6,7 @@ Huang et al. 2024, arXiv 2501.05441, section 2. D scores images, x is real, G(z)
     L_D = E[softplus(D(G(z)) - D(x))] + gamma / 2 (R1 + R2)
     R1  = E[|grad D(x)|^2],  R2 = E[|grad D(G(z))|^2]
 
-The pairs are x and G(z) at the same place in the batch, and should share their condition.
+The pairs are x and G(z) with the same index in the batch, and should share their condition.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ Scalar = Float[Array, ""]
 
 
 def generator_loss(real_logits: Logits, fake_logits: Logits) -> Scalar:
-    """L_G.
+    """Returns L_G.
 
     Args:
-        real_logits: D(x).
-        fake_logits: D(G(z)), through which the caller differentiates.
+        real_logits: The logits D(x).
+        fake_logits: The logits D(G(z)), through which the caller differentiates.
     """
     return _relativistic_loss(favoured=fake_logits, other=real_logits)
 
@@ -36,37 +36,26 @@ def discriminator_loss(
     real: Images,
     fake: Images,
     gamma: float | Scalar,
-    *,
-    penalty_weight: int = 1,
 ) -> tuple[Scalar, dict[str, Array]]:
-    """L_D, and what it is made of.
-
-    Lazy penalties (Karras et al. 2020, arXiv 1912.04958, appendix B) are taken at every k-th step
-    only, with the weight k, and with the weight 0 between, where they are not computed.
+    """Returns L_D and its terms.
 
     Args:
-        discriminate: D at the conditions of real and fake in turn, x_1, G(z_1), x_2, ...; each
-            logit depends on its own image only.
-        real: x.
-        fake: G(z), held constant.
-        gamma: weight of the penalties.
-        penalty_weight: further weight of R1 and R2.
+        discriminate: The discriminator D at the conditions of real and fake in turn, x_1, G(z_1),
+            x_2, ...; each logit must depend on one image only.
+        real: The images x.
+        fake: The images G(z), held constant.
+        gamma: The weight of the penalties.
 
     Returns:
-        L_D; the adversarial loss, R1 and R2 with their further weight, and the logits of each
-        image.
+        L_D; the adversarial loss, R1, R2, and the logits of each image.
     """
-    # One call, twice as large, runs almost twice as fast as two. Alternating images, unlike
-    # concatenated halves, stay on their device where the batch is split over several.
+    # One call that is twice as large runs almost twice as fast as two calls. Alternating images,
+    # unlike concatenated halves, stay on their device where the batch is split over several.
     pairs = jnp.stack([real, jax.lax.stop_gradient(fake)], axis=1)
     images = pairs.reshape(-1, *real.shape[1:])
-    if penalty_weight:
-        logits, squares = _logits_and_squared_gradients(discriminate, images)
-    else:
-        logits = discriminate(images)
-        squares = jnp.zeros(len(images), jnp.float32)
+    logits, squares = _logits_and_squared_gradients(discriminate, images)
     real_logits, fake_logits = logits.reshape(-1, 2).T
-    r1, r2 = penalty_weight * squares.reshape(-1, 2).mean(axis=0)
+    r1, r2 = squares.reshape(-1, 2).mean(axis=0)
     adversarial = _relativistic_loss(favoured=real_logits, other=fake_logits)
     return adversarial + gamma / 2 * (r1 + r2), {
         "adversarial": adversarial,
@@ -78,16 +67,16 @@ def discriminator_loss(
 
 
 def burn_in(step: int | Num[Array, ""], start: float, end: float, steps: int) -> Scalar:
-    """A hyper-parameter that moves from `start` to `end` along half a cosine, then stays.
+    """Returns a hyper-parameter that moves from `start` to `end` along half a cosine, then stays.
 
-    R3GAN moves gamma, the learning rate, Adam's beta2 and the moving average's half-life so in the
-    first part of training (appendix, hyper-parameters).
+    R3GAN moves gamma, the learning rate, Adam's beta2 and the moving average's half-life in this
+    way at the beginning of the training (appendix, hyper-parameters).
 
     Args:
-        step: training steps, or images, done.
-        start: value at step 0.
-        end: value at `steps` and after.
-        steps: length of the burn-in, positive, in the unit of `step`.
+        step: The number of training steps, or images, so far.
+        start: The value at step 0.
+        end: The value at `steps` and after.
+        steps: The length of the burn-in, positive, in the unit of `step`.
     """
     progress = jnp.clip(step / steps, 0.0, 1.0)
     return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
@@ -108,6 +97,6 @@ def _logits_and_squared_gradients(
         logits = discriminate(images)
         return jnp.sum(logits), logits
 
-    # Each logit depends on its own image only, so the sum's gradient holds every image's own.
+    # Each logit depends on one image only, so the sum's gradient holds the gradient of each.
     gradient, logits = jax.grad(total, has_aux=True)(images)
     return logits, jnp.sum(gradient**2, axis=(1, 2, 3))

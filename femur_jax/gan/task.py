@@ -1,6 +1,7 @@
 """Training the R3GAN baseline on letterboxed radiographs."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from femur_jax.data.letterbox import letterbox_box, letterbox_mask, paste_centred
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.pyramid import fitted_size
-from femur_jax.data.radiograph import LABELS
+from femur_jax.data.radiograph import LABELS, to_grey, to_unit
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import Request, draw_requests, wanted_labels
 from femur_jax.errors import UserError
@@ -25,22 +26,22 @@ from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
 from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 from femur_jax.parallel.rules import Rules
-from femur_jax.training.accumulate import mean_over_parts
+from femur_jax.training.accumulate import mean_over_microbatches
 from femur_jax.training.state import TrainState
 from femur_jax.training.task import Metrics
 
 CONDITIONS = len(LABELS) + 2
-"""Length of the condition: class, and the radiograph's height and width within the square."""
+"""The length of the condition: class, and the radiograph's height and width within the square."""
 
 RUN_AWAY = 1e6
-"""A penalty of a discriminator that has diverged; in sound training they stay below 10."""
+"""The size of a penalty from which a discriminator has diverged; normally it stays below 10."""
 
 
 class GanTask:
-    """Generator and discriminator of one fixed size; sizes are handled by letterboxes.
+    """Generator and discriminator of one fixed size, which handle sizes by letterboxes.
 
-    The generator fills the whole square. What it makes is multiplied by the letterbox's mask,
-    which the discriminator sees beside the image, and cut out of the square in the end.
+    The generator fills the whole square. Its image is multiplied by the letterbox's mask, which the
+    discriminator sees as a second channel. After sampling, the letterbox is cut out.
 
     The train state's `optimizer` also holds the state of the augmentation.
     """
@@ -49,7 +50,7 @@ class GanTask:
     rules: Rules = ()
 
     def __init__(self, config: ConfigDict, dataset: RadiographDataset):
-        """See configs/gan.py for the fields of `config`.
+        """Builds the networks; see configs/gan.py for the fields of `config`.
 
         Raises:
             UserError: The model's sizes do not fit together, or a setting is out of range.
@@ -81,7 +82,7 @@ class GanTask:
         self.discriminator = discriminator(model.dtype)
         self.penalised_discriminator = discriminator(jnp.float32)
         self.draw = jax.jit(self.generator.apply)
-        # Adam with beta1 = 0, whose first moment would be a copy of the gradient.
+        # This is Adam with beta1 = 0, without its first moment, a copy of the gradient.
         self.optimizer = optax.inject_hyperparams(optax.rmsprop)(
             learning_rate=self._schedule("learning_rate"),
             decay=self._schedule("beta2"),
@@ -92,8 +93,8 @@ class GanTask:
         self.gamma = self._schedule("gamma")
         self.ema_images = self._schedule("ema_images")
 
-    def _schedule(self, name: str) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
-        """Of a hyper-parameter, by step."""
+    def _schedule(self, name: str) -> Callable[[int | Int[Array, ""]], Float[Array, ""]]:
+        """A hyper-parameter as a function of the step."""
         train = self.config.train
         start, end = train[name]
         return lambda step: burn_in(step * train.batch_size, start, end, train.burn_in_images)
@@ -109,133 +110,151 @@ class GanTask:
             step=jnp.zeros((), jnp.int32),
             params=params,
             ema=params["generator"],
-            optimizer=optimizer | {"augmentation": augment.start()},
+            optimizer=optimizer | {"augmentation": augment.init()},
         )
 
+    @cached_property
+    def pool(self) -> Pool:
+        """The radiographs to train on."""
+        return Pool([self.dataset], **self.config.data.draw)
+
     def streams(self) -> list[Stream]:
-        pool = Pool([self.dataset], **self.config.data.draw)
-        side = self.config.model.size
-        return random_letterboxes(pool, shapes=[(side, side)], seed=self.config.seed)
+        shape = (self.square, self.square)
+        return random_letterboxes(self.pool, shapes=[shape], seed=self.config.seed)
+
+    def data_digest(self) -> str:
+        return self.pool.digest()
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Returns the learning rate after some steps, which does not depend on the run's length."""
+        return float(np.asarray(self._schedule("learning_rate")(step)))
 
     def step(
         self, state: TrainState, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """Updates the discriminator, then the generator against the new discriminator."""
-        train, side = self.config.train, self.config.model.size
         keys = jax.random.split(key, 4)
-        latents = (len(batch["label"]), self.config.model.latent)
-        batch = {
-            "real": batch["pixels"].astype(jnp.float32)[..., None] / 32767.5 - 1,
-            "mask": letterbox_mask(batch["box"], (side, side)),
-            "condition": conditions(batch["label"], batch["box"], side),
-            "z_d": jax.random.normal(keys[0], latents),
-            "z_g": jax.random.normal(keys[1], latents),
-        }
+        batch = self._prepared(batch, *keys[:2])
         augmentation: Augmentation = state.optimizer["augmentation"]
-        p = augmentation["p"]
+        p, gamma = augmentation["p"], self.gamma(state.step)
+        networks = dict(state.params)
 
-        def part_d(batch: dict[str, Array], key: Key[Array, ""]):
-            return self._gradient_d(state.params, batch, key, p, state.step)
+        def gradient_d(batch: dict[str, Array], key: Key[Array, ""]):
+            loss = partial(self._discriminator_loss, networks["generator"])
+            return jax.grad(loss, has_aux=True)(networks["discriminator"], batch, key, p, gamma)
 
-        gradient_d, found = mean_over_parts(part_d, batch, keys[2], train.accumulate)
-        discriminator, optimizer_d = self._update(state, "discriminator", gradient_d)
-        params = state.params | {"discriminator": discriminator}
+        def gradient_g(batch: dict[str, Array], key: Key[Array, ""]):
+            loss = partial(self._generator_loss, networks["discriminator"])
+            return jax.value_and_grad(loss)(networks["generator"], batch, key, p)
 
-        def part_g(batch: dict[str, Array], key: Key[Array, ""]):
-            return self._gradient_g(params, batch, key, p)
+        count = self.config.train.accumulate
+        gradient, metrics = mean_over_microbatches(gradient_d, batch, keys[2], count)
+        networks["discriminator"], optimizer_d = self._update(state, "discriminator", gradient)
+        loss, gradient = mean_over_microbatches(gradient_g, batch, keys[3], count)
+        networks["generator"], optimizer_g = self._update(state, "generator", gradient)
+        augmentation = self._adapted(augmentation, metrics.pop("sign"))
 
-        loss, gradient_g = mean_over_parts(part_g, batch, keys[3], train.accumulate)
-        generator, optimizer_g = self._update(state, "generator", gradient_g)
-        adapted = augment.adapt(
-            augmentation,
-            found.pop("sign"),
-            target=train.ada_target,
-            batch_size=train.batch_size,
-            images=train.ada_images,
-        )
-        keep = 0.5 ** (train.batch_size / jnp.maximum(self.ema_images(state.step), 1e-8))
         state = TrainState(
             step=state.step + 1,
-            params=params | {"generator": generator},
-            ema=jax.tree.map(lambda e, p: p + keep * (e - p), state.ema, generator),
+            params=networks,
+            ema=self._averaged(state, networks["generator"]),
             optimizer={
                 "generator": optimizer_g,
                 "discriminator": optimizer_d,
-                "augmentation": adapted,
+                "augmentation": augmentation,
             },
         )
         # The loop stops at a metric that is not finite, before it saves anything.
         penalties = {
-            name: jnp.where(found[name] < RUN_AWAY, found[name], jnp.inf) for name in ("r1", "r2")
+            name: jnp.where(metrics[name] < RUN_AWAY, metrics[name], jnp.inf)
+            for name in ("r1", "r2")
         }
         return state, {
             "generator_loss": loss,
-            **found,
+            **metrics,
             **penalties,
-            "augment_p": adapted["p"],
-            "r_t": adapted["r_t"],
+            "augment_p": augmentation["p"],
+            "r_t": augmentation["r_t"],
         }
 
-    def _gradient_d(
+    def _prepared(
+        self, batch: dict[str, Array], key_d: Key[Array, ""], key_g: Key[Array, ""]
+    ) -> dict[str, Array]:
+        """Real images, their masks and conditions, and the latents of both updates."""
+        shape = (len(batch["label"]), self.config.model.latent)
+        return {
+            "real": to_unit(batch["pixels"])[..., None],
+            "mask": letterbox_mask(batch["box"], (self.square, self.square)),
+            "condition": conditions(batch["label"], batch["box"], self.square),
+            "z_d": jax.random.normal(key_d, shape),
+            "z_g": jax.random.normal(key_g, shape),
+        }
+
+    def _discriminator_loss(
         self,
-        params: Params,
+        generator: Params,
+        discriminator: Params,
         batch: dict[str, Array],
         key: Key[Array, ""],
         p: Float[Array, ""],
-        step: Int[Array, ""],
-    ) -> tuple[Params, Metrics]:
-        """Gradient of the discriminator's loss, and means over the batch."""
-        fake = self.generator.apply(params["generator"], batch["z_d"], batch["condition"])
-
-        def loss(discriminator: Params, penalty_weight: int):
-            model = self.penalised_discriminator if penalty_weight else self.discriminator
-            return discriminator_loss(
-                lambda images: _logits(model, discriminator, images, batch, key, p),
-                batch["real"],
-                fake,
-                self.gamma(step),
-                penalty_weight=penalty_weight,
-            )
-
-        gradient, found = self._every(step, jax.grad(loss, has_aux=True), params["discriminator"])
-        real, fake = found["real_logits"], found["fake_logits"]
-        return gradient, {
-            "discriminator_loss": found["adversarial"],
-            "r1": found["r1"],
-            "r2": found["r2"],
-            "real_logit": jnp.mean(real),
-            "fake_logit": jnp.mean(fake),
-            "sign": jnp.mean(jnp.sign(real - fake)),
+        gamma: Float[Array, ""],
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The discriminator's loss, and means over the batch."""
+        fake = self.generator.apply(generator, batch["z_d"], batch["condition"])
+        model = self.penalised_discriminator
+        loss, terms = discriminator_loss(
+            lambda images: _logits(model, discriminator, images, batch, key, p),
+            batch["real"],
+            fake,
+            gamma,
+        )
+        real_logits, fake_logits = terms["real_logits"], terms["fake_logits"]
+        return loss, {
+            "discriminator_loss": terms["adversarial"],
+            "r1": terms["r1"],
+            "r2": terms["r2"],
+            "real_logit": jnp.mean(real_logits),
+            "fake_logit": jnp.mean(fake_logits),
+            "sign": jnp.mean(jnp.sign(real_logits - fake_logits)),
         }
 
-    def _gradient_g(
-        self, params: Params, batch: dict[str, Array], key: Key[Array, ""], p: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Params]:
-        """The generator's loss and its gradient."""
-
-        def loss(generator: Params):
-            fake = self.generator.apply(generator, batch["z_g"], batch["condition"])
-            # Augmented apart, as two draws from one distribution.
-            real_logits, fake_logits = (
-                _logits(self.discriminator, params["discriminator"], images, batch, key, p)
-                for images, key in zip((batch["real"], fake), jax.random.split(key), strict=True)
-            )
-            return generator_loss(real_logits, fake_logits)
-
-        return jax.value_and_grad(loss)(params["generator"])
-
-    def _every(self, step: Int[Array, ""], loss: Callable, params: Params) -> Any:
-        """A loss with penalties at every k-th step, without between."""
-        k = self.config.train.penalty_interval
-        if k == 1:
-            return loss(params, 1)
-        return jax.lax.cond(step % k == 0, lambda p: loss(p, k), lambda p: loss(p, 0), params)
+    def _generator_loss(
+        self,
+        discriminator: Params,
+        generator: Params,
+        batch: dict[str, Array],
+        key: Key[Array, ""],
+        p: Float[Array, ""],
+    ) -> Float[Array, ""]:
+        fake = self.generator.apply(generator, batch["z_g"], batch["condition"])
+        # Separate augmentations make the pair two draws from one distribution.
+        real_logits, fake_logits = (
+            _logits(self.discriminator, discriminator, images, batch, key, p)
+            for images, key in zip((batch["real"], fake), jax.random.split(key), strict=True)
+        )
+        return generator_loss(real_logits, fake_logits)
 
     def _update(self, state: TrainState, name: str, gradient: Params) -> tuple[Any, Any]:
         """One step of Adam on one of the two networks: its parameters and Adam's state."""
         params = state.params[name]
         update, optimizer = self.optimizer.update(gradient, state.optimizer[name], params)
         return optax.apply_updates(params, update), optimizer
+
+    def _adapted(self, augmentation: Augmentation, sign: Float[Array, ""]) -> Augmentation:
+        train = self.config.train
+        return augment.adapt(
+            augmentation,
+            sign,
+            target=train.ada_target,
+            batch_size=train.batch_size,
+            images=train.ada_images,
+        )
+
+    def _averaged(self, state: TrainState, generator: Params) -> Params:
+        """The generator's moving average, whose half-life is scheduled in images."""
+        half_life = jnp.maximum(self.ema_images(state.step), 1e-8)
+        keep = 0.5 ** (self.config.train.batch_size / half_life)
+        return jax.tree.map(lambda e, p: p + keep * (e - p), state.ema, generator)
 
     @property
     def square(self) -> int:
@@ -253,7 +272,7 @@ class GanTask:
     ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
         """Generates radiographs, shrunk to the model's size; see `training.task.Generator`.
 
-        Each latent depends on the seed and the request's number alone.
+        Each latent depends only on the seed and the number of the request.
         """
         missing = [number for number in requests if number not in finished]
         with tqdm(
@@ -269,8 +288,7 @@ class GanTask:
                 for number, image, (top, left, height, width) in zip(
                     numbers, images, boxes, strict=False
                 ):
-                    cut = np.clip(image[top : top + height, left : left + width], -1, 1)
-                    yield number, np.round((cut + 1) * 32767.5).astype(np.uint16)
+                    yield number, to_grey(image[top : top + height, left : left + width])
                 bar.update(len(numbers))
 
     def _draw(
@@ -280,7 +298,7 @@ class GanTask:
         numbers: Sequence[int],
         sample: ConfigDict,
     ) -> tuple[Float[np.ndarray, "batch side side"], Int[np.ndarray, "batch 4"]]:
-        """The generator's squares for some requests, and the radiographs' boxes in them."""
+        """The generator's squares for some requests, and the radiographs' boxes within them."""
         square, latent = (self.square, self.square), self.config.model.latent
         boxes = np.stack(
             [letterbox_box(fitted_size((r.height, r.width), square), square) for r in requests]
@@ -296,7 +314,7 @@ class GanTask:
         return np.asarray(images)[..., 0], boxes
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Some samples at a fixed seed, each class in turn, with zeros around them."""
+        """Returns samples at a fixed seed, each class in turn, with zeros around them."""
         labels = wanted_labels((), self.config.data.draw.label_shares)
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         sample = self.config.sample.copy_and_resolve_references()
@@ -309,7 +327,7 @@ class GanTask:
 
 def _check(config: ConfigDict) -> None:
     """Raises UserError where a setting is out of range; the networks check their sizes."""
-    for name in ("penalty_interval", "burn_in_images", "ada_images"):
+    for name in ("burn_in_images", "ada_images"):
         if config.train[name] < 1:
             raise UserError(f"config.train.{name} is {config.train[name]}; give 1 or more.")
     if config.model.dtype not in ("float32", "bfloat16"):
@@ -324,7 +342,7 @@ def _logits(
     key: Key[Array, ""],
     p: Float[Array, ""],
 ) -> Float[Array, " n"]:
-    """Of augmented images under this batch's masks and conditions, each of them once or twice."""
+    """The logits of augmented images, one or two for each mask and condition of the batch."""
     each = len(images) // len(batch["mask"])
     masks, condition = (jnp.repeat(batch[name], each, axis=0) for name in ("mask", "condition"))
     seen = augment.augment(images * masks, masks, key, p)
@@ -334,6 +352,6 @@ def _logits(
 def conditions(
     label: Int[Array | np.ndarray, "batch"], box: Int[Array | np.ndarray, "batch 4"], side: int
 ) -> Float[Array, "batch conditions"]:
-    """Class, and height and width relative to the square."""
+    """Returns class, and height and width relative to the square."""
     sizes = jnp.asarray(box)[:, 2:].astype(jnp.float32) / side
     return jnp.concatenate([jax.nn.one_hot(label, len(LABELS)), 2 * sizes - 1], axis=-1)

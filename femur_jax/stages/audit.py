@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from femur_jax import run_folder
-from femur_jax.classifier.task import ClassifierTask
 from femur_jax.errors import UserError
 from femur_jax.evaluation import generator
-from femur_jax.evaluation.onset import Point, before_onset, table
+from femur_jax.evaluation.onset import before_onset, table
 from femur_jax.files import write_atomically
 from femur_jax.stages.evaluate import make_extractor
-from femur_jax.stages.sample import sample_snapshot
-from femur_jax.stages.tasks import make_task
+from femur_jax.stages.evaluators import Copies
+from femur_jax.stages.sample import average, write_samples
+from femur_jax.stages.tasks import make_generator
 from femur_jax.training import loop
 from femur_jax.training.checkpoint import Snapshots
 from femur_jax.training.monitor import event_writer
@@ -32,9 +32,7 @@ def audit(config: ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: The run is a classifier's, or has no snapshots.
     """
-    task = make_task(config)
-    if isinstance(task, ClassifierTask):
-        raise UserError("A classifier makes no radiographs; audit diffusion or gan.")
+    task = make_generator(config)
     run_folder.claim(workdir, config, stage="audit", free=loop.FREE_FIELDS)
     state = loop.restore(task, config, workdir)
     steps = Snapshots(workdir / loop.SNAPSHOTS).steps if (workdir / loop.SNAPSHOTS).is_dir() else []
@@ -42,16 +40,15 @@ def audit(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"{workdir} has no snapshots to audit; train with --config.train.snapshot_every=STEPS."
         )
-    extractor = make_extractor(config)
+    copies = Copies(task, config, make_extractor(config), config.evaluate.copies_every)
     events = event_writer(workdir / AUDIT)
     points = []
     for step in tqdm(steps, "audit", disable=None):
         folder = workdir / AUDIT / f"step_{step}"
         if not folder.exists():
-            sample_snapshot(task, config, workdir, state, step, folder)
-        synthetic = generator.open_synthetic(folder)
-        found = generator.copies(task.dataset, synthetic, extractor, by=config.data.draw.by)
-        points.append(Point.of(step, found))
+            params = average(state, config, workdir, step)
+            write_samples(task, config, params, step, folder)
+        points.append(copies.audit(generator.open_synthetic(folder), step))
         if events:
             events.write_scalars(
                 step, {f"audit/{name}": float(v) for name, v in vars(points[-1]).items()}

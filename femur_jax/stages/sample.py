@@ -10,19 +10,18 @@ from ml_collections import ConfigDict
 
 from femur_jax import run_folder
 from femur_jax.classifier.protocol import origin
-from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import Request, SyntheticSpool, draw_requests, wanted_labels
 from femur_jax.diffusion.generation import Model
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
-from femur_jax.gan.task import GanTask
 from femur_jax.models.functional import Params
 from femur_jax.stages import cards
-from femur_jax.stages.tasks import make_task
+from femur_jax.stages.tasks import make_generator
 from femur_jax.training import ema, loop
 from femur_jax.training.checkpoint import Snapshots
 from femur_jax.training.state import TrainState
+from femur_jax.training.task import Generator
 
 SYNTHETIC = "synthetic"
 
@@ -36,17 +35,15 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: The dataset exists, the run has no checkpoint, or it cannot make what is asked.
     """
-    task = make_task(config)
-    if isinstance(task, ClassifierTask):
-        raise UserError("A classifier makes no radiographs; sample from diffusion or gan.")
+    task = make_generator(config)
     run_folder.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
     requests = _requests(task, config, config.sample.per_label)
     state = loop.restore(task, config, workdir)
     provenance = _provenance(task, config, config.sample.snapshot or int(state.step))
     provenance |= config.sample.to_dict()
-    params = _average(state, config, workdir, config.sample.snapshot)
+    params = average(state, config, workdir, config.sample.snapshot)
     weak = None
-    if isinstance(task, DiffusionTask) and config.sample.autoguidance:
+    if config.sample.get("autoguidance"):
         weak, provenance["autoguidance"] = _weak_model(task, config)
     spool = SyntheticSpool(
         workdir / SYNTHETIC, requests, patch=task.dataset.patch, provenance=provenance
@@ -70,7 +67,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         cards.write(config, workdir, RadiographDataset(workdir / SYNTHETIC))
 
 
-def _requests(task: DiffusionTask | GanTask, config: ConfigDict, per_label: int) -> list[Request]:
+def _requests(task: Generator, config: ConfigDict, per_label: int) -> list[Request]:
     """What a generator is asked for: so many radiographs of each class."""
     return draw_requests(
         task.dataset,
@@ -83,9 +80,7 @@ def _requests(task: DiffusionTask | GanTask, config: ConfigDict, per_label: int)
     )
 
 
-def _provenance(
-    task: DiffusionTask | GanTask, config: ConfigDict, checkpoint: int
-) -> dict[str, Any]:
+def _provenance(task: Generator, config: ConfigDict, checkpoint: int) -> dict[str, Any]:
     """What a synthetic dataset tells of the model that made it."""
     return {
         "kind": "synthetic",
@@ -96,7 +91,7 @@ def _provenance(
     }
 
 
-def _average(state: TrainState, config: ConfigDict, workdir: Path, snapshot: int = 0) -> Params:
+def average(state: TrainState, config: ConfigDict, workdir: Path, snapshot: int = 0) -> Params:
     """The moving average that samples are made with.
 
     Args:
@@ -127,7 +122,7 @@ def _average(state: TrainState, config: ConfigDict, workdir: Path, snapshot: int
     return ema.reconstruct(workdir / loop.SNAPSHOTS, state.ema, ema.Profile(step, width))
 
 
-def _weak_model(task: DiffusionTask, config: ConfigDict) -> tuple[Model, dict[str, Any]]:
+def _weak_model(task: Generator, config: ConfigDict) -> tuple[Model, dict[str, Any]]:
     """The model of another run for autoguidance, and what names it.
 
     Raises:
@@ -146,23 +141,26 @@ def _weak_model(task: DiffusionTask, config: ConfigDict) -> tuple[Model, dict[st
     weak_task = DiffusionTask(weak, task.dataset)
     state = loop.restore(weak_task, weak, workdir)
     named = {"config": run_folder.config_hash(weak), "checkpoint": int(state.step)}
-    return Model(weak_task.denoise, _average(state, config, workdir)), named
+    return Model(weak_task.denoise, average(state, config, workdir)), named
 
 
-def sample_snapshot(
-    task: DiffusionTask | GanTask,
-    config: ConfigDict,
-    workdir: Path,
-    state: TrainState,
-    step: int,
-    folder: Path,
-) -> None:
-    """Writes a dataset of a few radiographs made with a snapshot."""
+def write_samples(
+    task: Generator, config: ConfigDict, params: Params, step: int, folder: Path
+) -> RadiographDataset:
+    """Writes a dataset of a few radiographs, `config.evaluate.per_label` of each class.
+
+    Args:
+        task: The generator.
+        config: The config of its run.
+        params: Parameters of one moving average.
+        step: The training step of the parameters.
+        folder: The folder of the new dataset.
+    """
     requests = _requests(task, config, config.evaluate.per_label)
-    params = _average(state, config, workdir, step)
     provenance = _provenance(task, config, step)
     spool = SyntheticSpool(folder, requests, patch=task.dataset.patch, provenance=provenance)
-    generated = task.generate(params, dict(enumerate(requests)), sample=config.sample)
-    for number, picture in generated:
-        spool.add(number, picture)
+    samples = task.generate(params, dict(enumerate(requests)), sample=config.sample)
+    for number, pixels in samples:
+        spool.add(number, pixels)
     spool.write()
+    return RadiographDataset(folder)

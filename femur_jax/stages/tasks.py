@@ -6,34 +6,52 @@ import jax
 from ml_collections import ConfigDict
 
 from femur_jax import run_folder
-from femur_jax.classifier.protocol import Part, Protocol, protocol
+from femur_jax.classifier.protocol import Protocol, Subset, protocol
 from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
 from femur_jax.gan.task import GanTask
 from femur_jax.training import loop
+from femur_jax.training.task import Generator, Task
 
 
-def make_task(config: ConfigDict) -> DiffusionTask | GanTask | ClassifierTask:
+def make_task(config: ConfigDict) -> Task:
     """The model that `config.task` names, with its training data.
 
     Raises:
-        UserError: No such model, or no dataset.
+        UserError: The model is unknown, or there is no dataset.
     """
-    if config.task not in ("diffusion", "gan", "classifier"):
-        raise UserError(f"config.task is {config.task!r}; write diffusion, gan or classifier.")
-    if not config.dataset:
-        raise UserError("No dataset is named; add --config.dataset=FOLDER.")
     if config.task == "classifier":
         return make_classifier(config, classifier_protocol(config))
-    family = DiffusionTask if config.task == "diffusion" else GanTask
-    return family(config, RadiographDataset(config.dataset))
+    return make_generator(config)
+
+
+def make_generator(config: ConfigDict) -> Generator:
+    """The generator that `config.task` names, with its training data.
+
+    Raises:
+        UserError: The model is unknown or a classifier, or there is no dataset.
+    """
+    if config.task == "classifier":
+        raise UserError("A classifier generates no radiographs; use diffusion or gan.")
+    if config.task not in ("diffusion", "gan"):
+        raise UserError(f"config.task is {config.task!r}; write diffusion, gan or classifier.")
+    dataset = _open(config.dataset)
+    if config.task == "gan":
+        return GanTask(config, dataset)
+    return DiffusionTask(config, dataset)
+
+
+def _open(folder: str) -> RadiographDataset:
+    if not folder:
+        raise UserError("No dataset is named; add --config.dataset=FOLDER.")
+    return RadiographDataset(folder)
 
 
 def classifier_protocol(config: ConfigDict) -> Protocol:
     """The parts that a classifier is trained, validated and tested on."""
-    real = RadiographDataset(config.dataset)
+    real = _open(config.dataset)
     return protocol(
         _trained_on(config),
         real,
@@ -49,12 +67,12 @@ def _trained_on(config: ConfigDict) -> list[RadiographDataset]:
     return [RadiographDataset(folder) for folder in folders]
 
 
-def _trained_before(config: ConfigDict) -> list[Part]:
+def _trained_before(config: ConfigDict) -> list[Subset]:
     """What the run that this one starts from was trained on, and so on."""
     if not config.pretrained:
         return []
     first = run_folder.load_config(Path(config.pretrained))
-    parts = [Part(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
+    parts = [Subset(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
     return parts + _trained_before(first)
 
 
@@ -64,4 +82,4 @@ def make_classifier(config: ConfigDict, parts: Protocol) -> ClassifierTask:
     if config.pretrained:
         task = ClassifierTask(config, datasets)
         start = jax.device_get(loop.restore(task, config, Path(config.pretrained)).ema)
-    return ClassifierTask(config, datasets, start, parts.validation)
+    return ClassifierTask(config, datasets, start)

@@ -1,24 +1,35 @@
 """The stage that trains a model."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from femur_jax.classifier.task import ClassifierTask
-from femur_jax.stages.tasks import make_task
+from femur_jax.classifier.validation import Validation
+from femur_jax.stages.evaluators import make_evaluators
+from femur_jax.stages.tasks import classifier_protocol, make_classifier, make_generator
 from femur_jax.training import loop
+from femur_jax.training.evaluator import Evaluator
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains the model to its last step, from its newest checkpoint where there is one."""
-    task = make_task(config)
-    if isinstance(task, ClassifierTask) and not (task.validation and task.validation.radiographs):
-        _tell("There are no validation patients of both classes: the last checkpoint is used.")
-    loop.train(task, config, workdir)
+    evaluators: Sequence[Evaluator]
+    if config.task == "classifier":
+        protocol = classifier_protocol(config)
+        task = make_classifier(config, protocol)
+        evaluators = [Validation(task, protocol.validation)]
+        if not protocol.validation.radiographs:
+            evaluators = []
+            _report("No validation patients of both classes: the last checkpoint is used.")
+    else:
+        task = make_generator(config)
+        evaluators = make_evaluators(task, config)
+    loop.train(task, config, workdir, evaluators)
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     if jax.process_index() == 0:
         print(f"femur_jax: {text}", file=sys.stderr)

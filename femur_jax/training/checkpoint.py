@@ -18,34 +18,34 @@ from femur_jax.files import verify_checksums, write_checksums
 from femur_jax.training.state import TrainState
 
 BEST = "loss"
-"""The metric of which the checkpoint with the lowest value is kept, where a model has it."""
+"""The metric that chooses the best checkpoint, the one with the lowest value."""
 
 _ITEMS = ("state", "run")
 _NO_SPACE = ("RESOURCE_EXHAUSTED: Error writing", os.strerror(errno.ENOSPC))
 
 
 class Restored(NamedTuple):
-    """A checkpoint."""
+    """A checkpoint that was read."""
 
     state: TrainState
     run: dict[str, Any]
-    """What the loop saved beside the state, as JSON brings it back."""
+    """The JSON object that was saved with the state."""
 
 
 class Checkpoints:
     """The best and the newest checkpoints of a run, written in the background.
 
-    Each holds SHA256SUMS of its files, written before it gets its name. Where a file of the newest
-    one is missing or has changed, the one before is used.
+    Each holds SHA256SUMS of its files, written before it gets its final name. Where a file of the
+    newest checkpoint is missing or has changed, the one before is used.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
-        """Opens or begins a run's checkpoints.
+        """Opens or creates the folder of a run's checkpoints.
 
         Args:
-            folder: Holds a folder for each.
-            keep: How many of the newest stay.
-            read_only: For one who only restores, perhaps while the run goes on.
+            folder: A folder with a folder for each checkpoint.
+            keep: The number of the newest checkpoints to keep.
+            read_only: Whether to restore only, perhaps while the run continues.
         """
         self._folder = folder.absolute()
         self._read_only = read_only
@@ -73,19 +73,19 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of which there is a checkpoint, whole or not."""
+        """The steps with a checkpoint, whole or not."""
         return sorted(self._manager.all_steps())
 
     def save(
         self, state: TrainState, step: int, run: dict[str, Any], metrics: dict[str, float]
     ) -> None:
-        """Begins to save; the next call and `close` wait for it.
+        """Starts to save in the background; the next call and `close` wait for it.
 
         Args:
-            state: What to save.
-            step: Names it.
-            run: Anything that JSON can hold, to be given back beside the state.
-            metrics: Where they hold BEST, it decides which checkpoint is the best.
+            state: The state to save.
+            step: The step that names the checkpoint.
+            run: A JSON object to restore with the state.
+            metrics: Numbers of the checkpoint; BEST among them chooses the best checkpoint.
 
         Raises:
             UserError: The disk was full, now or in the background.
@@ -96,20 +96,20 @@ class Checkpoints:
                 step, args=args, metrics={BEST: metrics.get(BEST, math.inf)}, force=True
             )
         except Exception as error:
-            raise self._told(error) from error
+            raise self._as_user_error(error) from error
 
     def restore(self, abstract_state: Any, *, prefer: int | None = None) -> Restored | None:
-        """The newest whole checkpoint, none where there is no checkpoint at all.
+        """Returns the newest whole checkpoint, None where there are no checkpoints.
 
         Newer ones are deleted, unless opened read-only: the run will come to their steps again.
 
         Args:
-            abstract_state: Shapes, types and shardings of the state, as they shall be; the
-                sharding may be another than when it was saved.
-            prefer: The step of the checkpoint to take instead of the newest, if it is whole.
+            abstract_state: The wanted shapes, types and shardings of the state; the shardings may
+                differ from those that were saved.
+            prefer: The step of the checkpoint to use instead of the newest, if it is whole.
 
         Raises:
-            UserError: No checkpoint is whole, or they are of another model.
+            UserError: No checkpoint is whole, or they belong to another model.
         """
         steps = sorted(self.steps, key=lambda step: (step == prefer, step))
         if not steps:
@@ -145,12 +145,12 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._told(error) from error
+            raise self._as_user_error(error) from error
         finally:
             self._manager.close()
 
     def _newest_whole(self, steps: list[int]) -> int:
-        """-1 where there is none; only the first process looks, for all."""
+        """The newest step whose files are whole, or -1; only the first process checks."""
         if jax.process_index() > 0:
             return -1
         for step in reversed(steps):
@@ -174,19 +174,19 @@ class Checkpoints:
                 name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)
             )
             raise UserError(
-                f"The checkpoint of step {step} in {self._folder} is of another model: it differs "
-                f"in {len(names)} arrays, first in {names[0]}; use the config and the version of "
-                "this program that it was trained with, or another --workdir."
+                f"The checkpoint of step {step} in {self._folder} belongs to another model: it "
+                f"differs in {len(names)} arrays, first in {names[0]}; use the config and the "
+                "version of this program that it was trained with, or another --workdir."
             )
 
     def _seal(self) -> None:
-        """Writes the checksums of a checkpoint that is written, before it gets its final name."""
+        """Writes the checksums of a finished checkpoint, before it gets its final name."""
         for item in _ITEMS:
             for folder in self._folder.glob(f"*.orbax-checkpoint-tmp/{item}"):
                 write_checksums(folder)
 
-    def _told(self, error: Exception) -> Exception:
-        """The error as a user's mistake, where it is one: Orbax passes on nothing but its text."""
+    def _as_user_error(self, error: Exception) -> Exception:
+        """A UserError where the disk is full, which Orbax reports in its text only."""
         texts, cause = "", error
         while cause is not None:
             texts, cause = f"{texts} {cause}", cause.__cause__ or cause.__context__
@@ -202,19 +202,20 @@ class Snapshots:
     """Moving averages of a run at several steps, all of them kept; see `ema.reconstruct`."""
 
     def __init__(self, folder: Path):
+        """Opens or creates the folder of a run's snapshots."""
         self._manager = ocp.CheckpointManager(folder.absolute())
 
     @property
     def steps(self) -> list[int]:
-        """Of the complete snapshots, in order."""
+        """The steps of the complete snapshots, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, ema: Any, step: int) -> None:
-        """Begins to save; a run that comes by a step again leaves its snapshot as it is."""
+        """Starts to save in the background; an existing snapshot of the step stays as it is."""
         self._manager.save(step, args=ocp.args.StandardSave(ema))
 
     def restore(self, step: int, like: Any) -> Any:
-        """A snapshot, with the shapes, types and shardings of `like`."""
+        """Returns a snapshot with the shapes, types and shardings of `like`."""
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def close(self) -> None:
@@ -228,7 +229,7 @@ def _best(metrics: dict[str, float]) -> float:
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:
-    """Shape and type of each array by its path."""
+    """The shape and type of each array by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), leaf.dtype)

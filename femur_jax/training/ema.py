@@ -1,9 +1,9 @@
 """Moving averages of parameters whose width is relative to the length of the training.
 
 EDM2 (Karras et al. 2023, arXiv 2312.02696, section 3): after t steps the average weighs the
-parameters of step tau by p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), so it holds on to nothing
-from the beginning. Its width sigma_rel, the standard deviation of p over t, names it. Averages of
-other widths, and of other steps, can be put together afterwards from stored ones.
+parameters of step tau by p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1), so it forgets the first
+ones. It is named by its width sigma_rel, the standard deviation of p relative to t. Averages of
+other widths and other steps can be reconstructed afterwards from stored ones.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from femur_jax.errors import UserError
 from femur_jax.training.checkpoint import Snapshots
 
 GREATEST_WIDTH = 12**-0.5
-"""Of the plain mean over all steps, gamma = 0."""
+"""The width of the plain mean over all steps, gamma = 0."""
 
 
-def begin(params: PyTree, widths: Sequence[float]) -> dict[str, PyTree]:
-    """The averages before the first step, by width.
+def init(params: PyTree, widths: Sequence[float]) -> dict[str, PyTree]:
+    """Returns the averages before the first step, by width.
 
     Raises:
-        UserError: A width that no average has.
+        UserError: A width is out of range.
     """
     for width in widths:
         gamma_of(width)
@@ -34,16 +34,16 @@ def begin(params: PyTree, widths: Sequence[float]) -> dict[str, PyTree]:
 
 
 def update(ema: dict[str, PyTree], params: PyTree, step: Int[Array, ""]) -> dict[str, PyTree]:
-    """The averages after a step: each becomes beta ema + (1 - beta) params.
+    """Returns the averages after a step: each becomes beta ema + (1 - beta) params.
 
     Args:
-        ema: By width, as before the step.
-        params: After the step.
-        step: Steps before this one. With t = step + 1, beta = (1 - 1 / t)^(gamma + 1).
+        ema: The averages before the step, by width.
+        params: The parameters after the step.
+        step: The number of previous steps. With t = step + 1, beta = (1 - 1 / t)^(gamma + 1).
     """
 
     def updated(width: str) -> PyTree:
-        # 1 - beta, which for a late step is too small to be found by subtraction.
+        # 1 - beta, which at a late step is too small for a subtraction in float32.
         share = -jnp.expm1((gamma_of(float(width)) + 1) * jnp.log1p(-1 / (step + 1.0)))
         return jax.tree.map(lambda e, p: e + share * (p - e), ema[width], params)
 
@@ -51,10 +51,10 @@ def update(ema: dict[str, PyTree], params: PyTree, step: Int[Array, ""]) -> dict
 
 
 def gamma_of(width: float) -> float:
-    """The exponent of the average of a width, from sigma_rel^2 = (g + 1) / ((g + 2)^2 (g + 3)).
+    """Returns the exponent for a width, from sigma_rel^2 = (g + 1) / ((g + 2)^2 (g + 3)).
 
     Raises:
-        UserError: A width that no average has.
+        UserError: The width is out of range.
     """
     if not 0 < width <= GREATEST_WIDTH:
         raise UserError(
@@ -66,17 +66,17 @@ def gamma_of(width: float) -> float:
 
 
 class Profile(NamedTuple):
-    """Which average: of the steps 1 to `step`, with a width."""
+    """Names an average: over the steps 1 to `step`, with a width."""
 
     step: int
     width: float
 
 
 def coefficients(stored: Sequence[Profile], target: Profile) -> Float64[np.ndarray, "stored"]:
-    """With these, stored averages add up to one that was not stored.
+    """Returns the weights with which stored averages add up to one that was not stored.
 
-    Of all weighted sums, this one's p is the nearest to the target's in the least-squares sense
-    (EDM2, section 3). The closer the stored steps and the more widths, the nearer it is.
+    The p of this weighted sum is the nearest to the target's in the least-squares sense (EDM2,
+    section 3). Closer steps and more widths make it more precise.
     """
     products = np.array([[_inner_product(a, b) for b in stored] for a in stored])
     wanted = np.array([_inner_product(a, target) for a in stored])
@@ -96,30 +96,30 @@ def _inner_product(a: Profile, b: Profile) -> float:
 
 
 def reconstruct(folder: Path, ema: dict[str, PyTree], target: Profile) -> PyTree:
-    """An average that was not stored, put together from a run's snapshots.
+    """Reconstructs an average that was not stored from a run's snapshots.
 
     Args:
-        folder: Holds the snapshots, see `checkpoint.Snapshots`.
+        folder: The folder of the snapshots, see `checkpoint.Snapshots`.
         ema: Averages as the run stores them, for their widths, shapes and shardings.
-        target: What is wanted.
+        target: The step and the width of the average.
 
     Raises:
-        UserError: There is no snapshot.
+        UserError: There are no snapshots.
     """
     snapshots = Snapshots(folder)
     if not snapshots.steps:
         raise UserError(
-            f"{folder} has no snapshot, from which an average of width {target.width} could be put "
-            f"together; use a width of {' or '.join(ema)}, or train with "
+            f"{folder} has no snapshot, so an average of width {target.width} cannot be "
+            f"reconstructed; use a width of {' or '.join(ema)}, or train with "
             "config.train.snapshot_every."
         )
     stored = [Profile(step, float(width)) for step in snapshots.steps for width in ema]
-    shares = iter(coefficients(stored, target))
+    weights = iter(coefficients(stored, target))
     result = jax.tree.map(jnp.zeros_like, next(iter(ema.values())))
     for step in snapshots.steps:
         snapshot = snapshots.restore(step, ema)
         for width in ema:
-            share = next(shares)
-            result = jax.tree.map(lambda r, e, s=share: r + s * e, result, snapshot[width])
+            weight = next(weights)
+            result = jax.tree.map(lambda r, e, w=weight: r + w * e, result, snapshot[width])
     snapshots.close()
     return result

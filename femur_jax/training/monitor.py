@@ -1,11 +1,12 @@
-"""What a run tells: TensorBoard events, JSON lines, and a progress bar."""
+"""What a run reports: TensorBoard events, JSON lines, and a progress bar."""
 
+import contextlib
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +23,35 @@ SPEED = "speed.jsonl"
 PARAMETERS = "parameters.txt"
 
 PEAK_FLOPS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
-"""Of a device, dense bfloat16, by the begin of its name (NVIDIA's data sheets, SXM modules)."""
+"""Floating-point operations a second of dense bfloat16, by the beginning of a device's name
+(NVIDIA's data sheets, SXM modules)."""
 
-_PROFILED_AFTER = 10  # steps, when compilation and warming up are over
+_PROFILED_AFTER = 10  # steps, which include compilation and warming up
 _HISTOGRAM_SAMPLES = 1000
 
 
 class Monitor:
-    """Writes what a run tells; only process 0 writes.
+    """Writes a run's logs; only process 0 writes.
 
-    Scalars also go to `scalars.jsonl` in the folder, one object a line, with the key `step`:
-    the report's curves are drawn from it. What differs from one run to the next of the same
-    config (steps per second, share of time spent waiting for data, memory in GiB, share of the
-    devices' peak) goes to `speed.jsonl`.
+    Scalars also go to `scalars.jsonl` in the folder, one object a line, with the key `step`; the
+    report draws its curves from this file. Numbers that differ between two runs of the same config
+    (steps per second, share of time spent waiting for data, memory in GiB, share of the devices'
+    peak) go to `speed.jsonl`.
     """
 
     def __init__(self, folder: Path, *, name: str, start: int, steps: int, profile: int = 0):
-        """Opens the logs and drops lines of steps that will be run again.
+        """Opens the logs and removes the lines of steps that will be run again.
 
         Args:
-            folder: Where the logs go.
-            name: Shown before the progress bar.
+            folder: The folder of the logs.
+            name: A name in front of the progress bar.
             start: The step that the run continues from.
             steps: The step that it ends at.
-            profile: How many steps to trace with JAX's profiler, for TensorBoard.
+            profile: The number of steps to trace with JAX's profiler, for TensorBoard.
         """
         self._folder = folder
         self._writes = jax.process_index() == 0
-        self._told = start
+        self._logged = start
         self._since = time.perf_counter()
         self._waited = 0.0
         self._profiled = range(start + _PROFILED_AFTER, start + _PROFILED_AFTER + profile)
@@ -64,7 +66,7 @@ class Monitor:
         self._bar = tqdm(desc=name, total=steps, initial=start, disable=not self._writes)
 
     def describe(self, config: ConfigDict, params: PyTree) -> None:
-        """Tells what is trained: the config, and name, shape and place of each parameter."""
+        """Logs the config, and the name, shape and sharding of each parameter."""
         if not self._writes:
             return
         overview = parameter_overview.get_parameter_overview(params, include_stats="sharding")
@@ -74,9 +76,19 @@ class Monitor:
             self._events.write_texts(0, {"config": _code(text), "parameters": _code(overview)})
             self._events.write_hparams(_hyperparameters(config))
 
-    def waited(self, seconds: float) -> None:
-        """Notes that the next step's data was waited for."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time within `with` as waiting for data."""
+        start_time = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start_time
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time within `with`, such as for sampling, out of the training speed."""
+        start_time = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start_time
 
     def advance(self, step: int) -> None:
         """Moves the progress bar to `step`."""
@@ -93,8 +105,8 @@ class Monitor:
         """Logs named numbers, and the speed since the last call.
 
         Args:
-            step: That they belong to.
-            values: The numbers.
+            step: The step that they belong to.
+            values: The numbers by name.
             flops_per_step: Floating-point operations of a device in one step; 0 where unknown.
         """
         if not self._writes:
@@ -102,7 +114,7 @@ class Monitor:
         self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, False)
         self._write(SCALARS, step, values)
         now = time.perf_counter()
-        steps_per_second = (step - self._told) / (now - self._since)
+        steps_per_second = (step - self._logged) / (now - self._since)
         speed = {
             "steps_per_second": steps_per_second,
             "input_wait_share": self._waited / (now - self._since),
@@ -110,13 +122,12 @@ class Monitor:
         }
         speed |= _device_speed(flops_per_step * steps_per_second)
         self._write(SPEED, step, speed)
-        self._told, self._since, self._waited = step, now, 0.0
+        self._logged, self._since, self._waited = step, now, 0.0
 
-    def validation(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs named numbers over data that is not trained on, under `validation/`."""
+    def evaluation(self, step: int, name: str, values: Mapping[str, float]) -> None:
+        """Logs the numbers of an evaluator, each as `NAME/NUMBER`."""
         if self._writes:
-            named = {f"validation/{name}": value for name, value in values.items()}
-            self._write(SCALARS, step, named)
+            self._write(SCALARS, step, {f"{name}/{key}": v for key, v in values.items()})
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Logs batches of grey images with values in [0, 1], shape (n, height, width, 1)."""
@@ -124,16 +135,12 @@ class Monitor:
             self._events.write_images(step, images)
 
     def histograms(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
-        """Logs distributions."""
+        """Logs the distributions of some values."""
         if self._events:
             self._events.write_histograms(step, samples)
 
-    def exclude(self, seconds: float) -> None:
-        """Leaves out of the speed what was no training, such as sampling."""
-        self._since += seconds
-
     def close(self) -> None:
-        """Flushes everything."""
+        """Writes what is still in memory and closes the logs."""
         self._end_profile()
         self._bar.close()
         if self._events:
@@ -152,13 +159,13 @@ class Monitor:
 
 
 def read_scalars(folder: Path) -> list[dict[str, Any]]:
-    """The scalars that a run has logged in a folder, none where it has not begun."""
+    """Returns the scalars that a run has logged in a folder, none where it has not begun."""
     return _read(folder / SCALARS)
 
 
 @jax.jit
 def histogram_samples(params: PyTree) -> PyTree:
-    """Evenly spaced values of each array, a thousand of it or a few more."""
+    """Returns evenly spaced values of each array, about a thousand."""
 
     def samples(array: jax.Array) -> jax.Array:
         return array.ravel()[:: max(array.size // _HISTOGRAM_SAMPLES, 1)].astype(jnp.float32)
@@ -167,7 +174,7 @@ def histogram_samples(params: PyTree) -> PyTree:
 
 
 def by_path(tree: PyTree, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a tree by their path."""
+    """Returns the leaves of a tree by their path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         prefix + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -182,9 +189,9 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def event_writer(folder: Path):
-    """CLU's TensorBoard writer, which needs TensorFlow (several seconds to import)."""
+    """Returns CLU's TensorBoard writer, which takes several seconds to import TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself otherwise
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow prints a notice otherwise
     try:
         from clu import metric_writers
     except ImportError:
@@ -197,26 +204,26 @@ def event_writer(folder: Path):
 
 
 def _device_speed(flops: float) -> dict[str, float]:
-    """Memory of a device, and what it does a second, where known."""
+    """Memory and speed of a device, where known."""
     device = jax.local_devices()[0]
-    found = {}
+    numbers = {}
     if stats := device.memory_stats():
-        found["device_peak_gib"] = stats["peak_bytes_in_use"] / 2**30
+        numbers["device_peak_gib"] = stats["peak_bytes_in_use"] / 2**30
     if flops:
-        found["tflops_per_device"] = flops / 1e12
+        numbers["tflops_per_device"] = flops / 1e12
     for name, peak in PEAK_FLOPS.items():
         if flops and device.device_kind.startswith(name):
-            found["share_of_peak"] = flops / peak
-    return found
+            numbers["share_of_peak"] = flops / peak
+    return numbers
 
 
 def _code(text: str) -> str:
-    """Text as TensorBoard shows it unchanged."""
+    """Text in a form that TensorBoard shows unchanged."""
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
 def _hyperparameters(config: ConfigDict) -> dict[str, Any]:
-    """A config's fields, of the types that TensorBoard's table takes."""
+    """A config's fields in types that TensorBoard's table accepts."""
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in by_path(config.to_dict()).items()

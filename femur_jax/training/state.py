@@ -19,35 +19,35 @@ class TrainState:
     """
 
     step: Any
-    """Updates done, an int32 scalar."""
+    """The number of updates so far, an int32 scalar."""
     params: PyTree
     ema: PyTree
-    """Moving average of the parameters (of the generator alone in a GAN), or several of them by
-    width (see `training.ema`); models sample with it."""
+    """The moving average of the parameters (in a GAN, of the generator alone), or several of them
+    by width (see `training.ema`); models sample with it."""
     optimizer: Any
 
 
-def begin(params: PyTree, ema: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step of a model that is one network."""
+def init_state(params: PyTree, ema: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state of a single network before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32), params=params, ema=ema, optimizer=optimizer.init(params)
     )
 
 
-def advance(
+def update_state(
     state: TrainState,
     gradient: PyTree,
     optimizer: optax.GradientTransformation,
     update_ema: Callable[[PyTree, PyTree, Array], PyTree],
 ) -> TrainState:
-    """The state after one update of a model that is one network.
+    """Returns the state of a single network after one more update.
 
     Args:
-        state: The state before.
-        gradient: Of the parameters.
-        optimizer: Whose state `state` holds.
-        update_ema: Gives the moving average from the one before, the new parameters, and the
-            number of steps before this one.
+        state: The state before the update.
+        gradient: The gradient of the loss with respect to the parameters.
+        optimizer: The optimizer whose state `state` holds.
+        update_ema: A function from the previous moving average, the new parameters and the number
+            of previous steps to the new moving average.
     """
     update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
@@ -60,10 +60,10 @@ def advance(
 
 
 def update_ema(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
-    """One step of an exponential moving average: d * ema + (1 - d) * params.
+    """Performs one step of an exponential moving average: d * ema + (1 - d) * params.
 
-    d is `decay`, but at most (1 + step) / (10 + step), so that the average of a young run does
-    not hold on to its first parameters.
+    d is `decay`, but at most (1 + step) / (10 + step), so that the average of a young run forgets
+    its first parameters.
     """
     d = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)

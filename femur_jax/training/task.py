@@ -39,6 +39,14 @@ class Task(Protocol):
         """Returns the endless streams of training samples."""
         ...
 
+    def data_digest(self) -> str:
+        """Returns a digest of all radiographs in the training split, and how they are drawn."""
+        ...
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Returns the learning rate after some steps, in a run of `steps` in total."""
+        ...
+
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Returns pictures for TensorBoard in [0, 1], shape (n, height, width, 1)."""
         ...

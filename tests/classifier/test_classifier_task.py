@@ -1,4 +1,4 @@
-"""The classifier, on bars that a person tells apart at once."""
+"""The classifier on bars that a person distinguishes at once."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,14 +10,10 @@ import pytest
 import scipy.ndimage
 from sklearn.metrics import log_loss, roc_auc_score
 
-from femur_jax.classifier.protocol import Part
+from femur_jax.classifier.protocol import Subset
 from femur_jax.classifier.summary import summarise
-from femur_jax.classifier.task import (
-    ClassifierTask,
-    displaced,
-    predict,
-    standardised,
-)
+from femur_jax.classifier.task import ClassifierTask, displaced, predict, standardised
+from femur_jax.classifier.validation import Validation
 from femur_jax.data.letterbox import letterbox
 from femur_jax.data.loader import Pool
 from femur_jax.data.shards import RadiographDataset
@@ -28,12 +24,12 @@ from femur_jax.training import loop
 @pytest.fixture(scope="module")
 def known(dataset):
     """The dataset with the ages of four patients in five, and nobody's sex."""
-    found, rng = RadiographDataset(dataset.folder), np.random.default_rng(0)
-    found.entries = [
+    known, rng = RadiographDataset(dataset.folder), np.random.default_rng(0)
+    known.entries = [
         replace(e, columns={"sex": None, "age": rng.normal(70, 10) if n % 5 else None})
-        for n, e in enumerate(found.entries)
+        for n, e in enumerate(known.entries)
     ]
-    return found
+    return known
 
 
 @pytest.fixture(scope="module")
@@ -50,51 +46,51 @@ def trained(dataset, classifier_config, tmp_path_factory):
     return task, loop.train(task, classifier_config, folder).ema
 
 
-def test_learns_what_is_plain_to_see(trained, dataset):
+def test_learns_what_is_easy_to_see(trained, dataset):
     task, params = trained
-    found = predict(task, params, dataset, dataset.split("test"))
-    assert roc_auc_score(found.positive, found.logit) > 0.9
+    predictions = predict(task, params, dataset, dataset.split("test"))
+    assert roc_auc_score(predictions.positive, predictions.logit) > 0.9
 
 
 def test_predictions_are_in_order_and_do_not_depend_on_the_batch(trained, dataset):
     task, params = trained
     radiographs = dataset.split("train")  # more than one batch
-    found = predict(task, params, dataset, radiographs)
+    predictions = predict(task, params, dataset, radiographs)
     chosen = radiographs[5:8]
     some = predict(task, params, dataset, chosen)
-    np.testing.assert_allclose(some.logit, found.logit[5:8], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(some.logit, predictions.logit[5:8], rtol=1e-4, atol=1e-5)
     assert some.patients == [dataset.entries[n].patient for n in chosen]
     np.testing.assert_array_equal(
         some.positive, [dataset.entries[n].label == "AFF" for n in chosen]
     )
     # The logit is linear in the features.
-    ones = np.ones(len(found.logit))
-    design = np.column_stack([found.features, ones])
-    solved, *_ = np.linalg.lstsq(design, found.logit, rcond=None)
-    np.testing.assert_allclose(design @ solved, found.logit, atol=1e-3)
+    ones = np.ones(len(predictions.logit))
+    design = np.column_stack([predictions.features, ones])
+    solved, *_ = np.linalg.lstsq(design, predictions.logit, rcond=None)
+    np.testing.assert_allclose(design @ solved, predictions.logit, atol=1e-3)
 
 
 def test_standardised_ignores_exposure_and_surround(dataset):
     box = letterbox(dataset, 0, (40, 32))
     pixels = jnp.asarray(box["pixels"])[None]
-    place = jnp.asarray(box["box"])[None]
-    seen, mask = standardised(pixels, place)
+    boxes = jnp.asarray(box["box"])[None]
+    seen, mask = standardised(pixels, boxes)
     top, left, height, width = box["box"]
     inside = np.asarray(seen)[0, top : top + height, left : left + width]
     raw = box["pixels"][top : top + height, left : left + width].astype(float)
     np.testing.assert_allclose(inside[..., 0], (raw - raw.mean()) / raw.std(), atol=1e-3)
-    # The mean of the 5 x 5 surroundings, of what lies within the letterbox.
+    # The mean of the 5 x 5 surroundings within the letterbox.
     counts = scipy.ndimage.uniform_filter(np.ones_like(raw), 5, mode="constant")
     local = raw - scipy.ndimage.uniform_filter(raw, 5, mode="constant") / counts
     np.testing.assert_allclose(inside[..., 1], (local - local.mean()) / local.std(), atol=1e-3)
     assert float(mask.sum()) == height * width
     assert not np.asarray(seen)[np.asarray(mask)[..., 0] == 0].any()
-    darker, _ = standardised((pixels // 2).astype(jnp.uint16), place)
+    darker, _ = standardised((pixels // 2).astype(jnp.uint16), boxes)
     np.testing.assert_allclose(darker, seen, atol=5e-3)
 
 
 def test_displaced_moves_about_the_middle():
-    """Zoom and shift of a bar, against where the affine map puts its edges."""
+    """The edges of a bar after zoom and shift are those of the affine map."""
     image = np.zeros((1, 40, 60, 1), np.float32)
     image[0, 10:20, 24:42] = 1.0
     still = displaced(jax.random.key(0), jnp.asarray(image), mirror=True, zoom=0.0, shift=0.0)
@@ -114,17 +110,17 @@ def test_displaced_moves_about_the_middle():
     assert np.mean(middles) == pytest.approx(-5, abs=0.6)  # 15 of 40 rows, seen from the middle
 
 
-def test_gradient_reaches_what_is_known(known, columns_config):
+def test_gradient_reaches_known_columns(known, columns_config):
     task = ClassifierTask(columns_config, [known])
     first = state = jax.jit(task.init)(jax.random.key(0))
     rows = [task.streams()[0].samples[n] for n in range(8)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     step = jax.jit(task.step)
-    for _ in range(3):  # the first learning rate is zero, and so are the branches' last scales
+    for _ in range(3):  # the first learning rate and the branches' last scales are zero
         state, metrics = step(state, batch, jax.random.key(0))
     assert float(metrics["loss"]) == pytest.approx(np.log(2), abs=0.5)
-    beside = np.asarray(state.params["beside"]["kernel"])[:, 0]
-    assert beside[0] != 0 and beside[1] == 0  # nobody's sex is known
+    kernel = np.asarray(state.params["beside"]["kernel"])[:, 0]
+    assert kernel[0] != 0 and kernel[1] == 0  # nobody's sex is known
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(first.params),
         jax.tree.leaves(state.params),
@@ -143,7 +139,7 @@ def test_datasets_are_mixed_at_their_shares(dataset, classifier_config):
 
 
 def test_real_radiographs_that_are_repeated_are_drawn_as_before(dataset):
-    """The control of repeated radiographs: a run sees each of them as often either way."""
+    """In the control of repeated radiographs a run sees each of them as often as without."""
     counts = []
     for datasets in ([dataset], [dataset, dataset]):
         pool = Pool(datasets, label_shares=(0.5, 0.5))
@@ -155,21 +151,22 @@ def test_real_radiographs_that_are_repeated_are_drawn_as_before(dataset):
 
 
 def test_validation_is_the_log_loss_of_patients(trained, dataset, classifier_config):
-    """With the classes weighted as they are drawn, against scikit-learn."""
+    """The reference is scikit-learn, with the classes weighted as they are drawn."""
     task, params = trained
     chosen = dataset.split("validation")
     config = classifier_config.copy_and_resolve_references()
     config.data.draw.label_shares = (3.0, 1.0)
-    found = ClassifierTask(config, [dataset], validation=Part(dataset, chosen)).validate(params)
+    weighted = ClassifierTask(config, [dataset])
+    state = replace(weighted.init(jax.random.key(0)), ema=params)
+    numbers = Validation(weighted, Subset(dataset, chosen)).run(state)
     scores = predict(task, params, dataset, chosen).by_patient()
     p = 1 / (1 + np.exp(-scores.score))
     weights = np.where(
         scores.positive, 0.25 / scores.positive.sum(), 0.75 / (~scores.positive).sum()
     )
     expected = log_loss(scores.positive, p, sample_weight=weights)
-    assert found["loss"] == pytest.approx(expected, rel=1e-4)
-    assert found["auc"] == roc_auc_score(scores.positive, scores.score)
-    assert ClassifierTask(config, [dataset]).validate(params) == {}
+    assert numbers["loss"] == pytest.approx(expected, rel=1e-4)
+    assert numbers["auc"] == roc_auc_score(scores.positive, scores.score)
 
 
 def test_columns_reach_the_logit_standardised(known, columns_config):
@@ -188,7 +185,7 @@ def test_columns_reach_the_logit_standardised(known, columns_config):
     np.testing.assert_allclose(logit, expected[chosen], rtol=1e-4, atol=1e-4)
 
 
-def test_training_goes_on_from_other_parameters(trained, dataset, classifier_config):
+def test_training_starts_from_other_parameters(trained, dataset, classifier_config):
     _, params = trained
     state = ClassifierTask(classifier_config, [dataset], start=params).init(jax.random.key(5))
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
@@ -205,13 +202,13 @@ def test_imported_weights_need_fixed_norms(dataset, classifier_config):
         ClassifierTask(config, [dataset])
 
 
-def test_summary_holds_all_that_is_reported(trained, dataset):
+def test_summary_holds_the_whole_report(trained, dataset):
     task, params = trained
-    found = predict(task, params, dataset, dataset.split("test"))
-    got = summarise(found, trained_share=0.5, true_share=0.5)
-    assert got["auc"]["value"] > 0.9
-    hospitals = got["by"]["hospital"]
-    assert [row["group"] for row in hospitals] == sorted(set(found.hospitals))
-    assert sum(row["radiographs"] for row in hospitals) == len(found.logit)
-    assert [row["group"] for row in got["by"]["size"]] == ["0 to 1 MP"]
-    assert sum(b["patients"] for b in got["calibration"]["bins"]) == got["patients"]
+    predictions = predict(task, params, dataset, dataset.split("test"))
+    summary = summarise(predictions, trained_share=0.5, true_share=0.5)
+    assert summary["auc"]["value"] > 0.9
+    hospitals = summary["by"]["hospital"]
+    assert [row["group"] for row in hospitals] == sorted(set(predictions.hospitals))
+    assert sum(row["radiographs"] for row in hospitals) == len(predictions.logit)
+    assert [row["group"] for row in summary["by"]["size"]] == ["0 to 1 MP"]
+    assert sum(b["patients"] for b in summary["calibration"]["bins"]) == summary["patients"]

@@ -1,11 +1,11 @@
-"""Who is trained on and tested on, and what is refused."""
+"""Training and test patients, and what is refused."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from femur_jax.classifier.protocol import Part, origin, protocol
+from femur_jax.classifier.protocol import Subset, origin, protocol
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
@@ -48,33 +48,33 @@ def real(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory, real):
-    """Made by models that were trained on the patients' split, and on the hospitals'."""
-    made = [(f"s{n}", f"s{n}", LABELS[n % 2], "train", "") for n in range(6)]
+    """Datasets of models that were trained on the split of patients and on that of hospitals."""
+    samples = [(f"s{n}", f"s{n}", LABELS[n % 2], "train", "") for n in range(6)]
     folder = tmp_path_factory.mktemp("protocol")
     return {
-        by: write(folder / by, made, kind="synthetic", model="gan", **origin(real, by))
+        by: write(folder / by, samples, kind="synthetic", model="gan", **origin(real, by))
         for by in ("patient", "hospital")
     }
 
 
-def entries(part):
-    return [part.dataset.entries[n] for n in part.radiographs]
+def entries(subset):
+    return [subset.dataset.entries[n] for n in subset.radiographs]
 
 
 def test_roles_are_the_splits(real):
-    found = protocol([real], real, real, by="patient")
-    [training] = found.training
-    for part, split in zip((training, found.validation, found.test), SPLITS, strict=True):
-        assert {e.split for e in entries(part)} == {split}
-        assert len(part.radiographs) == 8
+    roles = protocol([real], real, real, by="patient")
+    [training] = roles.training
+    for subset, split in zip((training, roles.validation, roles.test), SPLITS, strict=True):
+        assert {e.split for e in entries(subset)} == {split}
+        assert len(subset.radiographs) == 8
 
 
 def test_synthetic_radiographs_have_one_split_whatever_the_real_ones_are_by(real, synthetic):
-    found = protocol([real, synthetic["hospital"]], real, real, by="hospital")
-    real_part, synthetic_part = found.training
-    assert {e.hospital_split for e in entries(real_part)} == {"train"}
-    assert len(synthetic_part.radiographs) == 6
-    assert {e.hospital_split for e in entries(found.test)} == {"test"}
+    roles = protocol([real, synthetic["hospital"]], real, real, by="hospital")
+    real_subset, synthetic_subset = roles.training
+    assert {e.hospital_split for e in entries(real_subset)} == {"train"}
+    assert len(synthetic_subset.radiographs) == 6
+    assert {e.hospital_split for e in entries(roles.test)} == {"test"}
 
 
 def test_a_synthetic_dataset_is_tested_as_a_whole(real, synthetic):
@@ -93,43 +93,46 @@ def test_without_validation_patients_of_both_classes_there_is_no_validation(tmp_
     assert protocol([dataset], dataset, dataset, by="patient").validation.radiographs == []
 
 
-def test_models_of_other_hospitals_radiographs_are_welcome(real, synthetic, tmp_path):
+def test_models_of_other_hospitals_radiographs_are_accepted(real, synthetic, tmp_path):
     elsewhere = write(tmp_path / "elsewhere", rows("q"), kind="real")
-    protocol([synthetic["patient"]], elsewhere, elsewhere, by="hospital")
+    roles = protocol([synthetic["patient"]], elsewhere, elsewhere, by="hospital")
+    assert [subset.dataset for subset in roles.training] == [synthetic["patient"]]
+    assert roles.test.dataset is elsewhere
+    assert {e.hospital_split for e in entries(roles.test)} == {"test"}
 
 
 def without(dataset, *names):
-    found = RadiographDataset(dataset.folder)
-    found.provenance = {k: v for k, v in dataset.provenance.items() if k not in names}
-    return found
+    copy = RadiographDataset(dataset.folder)
+    copy.provenance = {k: v for k, v in dataset.provenance.items() if k not in names}
+    return copy
 
 
 def of_class(dataset, label):
-    found = RadiographDataset(dataset.folder)
-    found.entries = [replace(e, label=label) for e in dataset.entries]
-    return found
+    copy = RadiographDataset(dataset.folder)
+    copy.entries = [replace(e, label=label) for e in dataset.entries]
+    return copy
 
 
-def test_what_would_not_be_fair_is_refused(real, synthetic):
+def test_unfair_roles_are_refused(real, synthetic):
     def refused(match, trained_on, tested_on=real, **settings):
         with pytest.raises(UserError, match=match):
             protocol(trained_on, real, tested_on, **({"by": "patient"} | settings))
 
     refused("train split of .* no radiograph with label AFF", [of_class(real, "NFF")])
-    refused("tested of .* no radiograph with label NFF", [real], of_class(real, "AFF"))
+    refused("test split of .* no radiograph with label NFF", [real], of_class(real, "AFF"))
     refused("where its radiographs come from .kind", [without(real, "kind")])
     refused("where its radiographs come from .model", [without(synthetic["patient"], "model")])
     refused("another split of", [synthetic["patient"]], by="hospital")
     refused("another split of", [real, synthetic["hospital"]])
-    refused("another split of", [real], before=[Part(synthetic["hospital"], [0])])
+    refused("another split of", [real], before=[Subset(synthetic["hospital"], [0])])
     refused("has no column 'sex'.*--columns=age,sex", [real], columns=("age", "sex"))
-    refused("is synthetic, and nobody has", [synthetic["patient"]], columns=("age",))
+    refused("is synthetic and has no ages", [synthetic["patient"]], columns=("age",))
     refused("by 'moon'; write patient", [real], by="moon")
-    # Patients of the hospitals that are tested, to whom the classifier that came before owes much.
-    before = [Part(real, real.split("validation", "patient"))]
+    # The classifier before was validated on patients of the hospitals that are tested.
+    before = [Subset(real, real.split("validation", "patient"))]
     refused("4 patients of", [synthetic["hospital"]], by="hospital", before=before)
     other = RadiographDataset(real.folder)
     other.entries = [
         replace(e, split={"train": "test"}.get(e.split, e.split)) for e in real.entries
     ]
-    refused("4 patients of .* that were trained on", [real], other)
+    refused("4 patients of .* in the test as well as in the training", [real], other)

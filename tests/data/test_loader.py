@@ -10,7 +10,6 @@ from femur_jax.data.loader import (
     last_origin,
     random_letterboxes,
     random_patches,
-    wide_context,
 )
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS, Radiograph
@@ -111,27 +110,6 @@ def test_half_of_the_patches_are_mirrored_where_asked(data):
     assert not any(patch["mirrored"] for patch in _patches(Pool([data]), 20))
 
 
-@pytest.mark.parametrize("radiograph", range(len(SIZES)))
-def test_the_wide_context_surrounds_the_patch(data, radiograph):
-    for level, size in enumerate(data.level_sizes(radiograph)):
-        for origin in ((0, 0), (4, 2), tuple(last_origin(n, PATCH) for n in size)):
-            patch = cut_patch(data, radiograph, level, origin, wide=True)
-            assert patch["context"].shape == (PATCH, PATCH, 2)
-            if level == 0:
-                assert not patch["context"].any()
-                continue
-            coarser, scale = {1: (0, 2)}.get(level, (level - 2, 4))
-            found, start = wide_context(level, origin, PATCH)
-            assert found == coarser
-            # The centres agree to within a coarse pixel.
-            for fine, coarse in zip(origin, start, strict=True):
-                assert 0 <= (fine + PATCH / 2) / scale - (coarse + PATCH / 2) < 1
-            whole = np.pad(data.read(radiograph, coarser), 2 * PATCH, mode="edge")
-            y, x = (2 * PATCH + s for s in start)
-            expected = whole[y : y + PATCH, x : x + PATCH]
-            np.testing.assert_array_equal(patch["context"][..., 1], expected)
-
-
 @pytest.mark.parametrize(
     ("length", "expected"), [(1, 0), (16, 0), (17, 2), (18, 2), (19, 4), (40, 24), (41, 26)]
 )
@@ -171,21 +149,6 @@ def test_labels_are_drawn_as_asked(data, shares):
     assert drawn.count(1) == pytest.approx(300 * aff, abs=2)
     for n in (0, 2, 3, 4, 5):  # within a label, all alike
         assert drawn.count(n) == pytest.approx(300 * (1 - aff) / 5, abs=2)
-
-
-@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_hospitals_are_drawn_as_asked(tmp_path, balance):
-    with DatasetWriter(tmp_path / "d", patch=PATCH, provenance={}) as writer:
-        for n in range(20):
-            pixels = np.full((9, 9), n, np.uint16)
-            hospital = "large" if n < 16 else "small"
-            radiograph = Radiograph(pixels, f"r{n}", LABELS[n % 2], f"p{n}", hospital)
-            writer.add(encode(radiograph, PATCH), "train")
-    pool = Pool([RadiographDataset(tmp_path / "d")], hospital_balance=balance)
-    positions = pool.positions(seed=0)
-    small = sum(positions[n] >= 16 for n in range(300))
-    large = (16 / 4) ** (1 - balance)
-    assert small == pytest.approx(300 / (1 + large), abs=4)
 
 
 def test_a_split_by_hospital_is_drawn_from(tmp_path):
@@ -328,6 +291,23 @@ def test_pools_join_datasets(data, dataset):
     assert pool.radiographs[-1][0] is dataset
 
 
+def test_the_digest_notices_a_pixel_of_any_radiograph_and_the_weights(tmp_path):
+    def digest(name, *, changed=None, label_shares=()):
+        with DatasetWriter(tmp_path / name, patch=PATCH, provenance={}) as writer:
+            for n in range(4):
+                pixels = np.full((9, 9), n, np.uint16)
+                pixels[4, 4] += n == changed
+                radiograph = Radiograph(pixels, f"r{n}", LABELS[n % 2], f"p{n}", "h")
+                writer.add(encode(radiograph, PATCH), "train" if n < 3 else "test")
+        return Pool([RadiographDataset(tmp_path / name)], label_shares=label_shares).digest()
+
+    first = digest("first")
+    assert digest("again") == first
+    assert digest("second radiograph", changed=1) != first
+    assert digest("test split", changed=3) == first
+    assert digest("weights", label_shares=(0.5, 0.5)) != first
+
+
 def test_a_missing_class_is_reported(data, monkeypatch):
     only = [e for e in data.entries if e.label == "NFF"]
     monkeypatch.setattr(data, "entries", only)
@@ -337,8 +317,6 @@ def test_a_missing_class_is_reported(data, monkeypatch):
     assert len(Pool([data], label_shares=(1.0, 0.0)).radiographs) == 5
     with pytest.raises(UserError, match="validation split"):
         Pool([data], split="validation")
-    with pytest.raises(UserError, match=r"hospital_balance is 1\.5"):
-        Pool([data], hospital_balance=1.5)
     for shares in ((0.0, 0.0), (1.0,), (-0.5, 1.5)):
         with pytest.raises(UserError, match="label_shares is"):
             Pool([data], label_shares=shares)

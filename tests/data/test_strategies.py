@@ -9,7 +9,7 @@ from femur_jax.errors import UserError
 
 
 def config(strategy, **changes):
-    values = {"strategy": strategy, "mirror": True, "wide_context": False}
+    values = {"strategy": strategy, "mirror": True}
     values |= {"level_weights": (1.0,), "patch_shares": (0.5, 0.3, 0.2)}
     return ConfigDict(values | changes)
 
@@ -59,7 +59,5 @@ def test_strategies_know_the_sizes_they_train_on(dataset):
 
 
 def test_what_does_not_fit_is_reported(dataset):
-    with pytest.raises(UserError, match="wide_context needs coarser levels"):
-        patch_streams(Pool([dataset]), config("letterbox", wide_context=True), seed=0)
     with pytest.raises(UserError, match="pyramide"):
         patch_streams(Pool([dataset]), config("pyramide"), seed=0)

@@ -1,4 +1,4 @@
-"""Training the denoiser: its losses in float64, what it logs, and where its parameters lie."""
+"""Training the denoiser: its losses in float64, its metrics, and the sharding of its parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from femur_jax.models.functional import Functions
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
 from femur_jax.parallel.rules import state_shardings
 from femur_jax.training import ema
-from femur_jax.training.state import begin
+from femur_jax.training.program import Program
+from femur_jax.training.state import init_state
 
 
 def changed(config, **sections):
@@ -46,14 +47,6 @@ def float64_loss(sample, label, context_sigma, noise, sigma, n, params, config):
         (rows + 0.5 - height / 2) / half, (columns + 0.5 - width / 2) / half, indexing="ij"
     )
     context = (context + context_sigma * noise) * mask[..., None]
-    if context.shape[-1] == 2 and level:
-        scale = 2 ** min(level, 2)
-        starts = [(o + patch // 2) // scale - patch // 2 for o in sample["origin"]]
-        index = [start + np.arange(patch) for start in starts]
-        ends = [-(-side // scale) for side in (height, width)]
-        inside = [(i >= 0) & (i < end) for i, end in zip(index, ends, strict=True)]
-        wide = sample["context"][..., 1] / 32767.5 - 1 + context_sigma * noise[..., 1]
-        context[..., 1] = wide * np.outer(*inside)
     if level == 0:
         context, context_sigma = 0 * context, 0.0
     known = sample["spacing_mm"] > 0
@@ -71,7 +64,7 @@ def float64_loss(sample, label, context_sigma, noise, sigma, n, params, config):
     y = pixels * mask
     x = y + sigma * n * mask
     total = sigma**2 + sigma_data**2
-    channels = np.stack([x / np.sqrt(total), *np.moveaxis(context, -1, 0), mask, y_at, x_at], -1)
+    channels = np.stack([x / np.sqrt(total), context[..., 0], mask, y_at, x_at], -1)
     F = np.sin(channels @ params["channels"] + np.log(sigma) / 4)
     F = F + np.array(conditions, float) @ params["conditions"]
     D = sigma_data**2 / total * x + sigma * sigma_data / np.sqrt(total) * F
@@ -81,11 +74,10 @@ def float64_loss(sample, label, context_sigma, noise, sigma, n, params, config):
 
 @pytest.mark.parametrize(("strategy", "stream"), [("pyramid", 0), ("patch_diffusion", 1)])
 def test_losses_are_those_of_the_papers(dataset, diffusion_config, strategy, stream):
-    wide = strategy == "pyramid"
-    config = changed(diffusion_config, data={"strategy": strategy, "wide_context": wide})
+    config = changed(diffusion_config, data={"strategy": strategy})
     task = DiffusionTask(config, dataset)
     rng = np.random.default_rng(0)
-    params = {"channels": rng.standard_normal(5 + wide), "conditions": rng.standard_normal(10)}
+    params = {"channels": rng.standard_normal(5), "conditions": rng.standard_normal(10)}
     task.model = Functions(task.model.init, pointwise)
     samples = task.streams()[stream].samples
     drawn = [samples[n] for n in range(24)]
@@ -93,7 +85,7 @@ def test_losses_are_those_of_the_papers(dataset, diffusion_config, strategy, str
     key = jax.random.key(3)
     losses, sigma = task.losses(jax.tree.map(jnp.float32, params), batch, key)
 
-    # The same draws, in the order of the code; all else from the definitions.
+    # The same draws, in the order of the code; everything else from the definitions.
     keys = jax.random.split(key, 6)
     low, high = np.log(config.diffusion.context_sigma)
     dropped = jax.random.bernoulli(keys[0], config.diffusion.label_dropout, (24,))
@@ -119,19 +111,19 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def stepped(dataset, diffusion_config, one_device):
-    """A step with everything on: the task, its batch, and the metrics on one device."""
+    """A step with every option of the model: the task, its batch, and the metrics on one device."""
     model = {"dropout": 0.1, "uncertainty": True, "head_channels": 4}
     task = DiffusionTask(changed(diffusion_config, model=model), dataset)
     batch = next(batches(task.streams(), batch_size=8, start=0, sharding=one_device))
-    # Parameters away from the first ones, whose zeros hide most of the network.
+    # Random parameters, since the zeros among the initial ones hide most of the network.
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: 0.2 * rng.standard_normal(leaf.shape, np.float32),
         jax.eval_shape(task.model.init, jax.random.key(0)),
     )
     params = jax.device_put(params, one_device)
-    averages = ema.begin(params, task.config.train.ema_widths)
-    state = begin(params, averages, task.optimizer)
+    averages = ema.init(params, task.config.train.ema_widths)
+    state = init_state(params, averages, task.optimizer)
     step = jax.jit(task.step)
     return task, state, batch, step, step(state, batch, jax.random.key(1))
 
@@ -144,9 +136,9 @@ def test_losses_by_level_and_noise_add_up(stepped):
         levels[:, 1], np.bincount(batch["level"], minlength=task.dataset.levels)
     )
     noises = np.array([metrics[f"loss_sigma_{n}"] for n in (1, 2, 3, 4)])
-    for parts in (levels, noises):
-        assert parts[:, 1].sum() == 8
-        assert parts[:, 0].sum() / 8 == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    for groups in (levels, noises):
+        assert groups[:, 1].sum() == 8
+        assert groups[:, 0].sum() / 8 == pytest.approx(float(metrics["loss"]), rel=1e-5)
 
 
 def test_noise_levels_fall_into_quarters(dataset, diffusion_config):
@@ -154,9 +146,9 @@ def test_noise_levels_fall_into_quarters(dataset, diffusion_config):
     c = diffusion_config.diffusion
     quantiles = np.arange(40) / 40 + 1 / 80
     sigma = jnp.asarray(np.exp(c.P_mean + c.P_std * norm.ppf(quantiles)), jnp.float32)
-    found = task._losses_by_group(jnp.asarray(quantiles, jnp.float32), sigma, jnp.zeros(40, int))
+    groups = task._losses_by_group(jnp.asarray(quantiles, jnp.float32), sigma, jnp.zeros(40, int))
     for n in range(4):
-        total, count = found[f"loss_sigma_{n + 1}"]
+        total, count = groups[f"loss_sigma_{n + 1}"]
         assert count == 10
         assert float(total) == pytest.approx(quantiles[10 * n : 10 * n + 10].sum(), rel=1e-5)
 
@@ -168,11 +160,11 @@ def test_data_fsdp_and_tensor_parallel_give_the_loss_of_one_device(stepped, diff
     batch = jax.device_put(batch, batch_sharding(mesh))
     key = jax.device_put(jax.random.key(1), jax.NamedSharding(mesh, jax.P()))
     step = jax.jit(task.step, out_shardings=(shardings, None))
-    found_state, found = step(jax.device_put(state, shardings), batch, key)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), found, expected)
-    for tree, single in zip(found_state.ema.values(), expected_state.ema.values(), strict=True):
+    new_state, metrics = step(jax.device_put(state, shardings), batch, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), metrics, expected)
+    for tree, single in zip(new_state.ema.values(), expected_state.ema.values(), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), tree, single)
-    kernel = found_state.ema["0.05"]["up"]["0"]["0"]["conv1"]["kernel"]
+    kernel = new_state.ema["0.05"]["up"]["0"]["0"]["conv1"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (3, 3, 8, 4)
 
 
@@ -180,13 +172,9 @@ def test_data_fsdp_and_tensor_parallel_give_the_loss_of_one_device(stepped, diff
 def test_every_large_array_is_split_over_fsdp_and_model(dataset, variant, diffusion_config):
     config = get_config(variant)
     task = DiffusionTask(config, dataset)
-    state = jax.eval_shape(task.init, jax.random.key(0))
     mesh = make_mesh(changed(diffusion_config, mesh={"data": 1, "fsdp": 4, "model": 2}).mesh)
-    shardings = state_shardings(state, mesh, task.rules)
-    for (path, array), sharding in zip(
-        jax.tree.leaves_with_path(state), jax.tree.leaves(shardings), strict=True
-    ):
-        held = np.prod(sharding.shard_shape(array.shape))  # raises where it does not divide
+    for path, array in jax.tree.leaves_with_path(Program(task, mesh).state_shapes):
+        held = np.prod(array.sharding.shard_shape(array.shape))  # raises where it does not divide
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if array.size > 4096:
             assert held * 4 <= array.size, name
@@ -195,7 +183,7 @@ def test_every_large_array_is_split_over_fsdp_and_model(dataset, variant, diffus
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (
             {"multipliers": (1,) * 6, "attention": (False,) * 6},
@@ -207,12 +195,12 @@ def test_every_large_array_is_split_over_fsdp_and_model(dataset, variant, diffus
         ({"channels": 24, "head_channels": 16}, "Heads of 16 channels do not divide a width of 24"),
     ],
 )
-def test_a_network_that_cannot_be_is_told(dataset, diffusion_config, model, told):
-    with pytest.raises(UserError, match=told):
+def test_an_impossible_network_is_an_error(dataset, diffusion_config, model, message):
+    with pytest.raises(UserError, match=message):
         DiffusionTask(changed(diffusion_config, model=model), dataset)
 
 
-def test_the_smallest_patches_count(dataset, diffusion_config):
+def test_the_smallest_patches_must_fit_the_network(dataset, diffusion_config):
     model = {"multipliers": (1,) * 4, "attention": (False,) * 4}
     DiffusionTask(changed(diffusion_config, model=model), dataset)
     with pytest.raises(UserError, match="4 pixels cannot be halved 3 times"):

@@ -9,8 +9,8 @@ import pytest
 
 from femur_jax.data.strategies import STRATEGIES, known_sizes
 from femur_jax.data.synthetic import Request
+from femur_jax.diffusion.conditioning import NO_LABEL, Conditioning
 from femur_jax.diffusion.generation import Model, tile_denoiser
-from femur_jax.diffusion.patches import NO_LABEL, Place
 from femur_jax.diffusion.task import DiffusionTask
 
 COUNT, PATCH = 8, 16
@@ -22,7 +22,10 @@ def tiles():
     def normal(*shape):
         return rng.standard_normal(shape).astype(np.float32)
 
-    place = Place(
+    sigma = np.abs(normal(COUNT)) + 0.1
+    conditioning = Conditioning(
+        context=normal(COUNT, PATCH, PATCH, 1),
+        context_sigma=sigma,
         origin=np.zeros((COUNT, 2), np.int32),
         level_size=np.full((COUNT, 2), PATCH, np.int32),
         size=np.full((COUNT, 2), PATCH, np.int32),
@@ -31,38 +34,37 @@ def tiles():
         spacing_mm=np.zeros(COUNT, np.float32),
         mirrored=np.zeros(COUNT, np.int32),
     )
-    sigma = np.abs(normal(COUNT)) + 0.1
-    return normal(COUNT, PATCH, PATCH, 1), sigma, normal(COUNT, PATCH, PATCH, 1), sigma, place
+    return normal(COUNT, PATCH, PATCH, 1), sigma, conditioning
 
 
-def by_label(params, x, sigma, context, context_sigma, place):
-    """Different for each class and for none; on a device, as networks are."""
-    gain = jnp.asarray([1.0, 2.0, 5.0])[place.label][:, None, None, None]
-    return params["a"] * gain * x + context
+def by_label(params, x, sigma, conditioning):
+    """A denoiser that differs for each class and for none; on a device, as networks are."""
+    gain = jnp.asarray([1.0, 2.0, 5.0])[conditioning.label][:, None, None, None]
+    return params["a"] * gain * x + conditioning.context
 
 
 def test_without_guidance_the_model_is_plain():
-    x, _, context, _, place = inputs = tiles()
+    x, _, conditioning = inputs = tiles()
     D = tile_denoiser(Model(by_label, {"a": jnp.float32(3)}))(*inputs)
-    gain = np.where(place.label == 1, 2, 1)[:, None, None, None]
-    np.testing.assert_allclose(D, 3 * gain * x + context, atol=1e-5)
+    gain = np.where(conditioning.label == 1, 2, 1)[:, None, None, None]
+    np.testing.assert_allclose(D, 3 * gain * x + conditioning.context, atol=1e-5)
     assert len(D.sharding.device_set) == jax.local_device_count() == 8
 
 
 def test_classifier_free_guidance_leads_away_from_no_class():
-    x, _, context, _, place = inputs = tiles()
+    x, _, conditioning = inputs = tiles()
     D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=1.5)(*inputs)
     assert NO_LABEL == 2
-    gain = (5 + 1.5 * (np.where(place.label == 1, 2, 1) - 5))[:, None, None, None]
-    np.testing.assert_allclose(D, gain * x + context, atol=1e-5)
+    gain = (5 + 1.5 * (np.where(conditioning.label == 1, 2, 1) - 5))[:, None, None, None]
+    np.testing.assert_allclose(D, gain * x + conditioning.context, atol=1e-5)
 
 
 def test_autoguidance_leads_away_from_the_weak_model_of_the_same_class():
-    x, _, context, _, place = inputs = tiles()
+    x, _, conditioning = inputs = tiles()
     weak = Model(by_label, {"a": jnp.float32(0.5)})
     D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=3.0, weak=weak)(*inputs)
-    gain = ((0.5 + 3.0 * 0.5) * np.where(place.label == 1, 2, 1))[:, None, None, None]
-    np.testing.assert_allclose(D, gain * x + context, atol=1e-5)
+    gain = ((0.5 + 3.0 * 0.5) * np.where(conditioning.label == 1, 2, 1))[:, None, None, None]
+    np.testing.assert_allclose(D, gain * x + conditioning.context, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -74,12 +76,12 @@ def test_each_strategy_makes_its_sizes(strategy, dataset, diffusion_config):
     state = jax.eval_shape(task.init, jax.random.key(0))
     params = jax.tree.map(lambda a: 0.02 * jnp.ones(a.shape), state.ema["0.05"])
     requests = {3: Request(50, 37, 0.2, "AFF"), 5: Request(12, 15, 0.0, "NFF")}
-    made = dict(task.generate(params, requests, sample=config.sample))
+    samples = dict(task.generate(params, requests, sample=config.sample))
     for number, request in requests.items():
         sizes = known_sizes(strategy, request.height, request.width, dataset.patch)
-        assert made[number].shape == sizes[-1]
+        assert samples[number].shape == sizes[-1]
     if strategy != "pyramid":
-        assert max(made[3].shape) <= dataset.patch
+        assert max(samples[3].shape) <= dataset.patch
 
 
 def test_images_show_each_class_of_the_model(dataset, diffusion_config):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from femur_jax.data.loader import wide_context
 from femur_jax.data.pyramid import double, level_sizes
 from femur_jax.data.synthetic import Request
+from femur_jax.diffusion.conditioning import Conditioning
 from femur_jax.diffusion.sampler import Job, Sampler
 from femur_jax.errors import UserError
 
@@ -23,7 +23,6 @@ CONFIG = ConfigDict(
         "steps": (16, 8),
         "context_sigma": 0.05,
         "overlap": 0.25,
-        "shift": False,
         "megapixels": 1e-3,
     }
 )
@@ -42,23 +41,23 @@ def jobs(levels=None):
     ]
 
 
-def sample(denoise, jobs, batch_size=5, wide=False, finished=(), **changes):
-    """What the sampler makes, by number."""
+def sample(denoise, jobs, batch_size=5, finished=(), **changes):
+    """Samples of the sampler, by number."""
     config = ConfigDict(CONFIG.to_dict() | changes)
-    sampler = Sampler(denoise, config, patch=PATCH, batch_size=batch_size, wide=wide)
+    sampler = Sampler(denoise, config, patch=PATCH, batch_size=batch_size)
     return dict(sampler.sample(jobs, finished=finished))
 
 
-def slope_denoiser(x, sigma, context, context_sigma, place):
+def slope_denoiser(x, sigma, conditioning):
     """The exact denoiser of pixels that are normal around a slope down the whole radiograph."""
-    row = place.origin[:, 0, None] + np.arange(PATCH)
-    mean = (0.6 * (2 * row / place.level_size[:, 0, None] - 1))[:, :, None, None]
+    row = conditioning.origin[:, 0, None] + np.arange(PATCH)
+    mean = (0.6 * (2 * row / conditioning.level_size[:, 0, None] - 1))[:, :, None, None]
     s = sigma[:, None, None, None]
     variance = 0.05**2
     return jnp.asarray((variance * x + s**2 * mean) / (variance + s**2), jnp.float32)
 
 
-@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.0, "shift": True}])
+@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.5}])
 @pytest.mark.parametrize("solver", [{}, {"solver": "heun", "steps": (12, 6)}])
 def test_tiles_join_to_one_radiograph_of_the_requested_size(tiles, solver):
     radiographs = sample(slope_denoiser, jobs(), **tiles, **solver)
@@ -71,65 +70,60 @@ def test_tiles_join_to_one_radiograph_of_the_requested_size(tiles, solver):
         assert np.std(values - expected[:, None]) == pytest.approx(0.05, rel=0.25)
 
 
-@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.0, "shift": True}])
-def test_result_depends_on_the_seed_only_and_not_on_batches(tiles):
-    whole = sample(slope_denoiser, jobs(), **tiles)
-    for made in (
-        sample(slope_denoiser, jobs(), batch_size=2, **tiles),
-        sample(slope_denoiser, jobs(), megapixels=1.0, **tiles),
+def test_result_depends_on_the_seed_only_and_not_on_batches():
+    whole = sample(slope_denoiser, jobs())
+    for samples in (
+        sample(slope_denoiser, jobs(), batch_size=2),
+        sample(slope_denoiser, jobs(), megapixels=1.0),
     ):
         for n, pixels in whole.items():
-            np.testing.assert_array_equal(made[n], pixels)
-    alone = sample(slope_denoiser, jobs()[2:3], **tiles)
+            np.testing.assert_array_equal(samples[n], pixels)
+    alone = sample(slope_denoiser, jobs()[2:3])
     np.testing.assert_array_equal(alone[2], whole[2])
-    changed = sample(slope_denoiser, jobs(), seed=1, **tiles)
+    changed = sample(slope_denoiser, jobs(), seed=1)
     assert all((changed[n] != whole[n]).any() for n in whole)
 
 
-def test_what_is_finished_is_left_out_and_the_rest_is_the_same():
+def test_finished_radiographs_are_skipped_and_the_rest_stays_the_same():
     whole = sample(slope_denoiser, jobs())
     assert sorted(whole) == [0, 1, 2, 3]
-    made = sample(slope_denoiser, jobs(), finished={0, 1, 2, 3})
-    assert made == {}
-    made = sample(slope_denoiser, jobs(), finished={0, 2})
-    assert {1, 3} <= set(made)
-    for n, pixels in made.items():
+    samples = sample(slope_denoiser, jobs(), finished={0, 1, 2, 3})
+    assert samples == {}
+    samples = sample(slope_denoiser, jobs(), finished={0, 2})
+    assert {1, 3} <= set(samples)
+    for n, pixels in samples.items():
         np.testing.assert_array_equal(pixels, whole[n])
 
 
-def test_ends_at_the_level_that_is_asked_for():
-    made = sample(slope_denoiser, jobs(levels=2))
-    assert [made[n].shape for n in range(4)] == [(20, 13), (16, 16), (11, 32), (9, 13)]
+def test_stops_at_the_requested_level():
+    samples = sample(slope_denoiser, jobs(levels=2))
+    assert [samples[n].shape for n in range(4)] == [(20, 13), (16, 16), (11, 32), (9, 13)]
 
 
 def test_finer_levels_see_the_coarser_ones():
     seen = []
 
-    def record(x, sigma, context, context_sigma, place):
-        seen.append((int(place.level[0]), place.origin[0], np.asarray(context[0])))
-        return slope_denoiser(x, sigma, context, context_sigma, place)
+    def record(x, sigma, conditioning):
+        seen.append([np.asarray(field[0]) for field in conditioning])
+        return slope_denoiser(x, sigma, conditioning)
 
     request = Request(64, 40, 0.2, "AFF")
     job = Job(0, request, level_sizes(64, 40, PATCH))
-    sample(record, [job], batch_size=1, wide=True, context_sigma=1e-9)
+    sample(record, [job], batch_size=1, context_sigma=1e-9)
     levels = [
         sample(slope_denoiser, [Job(0, request, job.sizes[: n + 1])], context_sigma=1e-9)[0]
         for n in range(3)
     ]
-    for level, origin, context in seen:
+    for tile in map(Conditioning._make, seen):
+        level, (y, x) = int(tile.level), tile.origin
         if level == 0:
-            assert not context.any()
+            assert not tile.context.any()
             continue
         fine = double(levels[level - 1] / np.float32(32767.5) - 1)
-        y, x = origin
-        part = fine[y : y + PATCH, x : x + PATCH][: job.sizes[level][0] - y]
-        height, width = part.shape
-        np.testing.assert_allclose(context[:height, :width, 0], part, atol=1e-3)
-        wide_level, (top, left) = wide_context(level, (int(y), int(x)), PATCH)
-        wide = np.pad(levels[wide_level] / np.float32(32767.5) - 1, PATCH)
-        part = wide[top + PATCH : top + 2 * PATCH, left + PATCH : left + 2 * PATCH]
-        np.testing.assert_allclose(context[:, :, 1], part, atol=1e-3)
-    assert {level for level, _, _ in seen} == {0, 1, 2}
+        crop = fine[y : y + PATCH, x : x + PATCH][: job.sizes[level][0] - y]
+        height, width = crop.shape
+        np.testing.assert_allclose(tile.context[:height, :width, 0], crop, atol=1e-3)
+    assert {int(tile.level) for tile in map(Conditioning._make, seen)} == {0, 1, 2}
 
 
 @functools.cache
@@ -141,24 +135,24 @@ def eigen(length):
 FIELD_VARIANCE = 0.25**2
 
 
-def field_denoiser(x, sigma, context, context_sigma, place):
+def field_denoiser(x, sigma, conditioning):
     """The exact denoiser, given a tile, of a smooth stationary Gaussian field of any size."""
     D = np.zeros_like(x)
     for n in range(len(x)):
-        height, width = np.minimum(place.level_size[n] - place.origin[n], PATCH)
+        height, width = np.minimum(conditioning.level_size[n] - conditioning.origin[n], PATCH)
         (rows, U), (columns, V) = eigen(int(height)), eigen(int(width))
         power = FIELD_VARIANCE * rows[:, None] * columns
-        part = U.T @ x[n, :height, :width, 0] @ V
-        D[n, :height, :width, 0] = U @ (power / (power + sigma[n] ** 2) * part) @ V.T
+        projected = U.T @ x[n, :height, :width, 0] @ V
+        D[n, :height, :width, 0] = U @ (power / (power + sigma[n] ** 2) * projected) @ V.T
     return jnp.asarray(D)
 
 
-@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.5}, {"overlap": 0.0, "shift": True}])
-def test_a_field_across_borders_of_tiles_is_as_within(tiles):
+@pytest.mark.parametrize("tiles", [{}, {"overlap": 0.5}])
+def test_a_field_is_the_same_across_borders_of_tiles_as_within(tiles):
     size = (37, 61)
     many = [Job(n, Request(*size, 0.0, "AFF"), [size]) for n in range(20)]
-    made = sample(field_denoiser, many, batch_size=64, steps=(20,), megapixels=1.0, **tiles)
-    fields = np.stack([made[n] for n in range(20)]) / 32767.5 - 1
+    samples = sample(field_denoiser, many, batch_size=64, steps=(20,), megapixels=1.0, **tiles)
+    fields = np.stack([samples[n] for n in range(20)]) / 32767.5 - 1
     truth = eigen(2)
     C = FIELD_VARIANCE * 1.001 * (truth[1] * truth[0]) @ truth[1].T
     expected = 2 * (C[0, 0] - C[0, 1])
@@ -170,9 +164,9 @@ def test_a_field_across_borders_of_tiles_is_as_within(tiles):
     assert np.var(fields) / FIELD_VARIANCE == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_radiograph_that_is_not_finite_is_told():
-    def broken(x, sigma, context, context_sigma, place):
-        return jnp.asarray(np.where(place.level[0] == 1, np.nan, 0 * x), jnp.float32)
+def test_a_radiograph_that_is_not_finite_is_an_error():
+    def broken(x, sigma, conditioning):
+        return jnp.asarray(np.where(conditioning.level[0] == 1, np.nan, 0 * x), jnp.float32)
 
     with pytest.raises(UserError, match=r"Level 1 .* not finite"):
         sample(broken, jobs())
@@ -188,7 +182,7 @@ def test_a_radiograph_that_is_not_finite_is_told():
         ({"sigma_max": (0.001,)}, "sigma_max"),
     ],
 )
-def test_settings_out_of_range_are_told(change, word):
+def test_settings_out_of_range_are_errors(change, word):
     with pytest.raises(UserError, match=word):
         sample(slope_denoiser, jobs(), **change)
     with pytest.raises(UserError, match="tile_batch"):

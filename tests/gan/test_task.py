@@ -17,7 +17,7 @@ KEY = jax.random.key(1)
 @pytest.fixture(scope="module")
 def task(dataset, gan_config):
     config = gan_config.copy_and_resolve_references()
-    config.train.update(penalty_interval=2, ema_images=(0.0, 40.0), ada_images=64)
+    config.train.update(ema_images=(0.0, 40.0), ada_images=64)
     return GanTask(config, dataset)
 
 
@@ -43,9 +43,9 @@ def history(step, state, rows):
     """The states and metrics of three steps, the first state first."""
     states, metrics = [state], []
     for n in range(3):
-        after, found = step(states[-1], rows, jax.random.key(n))
+        after, numbers = step(states[-1], rows, jax.random.key(n))
         states.append(after)
-        metrics.append(found)
+        metrics.append(numbers)
     return states, metrics
 
 
@@ -54,21 +54,15 @@ def test_a_step_moves_both_networks_and_follows_the_schedules(history):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, before.params)
     assert any(jax.tree.leaves(moved["generator"]))
     assert any(jax.tree.leaves(moved["discriminator"]))
-    # At the start D is zero nearly everywhere: both sides of the relativistic loss are ln 2.
+    # Initially D is almost zero everywhere, so both sides of the relativistic loss are ln 2.
     assert float(metrics["generator_loss"]) == pytest.approx(np.log(2), abs=0.3)
     settings = after.optimizer["generator"].hyperparams
     assert float(settings["learning_rate"]) == pytest.approx(1e-3, rel=1e-3)
     assert float(settings["decay"]) == pytest.approx(0.9, rel=1e-3)
 
 
-def test_penalties_are_taken_at_every_second_step(history):
-    _, metrics = history
-    assert [float(m["r1"]) > 0 for m in metrics] == [True, False, True]
-    assert [float(m["r2"]) > 0 for m in metrics] == [True, False, True]
-
-
 def test_a_penalty_that_runs_away_stops_the_training(step, state, rows):
-    """As infinity, at which the training loop raises its error."""
+    """The metric becomes infinite, and then the training loop raises its error."""
     steep = jax.tree.map(lambda leaf: leaf, state.params)
     steep["discriminator"]["embed"]["kernel"] *= 1e7  # the logit is linear in it
     _, metrics = step(type(state)(state.step, steep, state.ema, state.optimizer), rows, KEY)
@@ -77,7 +71,7 @@ def test_a_penalty_that_runs_away_stops_the_training(step, state, rows):
 
 
 def test_the_average_has_the_scheduled_half_life(history):
-    """The half-life goes from 0 to 40 images while 16 are seen, 8 at a step."""
+    """The half-life grows from 0 to 40 images during the first 16 images, 8 in each step."""
     states, _ = history
     for number, half_life in enumerate((0.0, 20.0, 40.0)):
         keep = 0.5 ** (8 / half_life) if half_life else 0.0
@@ -95,30 +89,31 @@ def test_the_average_has_the_scheduled_half_life(history):
 
 def test_augmentation_follows_the_signs_of_the_pairs(history):
     states, metrics = history
-    for before, after, found in zip(states, states[1:], metrics, strict=False):
+    for before, after, numbers in zip(states, states[1:], metrics, strict=False):
         p, moved = (s.optimizer["augmentation"]["p"] for s in (before, after))
         r_t = after.optimizer["augmentation"]["r_t"]
-        assert float(found["augment_p"]) == float(moved)
+        assert float(numbers["augment_p"]) == float(moved)
         assert float(moved) == pytest.approx(max(p + np.sign(r_t - 0.6) * 8 / 64, 0))
 
 
-def test_parts_of_a_batch_give_the_gradients_of_the_whole(task, step, state, rows):
-    """But for rounding, as long as nothing is augmented, which is drawn for each part."""
+def test_microbatches_give_the_gradients_of_the_whole(task, step, state, rows):
+    """Apart from rounding, and without augmentations, which are drawn for each microbatch."""
     config = task.config.copy_and_resolve_references()
     config.train.accumulate = 4
-    after, found = step(state, rows, KEY)
-    parts, found_in_parts = jax.jit(GanTask(config, task.dataset).step)(state, rows, KEY)
-    assert float(found["r1"]) > 0
-    for name, value in found.items():
-        assert float(found_in_parts[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+    whole, expected = step(state, rows, KEY)
+    accumulated, metrics = jax.jit(GanTask(config, task.dataset).step)(state, rows, KEY)
+    assert float(expected["r1"]) > 0
+    for name, value in expected.items():
+        assert float(metrics[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
     for network, bound in (("discriminator", 1e-5), ("generator", 1e-3)):
-        # Adam's averages of squares, which its first step takes from the gradient alone. Where the
-        # discriminator's is all but zero, rounding chooses its update, which the generator sees.
-        whole, sum_of_parts = (
-            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(_squares(found, network))])
-            for found in (after, parts)
+        # Adam's averages of squares follow from the gradient alone after one step. Where the
+        # discriminator's gradient is almost zero, rounding chooses the update that the generator
+        # sees.
+        exact, close = (
+            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(_squares(after, network))])
+            for after in (whole, accumulated)
         )
-        assert np.linalg.norm(sum_of_parts - whole) < bound * np.linalg.norm(whole)
+        assert np.linalg.norm(close - exact) < bound * np.linalg.norm(exact)
 
 
 def _squares(state, network):
@@ -126,7 +121,7 @@ def _squares(state, network):
 
 
 def test_adam_with_changing_settings(task):
-    """Against Adam as it is defined (Kingma & Ba 2015, algorithm 1), with beta1 = 0."""
+    """The optimizer is Adam (Kingma & Ba 2015, algorithm 1) with beta1 = 0."""
     parameter, v = jnp.asarray([1.0, -2.0, 0.5]), np.zeros(3)
     expected, optimizer = np.array(parameter, float), task.optimizer.init(parameter)
     for t, (rate, beta2) in enumerate(((1e-3, 0.9), (6.5e-4, 0.945), (3e-4, 0.99)), start=1):
@@ -157,7 +152,7 @@ def test_samples_have_the_requested_shape_and_depend_on_seed_and_number_alone(ta
     for number, request in requests.items():
         assert samples[number].shape == fitted_size((request.height, request.width), (16, 16))
         assert samples[number].dtype == np.uint16
-    # As two processes share them, and as one continues after the other was stopped.
+    # Two processes share the requests, or a second one resumes what the first has left.
     shared = [generate(task, state, {n: requests[n] for n in half}) for half in ((0, 2, 4), (1, 3))]
     rest = generate(task, state, requests, finished={0, 1, 3})
     assert sorted(rest) == [2, 4]
@@ -169,7 +164,7 @@ def test_samples_have_the_requested_shape_and_depend_on_seed_and_number_alone(ta
 
 
 def test_the_surround_does_not_matter(step, state, rows):
-    """What lies outside of the letterbox changes neither loss, with any augmentation."""
+    """Pixels outside of the letterbox change neither loss, with any augmentation."""
     strong = dict(state.optimizer, augmentation={"p": jnp.float32(0.8), "r_t": jnp.float32(0)})
     state = type(state)(state.step, state.params, state.ema, strong)
     mask = np.asarray(letterbox_mask(jnp.asarray(rows["box"]), (16, 16)))[..., 0]
@@ -190,11 +185,10 @@ def test_conditions_hold_class_and_size():
     [
         ("train", "burn_in_images", 0),
         ("train", "ada_images", 0),
-        ("train", "penalty_interval", 0),
         ("model", "dtype", "float31"),
     ],
 )
-def test_a_setting_out_of_range_is_told(dataset, gan_config, section, field, value):
+def test_a_setting_out_of_range_is_an_error(dataset, gan_config, section, field, value):
     config = gan_config.copy_and_resolve_references()
     config[section][field] = value
     with pytest.raises(UserError, match=f"config.{section}.{field} is .*{value}"):

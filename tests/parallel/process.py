@@ -11,7 +11,7 @@ from pathlib import Path
 
 from femur_jax.parallel import distributed
 from femur_jax.training import loop
-from tests.training.least_squares import LeastSquares, least_squares_config
+from tests.training.least_squares import KernelMean, LeastSquares, least_squares_config
 
 
 class Failing(LeastSquares):
@@ -32,4 +32,4 @@ if __name__ == "__main__":
     config = least_squares_config()
     config.update_from_flattened_dict(json.loads(fields))
     with distributed.together(logs=Path(folder) / "logs"):
-        loop.train(Failing(failing), config, Path(folder))
+        loop.train(Failing(failing), config, Path(folder), [KernelMean()])

@@ -13,7 +13,7 @@ import pytest
 
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
-from tests.training.least_squares import LeastSquares, least_squares_config
+from tests.training.least_squares import KernelMean, LeastSquares, least_squares_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def run(folder, *fields, failing=-1):
 def alone(tmp_path_factory):
     """The run directory and the last state of a run of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    return folder, loop.train(LeastSquares(), least_squares_config(), folder)
+    return folder, loop.train(LeastSquares(), least_squares_config(), folder, [KernelMean()])
 
 
 def test_a_model_axis_over_processes_equals_one_process(alone, tmp_path):
@@ -60,9 +60,12 @@ def test_a_model_axis_over_processes_equals_one_process(alone, tmp_path):
     codes, errors = run(tmp_path / "run", fields, fields)
     assert codes == [0, 0], errors
     lines, same = read_scalars(tmp_path / "run"), read_scalars(folder)
-    np.testing.assert_allclose(
-        [line["loss"] for line in lines], [line["loss"] for line in same], rtol=1e-5
-    )
+    for name in ("loss", "kernel/mean"):
+        values, expected_values = (
+            [line[name] for line in logged if name in line] for logged in (lines, same)
+        )
+        assert len(values) == 3
+        np.testing.assert_allclose(values, expected_values, rtol=1e-5)
     overview = (tmp_path / "run" / "parameters.txt").read_text()
     assert "'model'" in overview  # the rule applies
     state = loop.restore(LeastSquares(), least_squares_config(), tmp_path / "run")

@@ -14,9 +14,8 @@ from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.loader import batches
 from femur_jax.gan.task import GanTask
 from femur_jax.parallel.mesh import AXES, batch_sharding, make_mesh
-from femur_jax.parallel.rules import state_shardings
-from femur_jax.training.loop import Update
 from femur_jax.training.monitor import by_path
+from femur_jax.training.program import Program
 from tests.training.least_squares import LeastSquares
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2)]
@@ -25,14 +24,13 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 
 def trajectory(task, mesh, *, steps, batch_size=16, key=None):
     """Metrics of each step and the last state."""
     key = jax.random.key(0) if key is None else key
-    shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
-    state = jax.jit(task.init, out_shardings=shardings)(key)
-    update = Update(task, shardings)
+    program = Program(task, mesh)
+    state = program.init(key)
     stream = batches(task.streams(), batch_size=batch_size, start=0, sharding=batch_sharding(mesh))
     key = jax.device_put(key, jax.sharding.NamedSharding(mesh, PartitionSpec()))
     history = []
     for _ in range(steps):
-        state, metrics = update(state, next(stream), key)
+        state, metrics = program.update(state, next(stream), key)
         history.append(jax.device_get(metrics))
     return jax.tree.map(lambda *values: np.array(values), *history), state
 

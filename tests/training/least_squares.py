@@ -1,5 +1,7 @@
 """The loop's smallest task, which compiles in a moment."""
 
+import hashlib
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -32,11 +34,18 @@ class LeastSquares:
         rows = [{"x": row, "y": np.outer(row, np.ones(8))[0]} for row in x]
         return [Stream(grain.MapDataset.source(rows).seed(0).shuffle().repeat())]
 
+    def data_digest(self):
+        samples = LeastSquares.streams(self)[0].samples
+        return hashlib.sha256(b"".join(samples[n]["x"].tobytes() for n in range(64))).hexdigest()
+
+    def learning_rate(self, step, steps):
+        return 0.05
+
     def step(self, state, batch, key):
         def loss(params):
-            made = batch["x"] @ params["kernel"] + params["bias"]
-            noise = 0.1 * jax.random.normal(key, made.shape)
-            return jnp.mean((made + noise - batch["y"]) ** 2)
+            estimate = batch["x"] @ params["kernel"] + params["bias"]
+            noise = 0.1 * jax.random.normal(key, estimate.shape)
+            return jnp.mean((estimate + noise - batch["y"]) ** 2)
 
         value, gradient = jax.value_and_grad(loss)(state.params)
         update, optimizer = self.optimizer.update(gradient, state.optimizer)
@@ -46,6 +55,16 @@ class LeastSquares:
 
     def images(self, state):
         return {"samples": np.full((2, 8, 8, 1), float(state.step) / 9, np.float32)}
+
+
+class KernelMean:
+    """Measures the mean of the averaged kernel."""
+
+    name = "kernel"
+    every = 4
+
+    def run(self, state):
+        return {"mean": float(np.mean(state.ema["kernel"]))}
 
 
 def least_squares_config():

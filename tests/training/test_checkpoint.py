@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from femur_jax.errors import UserError
+from femur_jax.files import CHECKSUMS
 from femur_jax.training.checkpoint import Checkpoints
 from femur_jax.training.state import TrainState
 
@@ -77,25 +78,25 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_the_one_before_a_damaged_one_is_used_and_this_said_in_one_line(folder, damage, capfd):
+def test_the_checkpoint_before_a_damaged_one_is_used_and_one_line_says_so(folder, damage, capfd):
     damage(folder / "4")
     reader = Checkpoints(folder, read_only=True)
     assert reader.restore(shapes(a_state(0))).run == {"next_batch": 2}
     reader.close()
     [line] = capfd.readouterr().err.splitlines()
     assert "step 4" in line
-    assert (folder / "4").exists()  # another process may still be at it
+    assert (folder / "4").exists()  # another process may still write it
 
     checkpoints = Checkpoints(folder)
     state, run = checkpoints.restore(shapes(a_state(0)))
     same(state, a_state(2))
     assert run == {"next_batch": 2}
-    checkpoints.save(a_state(4), 4, {"next_batch": 4}, {})  # comes to that step again
+    checkpoints.save(a_state(4), 4, {"next_batch": 4}, {})  # the run comes to that step again
     checkpoints.close()
     same(Checkpoints(folder).restore(shapes(a_state(0))).state, a_state(4))
 
 
-def test_without_any_whole_checkpoint_nothing_is_started_over(folder):
+def test_without_any_whole_checkpoint_the_run_does_not_start_again(folder):
     for step in ("2", "4"):
         flip_a_bit(folder / step)
     with pytest.raises(UserError, match=r"No checkpoint in .* is whole"):
@@ -107,7 +108,7 @@ def test_a_new_run_has_none(tmp_path):
     assert Checkpoints(tmp_path / "new").restore(shapes(a_state(0))) is None
 
 
-def test_the_best_and_the_last_stay_also_when_opened_again(tmp_path):
+def test_the_best_and_the_last_stay_even_when_opened_again(tmp_path):
     losses = {1: 0.5, 2: 0.1, 3: 0.4, 4: 0.3, 5: 0.6, 6: 0.2}
     for steps in ((1, 2, 3), (4, 5, 6)):
         checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -146,11 +147,11 @@ def test_restores_on_another_mesh(tmp_path):
     )
 
     def placed(mesh):
-        def place(array):
+        def put(array):
             spec = PartitionSpec("fsdp") if array.ndim else PartitionSpec()
             return jax.device_put(array, NamedSharding(mesh, spec))
 
-        return jax.tree.map(place, a_state(3))
+        return jax.tree.map(put, a_state(3))
 
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(placed(eight), 3, {}, {})
@@ -167,15 +168,15 @@ def small_disk(tmp_path):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes root")
+        pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-# The library's other writers are still at it when the first has failed.
+# The library's other writers are still running when the first has failed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_is_told_and_the_checkpoint_before_is_whole(small_disk):
-    rng = np.random.default_rng(0)  # zstd would make nothing of regular numbers
+def test_a_full_disk_is_reported_and_the_checkpoint_before_is_whole(small_disk):
+    rng = np.random.default_rng(0)  # zstd would compress regular numbers to nothing
     params = {"kernel": jnp.asarray(rng.random((1 << 18,), np.float32))}
 
     def big(step):

@@ -1,4 +1,4 @@
-"""What the loop makes of losses by group and of averages, on a model of one number."""
+"""Losses by group and moving averages in the loop, on a model of one number."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from femur_jax.errors import UserError
 from femur_jax.training import ema, loop
 from femur_jax.training.checkpoint import Snapshots
 from femur_jax.training.monitor import read_scalars
-from femur_jax.training.state import advance, begin
+from femur_jax.training.state import init_state, update_state
 
 
 class Falling:
@@ -25,19 +25,25 @@ class Falling:
 
     def init(self, key):
         params = {"x": jnp.zeros(())}
-        return begin(params, ema.begin(params, (0.1,)), self.optimizer)
+        return init_state(params, ema.init(params, (0.1,)), self.optimizer)
 
     def streams(self):
         return random_patches(Pool([self.dataset]), level_weights=(1.0,), seed=0)
 
+    def data_digest(self):
+        return Pool([self.dataset]).digest()
+
+    def learning_rate(self, step, steps):
+        return 1.0
+
     def step(self, state, batch, key):
-        state = advance(state, {"x": jnp.ones(())}, self.optimizer, ema.update)
+        state = update_state(state, {"x": jnp.ones(())}, self.optimizer, ema.update)
         t = state.step.astype(jnp.float32)
         level_1 = jnp.where(state.step == self.breaks_at, jnp.nan, 10.0)
         even = 1 - t % 2
         return state, {
             "loss": -t,
-            "loss_level_0": jnp.stack([t * even, 4 * even]),  # nothing of it in odd steps
+            "loss_level_0": jnp.stack([t * even, 4 * even]),  # nothing to add in odd steps
             "loss_level_1": jnp.stack([level_1, jnp.float32(8)]),
             "loss_level_2": jnp.zeros(2),
         }
@@ -46,7 +52,7 @@ class Falling:
         return {}
 
 
-def test_sums_are_divided_by_counts_and_a_broken_level_is_told(dataset, diffusion_config, tmp_path):
+def test_sums_are_divided_by_counts_and_nan_is_reported(dataset, diffusion_config, tmp_path):
     config = diffusion_config.copy_and_resolve_references()
     config.train.update(steps=8, log_every=2, checkpoint_every=2, snapshot_every=1)
     task = Falling(dataset, breaks_at=5)
@@ -56,8 +62,8 @@ def test_sums_are_divided_by_counts_and_a_broken_level_is_told(dataset, diffusio
     assert [line["step"] for line in lines] == [2, 4]
     for line in lines:
         t = line["step"]
-        assert line["loss"] == pytest.approx(0.5 - t)  # of steps t - 1 and t
-        assert line["loss_level_0"] == pytest.approx(t / 4)  # of the even step alone
+        assert line["loss"] == pytest.approx(0.5 - t)  # the mean of steps t - 1 and t
+        assert line["loss_level_0"] == pytest.approx(t / 4)  # from the even step alone
         assert line["loss_level_1"] == pytest.approx(10 / 8)
         assert "loss_level_2" not in line
     snapshots = Snapshots(tmp_path / "snapshots")
@@ -70,6 +76,6 @@ def test_sums_are_divided_by_counts_and_a_broken_level_is_told(dataset, diffusio
         expected = 0.0
         for number, s in enumerate(share, start=1):
             expected = (1 - s) * expected - s * number
-        found = snapshots.restore(step, state.ema)["0.1"]["x"]
-        assert float(found) == pytest.approx(expected, rel=1e-5)
+        stored = snapshots.restore(step, state.ema)["0.1"]["x"]
+        assert float(stored) == pytest.approx(expected, rel=1e-5)
     snapshots.close()

@@ -1,4 +1,4 @@
-"""The loop: what it saves, what it refuses, and how it goes on."""
+"""The loop: what it saves, what it refuses, and how it resumes."""
 
 import fcntl
 import os
@@ -13,20 +13,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from femur_jax.data.loader import batches
 from femur_jax.errors import UserError
 from femur_jax.parallel.distributed import Preempted
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
-from femur_jax.parallel.rules import state_shardings
 from femur_jax.run_folder import claim
 from femur_jax.training import loop
-from femur_jax.training.accumulate import mean_over_parts
+from femur_jax.training.accumulate import mean_over_microbatches
 from femur_jax.training.monitor import read_scalars
-from tests.training.least_squares import LeastSquares, least_squares_config
+from femur_jax.training.program import Program
+from tests.training.least_squares import KernelMean, LeastSquares, least_squares_config
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def same(a, b):
 def test_a_run_that_was_killed_ends_like_an_undisturbed_one(run, config, tmp_path):
     folder, undisturbed = run
     shutil.copytree(folder, tmp_path / "run")
-    # What a kill after step 8 leaves; 7, 8 and 9 are logged together.
+    # The state after a kill at step 8; steps 7, 8 and 9 are logged together.
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
     same(loop.train(LeastSquares(), config, tmp_path / "run"), undisturbed)
     assert read_scalars(tmp_path / "run") == read_scalars(folder)
@@ -60,13 +60,62 @@ def test_a_finished_run_only_restores(run, config):
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
-def test_goes_on_on_another_mesh(run, config, tmp_path, sizes):
+def test_resumes_on_another_mesh(run, config, tmp_path, sizes):
     folder, undisturbed = run
     shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
     config.mesh.update(dict(zip(("data", "fsdp", "model"), sizes, strict=True)))
     state = loop.train(LeastSquares(), config, tmp_path / "run")
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state, undisturbed)
+
+
+class Scheduled(LeastSquares):
+    """Its learning rate falls linearly to 0 at the end of the run."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.optimizer = optax.adam(optax.linear_schedule(0.05, 0.0, steps))
+
+    def learning_rate(self, step, steps):
+        return float(optax.linear_schedule(0.05, 0.0, steps)(step))
+
+
+def test_a_finished_run_can_be_made_longer(config, tmp_path, capsys):
+    config.train.steps = 6
+    loop.train(Scheduled(6), config, tmp_path)
+    config.train.update(steps=12, log_every=2, checkpoint_every=4)
+    state = loop.train(Scheduled(12), config, tmp_path)
+    assert "at step 6: 0.025 instead of 0, and 0 at the end." in capsys.readouterr().out
+    assert [line["step"] for line in read_scalars(tmp_path)] == [3, 6, 8, 10, 12]
+    # The same by hand: six steps of each schedule, on the batches of one run.
+    mesh = make_mesh(config.mesh)
+    programs = [Program(Scheduled(steps), mesh) for steps in (6, 12)]
+    key = programs[0].key(config.seed)
+    stream = batches(
+        LeastSquares().streams(), batch_size=16, start=0, sharding=batch_sharding(mesh)
+    )
+    expected = programs[0].init(jax.random.key(config.seed))
+    for step in range(12):
+        expected, _ = programs[step // 6].update(expected, next(stream), key)
+    same(state, expected)
+
+
+def test_a_constant_learning_rate_is_reported_as_unchanged(config, tmp_path, capsys):
+    config.train.steps = 2
+    loop.train(LeastSquares(), config, tmp_path)
+    config.train.steps = 4
+    assert int(loop.train(LeastSquares(), config, tmp_path).step) == 4
+    assert "4 instead of 2. Learning rate at step 2: unchanged, 0.05." in capsys.readouterr().out
+
+
+def test_evaluations_are_logged_at_their_steps_and_at_the_end(run, config, tmp_path):
+    folder, undisturbed = run
+    same(loop.train(LeastSquares(), config, tmp_path, [KernelMean()]), undisturbed)
+    lines = read_scalars(tmp_path)
+    evaluations = [line for line in lines if "kernel/mean" in line]
+    assert [line["step"] for line in evaluations] == [4, 8, 9]
+    assert evaluations[-1]["kernel/mean"] == float(np.mean(undisturbed.ema["kernel"]))
+    assert [line for line in lines if line not in evaluations] == read_scalars(folder)
 
 
 def test_another_config_is_refused(run, config):
@@ -82,14 +131,14 @@ def test_a_batch_that_the_mesh_cannot_divide_leaves_nothing(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_restoring_without_a_checkpoint_is_told(config, tmp_path):
+def test_restoring_without_a_checkpoint_is_an_error(config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         loop.restore(LeastSquares(), config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 class Signalled(LeastSquares):
-    """Gets a SIGTERM when its sample of some number is read."""
+    """Sends a SIGTERM when the sample of some number is read."""
 
     def __init__(self, sample):
         super().__init__()
@@ -110,18 +159,18 @@ def test_after_sigterm_no_step_is_lost(config, tmp_path):
     undisturbed = loop.train(LeastSquares(), config, tmp_path / "undisturbed")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted):
-        # Read up to 32 batches ahead, where there are 16 cores.
+        # The loader reads up to 32 batches ahead on 16 cores.
         loop.train(Signalled(16 * 45), config, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) is before
     stopped = int(loop.restore(LeastSquares(), config, tmp_path / "run").step)
     lines = read_scalars(tmp_path / "run")
     assert 10 < stopped < 60
-    assert lines[-1]["step"] == stopped - stopped % 3  # nothing was done after it
+    assert lines[-1]["step"] == stopped - stopped % 3  # nothing happened after it
     same(loop.train(LeastSquares(), config, tmp_path / "run"), undisturbed)
     assert read_scalars(tmp_path / "run") == read_scalars(tmp_path / "undisturbed")
 
 
-def test_goes_on_with_the_same_data_only(run, config):
+def test_resumes_with_the_same_data_only(run, config):
     with pytest.raises(UserError, match="other data"):
         loop.train(LeastSquares(shift=1.0), config, run[0])
 
@@ -132,7 +181,7 @@ def test_another_model_in_the_same_folder_is_refused(run, config):
 
 
 class Broken(LeastSquares):
-    """Its loss or its parameters are no numbers from some step on."""
+    """Its loss or its parameters become NaN at some step."""
 
     def __init__(self, what):
         super().__init__()
@@ -155,14 +204,14 @@ class Broken(LeastSquares):
         ("params", 100, "parameter is not finite at step 6"),
     ],
 )
-def test_divergence_is_told_and_never_saved(config, tmp_path, what, log_every, message):
+def test_divergence_is_reported_and_never_saved(config, tmp_path, what, log_every, message):
     config.train.log_every = log_every
     with pytest.raises(UserError, match=message):
         loop.train(Broken(what), config, tmp_path)
     assert int(loop.restore(LeastSquares(), config, tmp_path).step) == 4
 
 
-def test_a_folder_that_cannot_be_written_is_told(config, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run cannot be written"):
         loop.train(LeastSquares(), config, tmp_path / "file" / "run")
@@ -180,7 +229,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def held(tmp_path):
-    """A folder that another process trains in, and this process."""
+    """A folder that another process trains in, and that process."""
     folder = tmp_path / "run"
     folder.mkdir()
     holder = subprocess.Popen(
@@ -202,46 +251,46 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(config, hel
     holder.kill()
     holder.wait()
     claim(folder, config, stage="train", free=loop.FREE_FIELDS)
-    # And this process has it now.
+    # Now this process holds it.
     with (folder / "train.lock").open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_job_that_comes_back_waits_for_the_lock_of_its_dead_node(config, held, monkeypatch):
+def test_a_restarted_job_waits_for_the_lock_of_its_dead_node(config, held, monkeypatch):
     folder, holder = held
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     threading.Timer(1.0, holder.kill).start()
     claim(folder, config, stage="train", free=loop.FREE_FIELDS)
+    assert holder.wait(timeout=10) == -signal.SIGKILL  # it held the lock until its death
+    assert str(os.getpid()) in (folder / "train.lock").read_text()
 
 
-class Copying(loop.Update):
-    """Needs something from the host in each step."""
+class Copying(Program):
+    """A program that needs something from the host in each step."""
 
-    def __call__(self, state, batch, key):
+    def update(self, state, batch, key):
         jnp.sin(np.zeros(16, np.float32))
-        return super().__call__(state, batch, key)
+        return super().update(state, batch, key)
 
 
 def test_nothing_goes_to_the_devices_unseen(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "Update", Copying)
+    monkeypatch.setattr(loop, "Program", Copying)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         loop.train(LeastSquares(), config, tmp_path / "run")
 
 
 def test_an_update_takes_the_memory_of_the_state(config):
     task, mesh = LeastSquares(), make_mesh(config.mesh)
-    key = jax.random.key(0)
-    shardings = state_shardings(jax.eval_shape(task.init, key), mesh, task.rules)
-    before = jax.jit(task.init, out_shardings=shardings)(key)
+    program = Program(task, mesh)
+    before = program.init(jax.random.key(0))
     batch = next(batches(task.streams(), batch_size=16, start=0, sharding=batch_sharding(mesh)))
-    key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
-    loop.Update(task, shardings)(before, batch, key)
+    program.update(before, batch, program.key(0))
     assert before.optimizer[1][0].mu["kernel"].is_deleted()
     assert before.params["kernel"].is_deleted()
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_the_gradient_of_parts_is_that_of_the_whole(parts):
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_the_gradient_of_microbatches_is_that_of_the_whole(microbatches):
     mesh = make_mesh(ConfigDict({"data": 2, "fsdp": 4, "model": 1}))
     key = jax.random.key(0)
     params = jax.random.normal(key, (4, 8))
@@ -253,8 +302,8 @@ def test_the_gradient_of_parts_is_that_of_the_whole(parts):
 
     @jax.jit
     def accumulated(params, batch):
-        return mean_over_parts(
-            lambda part, _: jax.value_and_grad(loss)(params, part), batch, key, parts
+        return mean_over_microbatches(
+            lambda batch, _: jax.value_and_grad(loss)(params, batch), batch, key, microbatches
         )
 
     value, gradient = accumulated(params, batch)
@@ -264,50 +313,52 @@ def test_the_gradient_of_parts_is_that_of_the_whole(parts):
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
 
 
-class Validated(LeastSquares):
-    """Its validation losses are given, one for each checkpoint."""
+class Losses:
+    """An evaluator whose losses are given."""
 
-    def __init__(self, *losses):
-        super().__init__()
+    name = "validation"
+
+    def __init__(self, *losses, every=2):
+        self.every = every
         self._losses = iter(losses)
 
-    def validate(self, ema):
-        return {"loss": next(self._losses), "mean": float(ema["kernel"].mean())}
+    def run(self, state):
+        return {"loss": next(self._losses), "mean": float(state.ema["kernel"].mean())}
 
 
 @pytest.mark.parametrize(
     ("losses", "patience", "last", "best"),
     [
-        ((5.0, 4.0, 4.5, 4.2, 3.0), 2, 8, 4),  # ended before the 3.0
+        ((5.0, 4.0, 4.5, 4.2, 3.0), 2, 8, 4),  # stops before the 3.0
         ((5.0, 4.0, 4.5, 3.0, 3.5), 2, 9, 8),
         ((5.0, 1.0, 4.5, 3.0, 3.5), 0, 9, 4),
         ((5.0, 4.0, 4.0, 4.5, 4.5), 2, 9, 6),  # the last of equals
     ],
 )
-def test_ends_without_a_better_validation_and_keeps_the_best(
+def test_stops_without_a_better_evaluation_and_keeps_the_best(
     config, tmp_path, losses, patience, last, best
 ):
     config.train.update(patience=patience)
-    state = loop.train(Validated(*losses), config, tmp_path / "run")
+    state = loop.train(LeastSquares(), config, tmp_path / "run", [Losses(*losses)])
     assert int(state.step) == last
     assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == best
     logged = [line for line in read_scalars(tmp_path / "run") if "validation/loss" in line]
     count = len(logged)
     assert [line["step"] for line in logged] == [2, 4, 6, 8, 9][:count]
-    # It has ended: nothing is done any more.
-    same(loop.train(Validated(), config, tmp_path / "run"), state)
-    # What a kill leaves ends in the same way.
+    # The run is over: another call changes nothing.
+    same(loop.train(LeastSquares(), config, tmp_path / "run", [Losses()]), state)
+    # A killed run ends in the same way.
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(last))
-    same(loop.train(Validated(*losses[count - 1 :]), config, tmp_path / "run"), state)
+    rest = Losses(*losses[count - 1 :])
+    same(loop.train(LeastSquares(), config, tmp_path / "run", [rest]), state)
     assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == best
 
 
-def test_a_stop_between_validations_is_never_the_best(config, tmp_path):
+def test_a_stop_between_evaluations_is_never_the_best(config, tmp_path):
     config.train.update(log_every=1, checkpoint_every=4)
-    signalled = Signalled(1)
-    signalled.validate = lambda ema: {"loss": 0.0}
     with pytest.raises(Preempted):
-        loop.train(signalled, config, tmp_path / "run")
+        loop.train(Signalled(1), config, tmp_path / "run", [Losses(0.0, every=4)])
     assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) < 4
-    loop.train(Validated(99.0, 100.0, 101.0), config, tmp_path / "run")  # more than in training
+    losses = Losses(99.0, 100.0, 101.0, every=4)  # higher than the losses of training
+    loop.train(LeastSquares(), config, tmp_path / "run", [losses])
     assert int(loop.restore(LeastSquares(), config, tmp_path / "run").step) == 4

@@ -1,4 +1,4 @@
-"""What a run tells, read back with TensorBoard's own reader."""
+"""What a run reports, read back with TensorBoard's own reader."""
 
 import json
 import sys
@@ -68,25 +68,25 @@ def test_speed_has_a_file_of_its_own(run, events):
         assert line["steps_per_second"] > 0
         assert 0 <= line["input_wait_share"] <= 1
         assert line["host_peak_gib"] > 0.01
-        # XLA counts the operations of one device, which has two of the 16 samples.
+        # XLA counts the operations of one device, which holds two of the 16 samples.
         flops = line["tflops_per_device"] * 1e12 / line["steps_per_second"]
         assert 2 * 2 * 4 * 8 * 2 < flops < 10_000
     assert len(events.Tensors("steps_per_second")) == 5
 
 
-def test_the_steps_asked_for_are_profiled(run):
+def test_the_requested_steps_are_profiled(run):
     assert list(run[0].glob("plugins/profile/*/*.xplane.pb"))
 
 
-def test_without_tensorflow_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch, capfd):
+def test_without_tensorflow_the_run_continues_and_says_so_once(tmp_path, monkeypatch, capfd):
     for name in [n for n in sys.modules if n.startswith("clu.metric_writers")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("clu.metric_writers", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     loop.train(LeastSquares(), least_squares_config(), tmp_path)
     assert [line["step"] for line in read_scalars(tmp_path)] == [3, 6, 9]
-    told = [line for line in capfd.readouterr().err.splitlines() if "TensorFlow" in line]
-    assert told == [
+    messages = [line for line in capfd.readouterr().err.splitlines() if "TensorFlow" in line]
+    assert messages == [
         "femur_jax: TensorFlow is not installed: no TensorBoard events, only scalars.jsonl."
     ]
     assert not list(tmp_path.glob("events.*"))
