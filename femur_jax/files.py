@@ -20,10 +20,13 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under another name first, and then gives it its own."""
+    """Writes a text file under another name and renames it, so that it is whole or absent."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_checksums(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stage that finds out from which step on a generator repeats training radiographs."""
+"""The stage that finds the training step from which on a generator repeats training radiographs."""
 
 import dataclasses
 import json
@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from femur_jax import run_folder
-from femur_jax.classifier.task import ClassifierTask
 from femur_jax.errors import UserError
-from femur_jax.evaluation import generator
-from femur_jax.evaluation.onset import Point, before_onset, table
+from femur_jax.evaluation.generators import open_synthetic
+from femur_jax.evaluation.memorization import Point, before_onset, find_copies, onset_table
+from femur_jax.evaluation.radiograph_set import of_split
 from femur_jax.files import write_atomically
 from femur_jax.stages.evaluate import make_extractor
 from femur_jax.stages.sample import sample_snapshot
@@ -24,17 +24,17 @@ AUDIT = "audit"
 
 
 def audit(config: ConfigDict, workdir: Path) -> None:
-    """Samples from each snapshot of a generator's run, and tells from which step on it copies.
+    """Audits radiographs of each snapshot of a generator's run.
 
-    The curve goes to `workdir/audit.json`, to TensorBoard, and as a table to the terminal. A few
-    radiographs of each snapshot stay in `workdir/audit/`; a run that was killed goes on with them.
+    The results go to `workdir/audit.json`, to TensorBoard and as a table to the terminal. The
+    radiographs of each snapshot stay in `workdir/audit/`, where a killed run resumes with them.
 
     Raises:
-        UserError: The run is a classifier's, or has no snapshots.
+        UserError: The run trains a classifier, or has no snapshots.
     """
+    if config.task == "classifier":
+        raise UserError("A classifier generates no radiographs; audit diffusion or gan.")
     task = make_task(config)
-    if isinstance(task, ClassifierTask):
-        raise UserError("A classifier makes no radiographs; audit diffusion or gan.")
     run_folder.claim(workdir, config, stage="audit", free=loop.FREE_FIELDS)
     state = loop.restore(task, config, workdir)
     steps = Snapshots(workdir / loop.SNAPSHOTS).steps if (workdir / loop.SNAPSHOTS).is_dir() else []
@@ -42,16 +42,16 @@ def audit(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"{workdir} has no snapshots to audit; train with --config.train.snapshot_every=STEPS."
         )
-    extractor = make_extractor(config)
+    extractor = make_extractor(config.evaluate.weights)
     events = event_writer(workdir / AUDIT)
     points = []
     for step in tqdm(steps, "audit", disable=None):
         folder = workdir / AUDIT / f"step_{step}"
         if not folder.exists():
             sample_snapshot(task, config, workdir, state, step, folder)
-        synthetic = generator.open_synthetic(folder)
-        found = generator.copies(task.dataset, synthetic, extractor, by=config.data.draw.by)
-        points.append(Point.of(step, found))
+        synthetic = of_split([open_synthetic(folder)], "train")
+        copies = find_copies(task.dataset, synthetic, extractor, by=config.data.draw.by)
+        points.append(Point.of(step, copies))
         if events:
             events.write_scalars(
                 step, {f"audit/{name}": float(v) for name, v in vars(points[-1]).items()}
@@ -63,4 +63,4 @@ def audit(config: ConfigDict, workdir: Path) -> None:
         "points": [dataclasses.asdict(point) for point in points],
     }
     write_atomically(workdir / f"{AUDIT}.json", json.dumps(result, indent=1))
-    print(table(points))
+    print(onset_table(points))

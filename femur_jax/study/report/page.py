@@ -1,9 +1,8 @@
-"""The study's results as one HTML page that needs nothing beside it."""
+"""The study's results as one self-contained HTML page."""
 
 import base64
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,14 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from femur_jax.files import write_atomically
 from femur_jax.study.report import figures, words
 from femur_jax.study.report.contents import GreyImage, StudyResults
 from femur_jax.templates import template_environment
 
 
 def write_report(results: StudyResults, path: Path) -> None:
-    """Writes the report as one HTML file that refers to nothing outside itself.
-
-    The file appears whole or not at all: it is written beside `path` and then moved there.
-    """
+    """Writes the report as one HTML file that refers to nothing outside itself."""
     environment = template_environment(Path(__file__).parent)
     environment.filters |= {
         "duration": words.duration,
@@ -42,17 +39,12 @@ def write_report(results: StudyResults, path: Path) -> None:
         ),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(html, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, html)
 
 
 @dataclass(frozen=True)
 class _Display:
-    """One integer scale for all images of a section: magnified by `zoom` or reduced by `reduce`."""
+    """One integer scale for all images of a section, enlarged by `zoom` or reduced by `reduce`."""
 
     zoom: int
     reduce: int
@@ -70,7 +62,7 @@ class _Display:
         return f"enlarged {self.zoom} ×" if self.zoom > 1 else "pixel for pixel"
 
     def image(self, pixels: GreyImage, description: str) -> Markup:
-        """An <img> of the upper 8 bits, with its PNG inside."""
+        """An <img> element that embeds the upper 8 bits as PNG."""
         height, width = pixels.shape
         picture = Image.fromarray((pixels >> 8).astype(np.uint8))
         if self.reduce > 1:
