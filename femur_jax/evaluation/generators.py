@@ -1,8 +1,8 @@
 """Evaluation of a generator's radiographs: how far from real ones, and whether copied.
 
-The stage `evaluate` and the study both call `evaluate_generator`. Distances compare three sets with the class
-shares of the synthetic one: real test radiographs, synthetic ones, and, as the floor, as many real
-validation radiographs, which neither the generator nor the features have learned from.
+The stage `evaluate` and the study both call `evaluate_generator`. Distances compare three sets with
+the class shares of the synthetic one: real test radiographs, synthetic ones, and, as the floor, as
+many real validation radiographs, which neither the generator nor the features have learned from.
 """
 
 import dataclasses
@@ -39,6 +39,9 @@ _PAIRS = 4
 
 PerRadiograph = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
 """Functions of a dataset and positions in it that return one value, or row, for each."""
+
+LookUp = Callable[[RadiographSet], np.ndarray]
+"""Functions of a set that return one row for each radiograph."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,15 @@ def evaluate_generator(
         for label, sets in triples.items()
         if min(len(sets.real), len(sets.synthetic)) >= FEWEST
     }
-    values = _by_member(view.features, triples.values())
+    features = _by_member(view.features, triples.values())
+    thinned = [Triple(*(s.thinned(_DESCRIBED) for s in sets)) for sets in triples.values()]
+    descriptors = {
+        name: _by_member(partial(describe, f), thinned) for name, f in DESCRIPTORS.items()
+    }
+
+    def row(label: str, real: RadiographSet, compared: RadiographSet) -> DistanceRow:
+        return _distances(label, real, compared, features, descriptors)
+
     patches = patch_floor = None
     if labels[0] in triples:
         sets = triples[labels[0]]
@@ -255,8 +266,8 @@ def evaluate_generator(
         features=view.name,
         patch_features=view.extractor.name,
         judged=_judged(synthetic, view.logits),
-        distances=[_distances(label, s.real, s.synthetic, values) for label, s in triples.items()],
-        floor=[_distances(la, s.real, s.floor, values) for la, s in triples.items() if s.floor],
+        distances=[row(label, s.real, s.synthetic) for label, s in triples.items()],
+        floor=[row(label, s.real, s.floor) for label, s in triples.items() if s.floor],
         patches=patches,
         patch_floor=patch_floor,
         copies=[_copies(label, real, synthetic.of(label), view.extractor, by) for label in classes],
@@ -297,15 +308,12 @@ def _triple(real: RadiographDataset, synthetic: RadiographSet, by: str) -> Tripl
     )
 
 
-def _by_member(
-    function: PerRadiograph, triples: Iterable[Triple]
-) -> Callable[[RadiographSet], np.ndarray]:
+def _by_member(function: PerRadiograph, triples: Iterable[Triple]) -> LookUp:
     """Computes a function once for each radiograph, and returns it as a look-up."""
     members = list(dict.fromkeys(m for sets in triples for s in sets for m in s.members))
-    values = (
-        dict(zip(members, RadiographSet(members).map(function), strict=True)) if members else {}
-    )
-    return lambda radiographs: np.stack([values[member] for member in radiographs.members])
+    values = RadiographSet(members).map(function) if members else []
+    by_member = dict(zip(members, values, strict=True))
+    return lambda radiographs: np.stack([by_member[member] for member in radiographs.members])
 
 
 def _patches(extractor: Extractor, radiographs: RadiographSet) -> np.ndarray:
@@ -320,7 +328,8 @@ def _distances(
     label: str,
     real: RadiographSet,
     compared: RadiographSet,
-    features: Callable[[RadiographSet], np.ndarray],
+    features: LookUp,
+    descriptors: Mapping[str, LookUp],
 ) -> DistanceRow:
     comparison = compare(features(real), features(compared))
     real, compared = (s.thinned(_DESCRIBED) for s in (real, compared))
@@ -329,10 +338,8 @@ def _distances(
         **vars(comparison),
         ms_ssim=mean_similarity(compared.map(thumbnails) / 65535),
         descriptors={
-            name: descriptor_distance(
-                *(s.map(partial(describe, function)) for s in (real, compared))
-            )
-            for name, function in DESCRIPTORS.items()
+            name: descriptor_distance(described(real), described(compared))
+            for name, described in descriptors.items()
         },
     )
 

@@ -50,7 +50,7 @@ class Stage:
 
     Attributes:
         name: Name of the stage, as `plan` prints it.
-        needs: Names of the stages that must have finished before.
+        needs: Stages that must have finished before, by name.
         run: Function that runs the stage.
     """
 

@@ -137,8 +137,8 @@ class StudyResults:
         training_steps: Optimizer steps of each kind of model.
         seeds: Seeds of the repeated trainings.
         wall_seconds: Wall time by kind of stage.
-        galleries: Example radiographs.
-        curves: Training losses.
+        galleries: Example radiographs by source and class.
+        curves: Training losses of one seed.
         classifiers: One row a mixture; the first is trained on real radiographs only.
         contrasts: Pairs of generators that differ in one axis.
         generators: Evaluation of each seed, by the generator's name in words.
@@ -228,7 +228,7 @@ def _by_label(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
 
 
 def mean_row(rows: Sequence[AnyComparison]) -> AnyComparison:
-    """Means over seeds, of the standard errors as well, since all have the same real radiographs."""
+    """Means over seeds, also of the standard errors, since all have the same real radiographs."""
     names = [name for name, value in vars(rows[0]).items() if isinstance(value, float)]
     means = {name: float(np.mean([getattr(row, name) for row in rows])) for name in names}
     means["manifold"] = Manifold(

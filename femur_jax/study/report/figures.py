@@ -1,7 +1,7 @@
 """The report's charts, as SVG that takes its ink from the page.
 
-Colours are Okabe and Ito's, which can be distinguished with any colour vision, and never alone: each
-source has a marker or a line style as well.
+Colours are Okabe and Ito's, which can be distinguished with any colour vision; each source has a
+marker or a line style as well.
 """
 
 import functools

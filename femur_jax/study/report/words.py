@@ -65,7 +65,7 @@ def can_they_learn(results: StudyResults) -> str:
     """Answer to question 1 by a classifier trained on real radiographs."""
     judged = [(name, e.judged) for name, _, e in results.evaluations if e.judged]
     if not judged:
-        return "No synthetic set holds both classes, so it is not known whether their difference was learned."
+        return "No synthetic set holds both classes, so their difference cannot be judged."
     learned = sum(interval.low > 0.5 for _, interval in judged)
     best_name, best = max(judged, key=lambda item: item[1].value)
     real = results.classifiers[0].auc.mean
