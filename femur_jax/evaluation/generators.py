@@ -31,14 +31,11 @@ from femur_jax.evaluation.features import (
     thumbnails,
 )
 from femur_jax.evaluation.memorization import WHOLE, find_copies
-from femur_jax.evaluation.radiograph_set import BOTH, RadiographSet, of_split
+from femur_jax.evaluation.radiograph_set import BOTH, PerRadiograph, RadiographSet, of_split
 from femur_jax.evaluation.statistics import Interval, patient_scores, roc_auc
 
 _DESCRIBED = 200
 _PAIRS = 4
-
-PerRadiograph = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
-"""Functions of a dataset and positions in it that return one value, or row, for each."""
 
 LookUp = Callable[[RadiographSet], np.ndarray]
 """Functions of a set that return one row for each radiograph."""

@@ -25,7 +25,7 @@ from femur_jax.evaluation.features import (
     thumbnails,
 )
 from femur_jax.evaluation.neighbours import Neighbours, k_nearest, most_correlated
-from femur_jax.evaluation.radiograph_set import RadiographSet, of_split
+from femur_jax.evaluation.radiograph_set import PerRadiograph, RadiographSet, of_split
 from femur_jax.evaluation.statistics import (
     Interval,
     patient_scores,
@@ -345,20 +345,23 @@ def find_copies(
         of_split([real], *splits, by=by).of(*synthetic.labels)
         for splits in (("train",), ("validation", "test"))
     )
-    sets = synthetic, train, held_out
-    if not all(map(len, sets)):
+    if not (synthetic and train and held_out):
         raise UserError(
-            f"The memorisation audit needs synthetic, training and held-out radiographs, and there "
-            f"are {', '.join(str(len(s)) for s in sets)}: sample some, or use a larger split."
+            "The memorisation audit needs synthetic, training and held-out radiographs, and there "
+            f"are {len(synthetic)}, {len(train)}, {len(held_out)}: sample some, or use a larger "
+            "split."
         )
+
+    def of_each(function: PerRadiograph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return synthetic.map(function), train.map(function), held_out.map(function)
+
+    pictures = of_each(thumbnails)
     longest = max(crop_scale(dataset, [n]) for dataset, n in synthetic.members)
-    pictures = [radiographs.map(thumbnails) for radiographs in sets]
-    details = [radiographs.map(partial(crops, longest=longest)) for radiographs in sets]
-    features = [radiographs.map(partial(radiograph_features, extractor)) for radiographs in sets]
+    close = partial(most_correlated, shift=_CROP_SHIFT)
     audits = {
         WHOLE: audit(*pictures, most_correlated),
-        CROPS: audit_crops(*details, partial(most_correlated, shift=_CROP_SHIFT)),
-        extractor.name: audit(*features),
+        CROPS: audit_crops(*of_each(partial(crops, longest=longest)), close),
+        extractor.name: audit(*of_each(partial(radiograph_features, extractor))),
     }
     attack = membership_inference(*pictures, train.patients, held_out.patients, most_correlated)
     return Copies(audits, attack, conclude(audits), train)

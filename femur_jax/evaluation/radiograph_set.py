@@ -15,6 +15,10 @@ Member = tuple[RadiographDataset, int]
 """A dataset and a position in it."""
 
 
+PerRadiograph = Callable[[RadiographDataset, Sequence[int]], np.ndarray]
+"""Functions of a dataset and positions in it that return one value, or row, for each."""
+
+
 @dataclass(frozen=True)
 class RadiographSet:
     """Radiographs as their datasets and the positions there."""
@@ -60,8 +64,8 @@ class RadiographSet:
             members += [of_class[n] for n in chosen]
         return RadiographSet(members)
 
-    def map(self, function: Callable[[RadiographDataset, Sequence[int]], np.ndarray]) -> np.ndarray:
-        """Values of a function of a dataset and positions in it, one for each radiograph."""
+    def map(self, function: PerRadiograph) -> np.ndarray:
+        """Values of a function for all radiographs, in their order."""
         result: list[np.ndarray] = [np.empty(0)] * len(self)
         for dataset in dict.fromkeys(d for d, _ in self.members):
             numbers = [i for i, (d, _) in enumerate(self.members) if d is dataset]

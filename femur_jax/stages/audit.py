@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -34,7 +35,7 @@ def audit(config: ConfigDict, workdir: Path) -> None:
     """
     if config.task == "classifier":
         raise UserError("A classifier generates no radiographs; audit diffusion or gan.")
-    task = make_task(config)
+    task: Any = make_task(config)
     run_folder.claim(workdir, config, stage="audit", free=loop.FREE_FIELDS)
     state = loop.restore(task, config, workdir)
     steps = Snapshots(workdir / loop.SNAPSHOTS).steps if (workdir / loop.SNAPSHOTS).is_dir() else []

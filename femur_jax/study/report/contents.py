@@ -230,14 +230,17 @@ def _by_label(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
 def mean_row(rows: Sequence[AnyComparison]) -> AnyComparison:
     """Means over seeds, also of the standard errors, since all have the same real radiographs."""
     names = [name for name, value in vars(rows[0]).items() if isinstance(value, float)]
-    means = {name: float(np.mean([getattr(row, name) for row in rows])) for name in names}
+    means: dict[str, Any] = {
+        name: float(np.mean([getattr(row, name) for row in rows])) for name in names
+    }
     means["manifold"] = Manifold(
         *(float(m) for m in np.mean([dataclasses.astuple(row.manifold) for row in rows], axis=0))
     )
-    if isinstance(rows[0], DistanceRow):
+    descriptors = [row.descriptors for row in rows if isinstance(row, DistanceRow)]
+    if descriptors:
         means["descriptors"] = {
-            name: float(np.mean([row.descriptors[name] for row in rows]))
-            for name in rows[0].descriptors
+            name: float(np.mean([values[name] for values in descriptors]))
+            for name in descriptors[0]
         }
     return dataclasses.replace(rows[0], **means)
 
