@@ -15,8 +15,12 @@ import numpy as np
 from benchmarks.machine import ROOT, cpu
 from benchmarks.peer import PeerProcess
 from benchmarks.records import Goal, Result, measurement, ratio_of_rounds
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance, unbiased_mmd2
-from femur_jax.evaluation.manifold import manifold
+from femur_jax.evaluation.distances import (
+    frechet_distance,
+    kernel_distance,
+    manifold,
+    unbiased_mmd2,
+)
 from femur_jax.evaluation.neighbours import k_nearest
 
 _SAMPLES, _DIM = 10_000, 2048

@@ -15,7 +15,7 @@ from configs.patch_diffusion import get_config
 from femur_jax.classifier.task import ClassifierTask, Predictions, predict
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation.shaft import trace_shaft
+from femur_jax.evaluation.descriptors import trace_shaft
 from femur_jax.evaluation.statistics import Interval, patient_scores, roc_auc
 from femur_jax.stages.sample import SYNTHETIC, sample
 from femur_jax.stages.train import train

@@ -1,4 +1,4 @@
-"""Do predicted probabilities come true?"""
+"""Do predicted probabilities agree with outcomes?"""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,13 @@ from sklearn.metrics import brier_score_loss
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Patients of like predicted probability: their mean prediction and how many were positive.
+    """Patients of similar predicted probability.
 
     Attributes:
+        predicted: Mean predicted probability.
+        observed: Share of positive patients.
         low, high: 95% Wilson interval of `observed`.
+        patients: Number of patients.
     """
 
     predicted: float
@@ -26,12 +29,12 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How predictions and outcomes agree.
+    """Agreement of predictions and outcomes.
 
     Attributes:
         error: Expected calibration error, see `expected_calibration_error`.
-        chance_error: What the error would be on average if the predictions were true: with few
-            patients a perfect classifier has one above zero.
+        chance_error: Mean error if the predictions were true: with few patients it is above zero
+            for a perfect classifier, too.
         brier: Mean squared difference of prediction and outcome.
         bins: The reliability diagram, from the smallest prediction to the greatest.
     """
@@ -48,12 +51,12 @@ def probability(
     """Probabilities from logits of a classifier trained on another share of positives.
 
     Classes that are drawn more often in training than they occur shift the logit by a constant,
-    the difference of the log odds, which is taken back here (Saerens et al. 2002, equation 4).
+    the difference of the log odds, which is subtracted here (Saerens et al. 2002, equation 4).
 
     Args:
-        score: Logits.
-        trained_share: Of the positive class among what the classifier was trained on, in (0, 1).
-        true_share: Of the positive class where it is used.
+        score: Logits of the classifier.
+        trained_share: Share of the positive class in training, in (0, 1).
+        true_share: Share of the positive class where the classifier is used.
     """
     return expit(score + logit(true_share) - logit(trained_share))
 
@@ -112,4 +115,4 @@ def calibration(
 def _bins(predicted: Float[np.ndarray, " patient"], bins: int) -> list[np.ndarray]:
     """Positions of the patients of each bin, in the order of their predictions."""
     order = np.argsort(predicted, kind="stable")
-    return [part for part in np.array_split(order, bins) if part.size]
+    return [members for members in np.array_split(order, bins) if members.size]

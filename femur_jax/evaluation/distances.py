@@ -1,17 +1,26 @@
-"""Distances between two sets of feature vectors: FID, KID and MMD."""
+"""Distances between two sets of feature vectors: FID, KID, MMD, precision and recall."""
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist, pdist
 
 from femur_jax.errors import UserError
+from femur_jax.evaluation.neighbours import exact_distances, k_nearest, squared_distances
 
 MIN_SAMPLES = 4
-"""The smallest set that a kernel distance with a standard error can be computed of."""
+"""The smallest set for a kernel distance with a standard error."""
+
+FEWEST = 10
+"""The smallest set for all distances: the extrapolation of FID takes a fifth of it."""
+
+_DOUBTFUL = 1e-5  # of |x|^2 + |y|^2: more than float32 products are wrong by
+
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Functions of (m, dim) and (n, dim) that return (m, n)."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +31,107 @@ class Estimate:
     standard_error: float
 
 
+@dataclass(frozen=True)
+class Manifold:
+    """Fidelity (precision, density) and diversity (recall, coverage).
+
+    The ball around a sample reaches to its k-th nearest neighbour in its own set.
+
+    Attributes:
+        precision: Share of synthetic samples within any real ball (Kynkaanniemi et al. 2019, arXiv
+            1904.06991, equation 1).
+        recall: Share of real samples within any synthetic ball.
+        density: Mean number of real balls that a synthetic sample lies in, over k; may exceed 1
+            (Naeem et al. 2020, arXiv 2002.09797, equation 4).
+        coverage: Share of real balls that hold a synthetic sample (equation 5). For equal
+            distributions it is 1 - 2^-k in large sets.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Distances of a set from a real one; each has a meaning only next to its floor's.
+
+    Attributes:
+        n_real: Number of samples of the real set.
+        n_compared: Number of samples of the other set.
+        dim: Number of features of a sample.
+        kid: Kernel distance, unbiased, so the first number to look at.
+        kid_error: Standard error of `kid`.
+        mmd: Unbiased squared MMD with a Gaussian kernel as wide as the real set's median distance.
+        mmd_error: Standard error of `mmd`.
+        fid: Fréchet distance, biased upwards in small sets.
+        fid_infinity: Fréchet distance extrapolated to infinite sets.
+        manifold: Precision, recall, density and coverage.
+    """
+
+    n_real: int
+    n_compared: int
+    dim: int
+    kid: float
+    kid_error: float
+    mmd: float
+    mmd_error: float
+    fid: float
+    fid_infinity: float
+    manifold: Manifold
+
+    @property
+    def caveat(self) -> str:
+        """One sentence on what the sample sizes mean for FID; empty where they are large enough."""
+        n = min(self.n_real, self.n_compared)
+        if n > self.dim:
+            return ""
+        return (
+            f"FID of {n} samples with {self.dim} features is far too large, since their covariance "
+            "does not have full rank, and its extrapolation is uncertain: compare KID, and compare "
+            "with the floor."
+        )
+
+
+def compare(
+    real: Float[np.ndarray, "n_real dim"], other: Float[np.ndarray, "n_other dim"]
+) -> Comparison:
+    """Compares a set, synthetic or (for a floor) real as well, with a real one.
+
+    Raises:
+        UserError: A set has fewer than FEWEST samples, or features that are not finite.
+    """
+    if min(len(real), len(other)) < FEWEST:
+        raise UserError(
+            f"Distances between {len(real)} real and {len(other)} other samples have no meaning; "
+            f"use {FEWEST} or more of each, from a larger split or with a larger "
+            "config.sample.per_label."
+        )
+    kid = kernel_distance(real, other)
+    # Where most real samples are equal, any width will do.
+    mmd = kernel_distance(real, other, gaussian_kernel(median_distance(real) or 1.0))
+    return Comparison(
+        n_real=len(real),
+        n_compared=len(other),
+        dim=real.shape[1],
+        kid=kid.value,
+        kid_error=kid.standard_error,
+        mmd=mmd.value,
+        mmd_error=mmd.standard_error,
+        fid=frechet_distance(real, other),
+        fid_infinity=frechet_distance_infinity(real, other),
+        manifold=manifold(real, other),
+    )
+
+
 def frechet_distance(
     real: Float[np.ndarray, "n_real dim"], synthetic: Float[np.ndarray, "n_synthetic dim"]
 ) -> float:
     """Fréchet distance between Gaussians fitted to two sets (FID; Heusel 2017, arXiv 1706.08500).
 
     d^2 = |mu_r - mu_s|^2 + tr(C_r) + tr(C_s) - 2 tr((C_r C_s)^(1/2)), in float64. The estimate
-    is biased upwards in small sets: compare only with a floor from sets of the same sizes.
+    is biased upwards in small sets: compare it only with a floor from sets of the same sizes.
 
     With triangular factors C = R^T R, the eigenvalues of C_r C_s are the squared singular values
     of R_r R_s^T, so the last trace is a sum of singular values. No covariance is inverted or
@@ -45,7 +148,7 @@ def frechet_distance(
         + np.sum(R_s**2)
         - 2 * np.linalg.norm(R_r @ R_s.T, "nuc")
     )
-    return max(float(d2), 0.0)  # rounding may leave equal sets a little under zero
+    return max(float(d2), 0.0)  # rounding may leave equal sets slightly below zero
 
 
 def frechet_distance_infinity(
@@ -57,13 +160,13 @@ def frechet_distance_infinity(
 ) -> float:
     """FID extrapolated to infinite sets (FD-infinity; Chong and Forsyth 2020, arXiv 1911.07023).
 
-    FID's bias goes with 1/n in large sets. It is computed on random parts of both sets, of a
-    fifth to all samples, and the straight line through the values over 1/share is followed to
-    zero; the original makes the synthetic set smaller alone, which leaves the real set's bias.
-    With fewer samples than dimensions the bias is no longer linear, and some of it remains.
+    The bias of FID falls as 1/n in large sets. FID is computed on random subsets of both sets,
+    from a fifth to all of the samples, and the straight line through the values over 1/share is
+    extrapolated to zero; the original shrinks the synthetic set only, which leaves the real set's
+    bias. With fewer samples than dimensions the bias is no longer linear, and some of it remains.
 
     Raises:
-        UserError: As `frechet_distance` for a fifth of the samples.
+        UserError: A fifth of a set is too small for `frechet_distance`.
     """
     rng = np.random.default_rng(seed)
     inverse = np.linspace(1, 5, points)
@@ -74,10 +177,6 @@ def frechet_distance_infinity(
         for i in inverse
     ]
     return float(np.polynomial.Polynomial.fit(inverse, values, 1)(0.0))
-
-
-Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(m, dim) and (n, dim) to (m, n)."""
 
 
 def cubic_kernel(
@@ -100,7 +199,7 @@ def gaussian_kernel(bandwidth: float) -> Kernel:
 
 
 def median_distance(x: Float[np.ndarray, "n dim"], *, most: int = 1000) -> float:
-    """The usual bandwidth where none is published: the median distance of a set's samples."""
+    """Median distance of a set's samples, the usual bandwidth where none is published."""
     return float(np.median(pdist(x[:: -(-len(x) // most)].astype(np.float64))))
 
 
@@ -126,9 +225,8 @@ def kernel_distance(
     synthetic = _checked(synthetic, "synthetic", minimum=MIN_SAMPLES)
     rng = np.random.default_rng(seed)
     k = min(subsets, len(real) // 2, len(synthetic) // 2)
-    parts_r = np.array_split(rng.permutation(real), k)
-    parts_s = np.array_split(rng.permutation(synthetic), k)
-    mmd2 = [unbiased_mmd2(x, y, kernel) for x, y in zip(parts_r, parts_s, strict=True)]
+    pairs = zip(*(np.array_split(rng.permutation(x), k) for x in (real, synthetic)), strict=True)
+    mmd2 = [unbiased_mmd2(x, y, kernel) for x, y in pairs]
     return Estimate(float(np.mean(mmd2)), float(np.std(mmd2, ddof=1) / np.sqrt(k)))
 
 
@@ -141,6 +239,65 @@ def unbiased_mmd2(
     within_x = (k_xx.sum() - np.trace(k_xx)) / (m * (m - 1))
     within_y = (k_yy.sum() - np.trace(k_yy)) / (n * (n - 1))
     return float(within_x + within_y - 2 * kernel(x, y).mean())
+
+
+def manifold(
+    real: Float[np.ndarray, "real dim"], synthetic: Float[np.ndarray, "synthetic dim"], k: int = 5
+) -> Manifold:
+    """Precision, recall, density and coverage.
+
+    Distances are computed in float32, and again in float64 where they come close to a radius.
+
+    Args:
+        real: Features of real radiographs.
+        synthetic: Features of synthetic radiographs.
+        k: Neighbours that a ball reaches to: 5 in Naeem et al., 3 in Kynkaanniemi et al.
+
+    Raises:
+        UserError: A set has fewer than k + 1 samples.
+    """
+    r_real, r_synthetic = (
+        k_nearest(x, x, k, exclude=np.arange(len(x))).distance[:, -1] for x in (real, synthetic)
+    )
+    balls = np.empty(len(synthetic), int)  # real balls that hold each synthetic sample
+    covered = np.zeros(len(real), bool)
+    recalled = np.zeros(len(real), bool)
+    norm_real, norm_synthetic = (np.sum((x - real.mean(0)) ** 2, axis=1) for x in (real, synthetic))
+    for rows, squared in squared_distances(synthetic, real):
+        doubt = _DOUBTFUL * (norm_synthetic[rows, None] + norm_real).astype(np.float32)
+
+        def within(
+            radius: Float[np.ndarray, "_ _"],
+            rows: slice = rows,
+            squared: Float[np.ndarray, "_ _"] = squared,
+            doubt: Float[np.ndarray, "_ _"] = doubt,
+        ) -> Bool[np.ndarray, "_ _"]:
+            gap = squared - (radius**2).astype(np.float32)
+            inside = gap <= 0
+            y, x = np.nonzero(abs(gap) <= doubt)
+            exact = _pair_distances(synthetic[rows], real, y, x)
+            inside[y, x] = exact <= np.broadcast_to(radius, squared.shape)[y, x]
+            return inside
+
+        in_real = within(r_real[None])
+        balls[rows] = in_real.sum(axis=1)
+        covered |= in_real.any(axis=0)
+        recalled |= within(r_synthetic[rows, None]).any(axis=0)
+    return Manifold(
+        precision=float(np.mean(balls > 0)),
+        recall=float(recalled.mean()),
+        density=float(balls.mean() / k),
+        coverage=float(covered.mean()),
+    )
+
+
+def _pair_distances(
+    queries: Float[np.ndarray, "query dim"],
+    references: Float[np.ndarray, "reference dim"],
+    q: Int[np.ndarray, " pair"],
+    r: Int[np.ndarray, " pair"],
+) -> Float[np.ndarray, " pair"]:
+    return exact_distances(queries[q], references, r[:, None])[:, 0]
 
 
 def _mean_and_factor(
@@ -158,7 +315,7 @@ def _mean_and_factor(
 def _checked(
     features: Float[np.ndarray, "n dim"], name: str, minimum: int
 ) -> Float[np.ndarray, "n dim"]:
-    """The features in float64, after the checks that give a user a clear sentence."""
+    """Features in float64, after the checks that give a user a clear sentence."""
     if len(features) < minimum:
         raise UserError(
             f"The {name} set has {len(features)} samples and this distance needs at least "

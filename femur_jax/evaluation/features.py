@@ -22,21 +22,22 @@ from femur_jax.models.functional import Params, functional
 from femur_jax.models.torch_file import read_weights
 
 THUMBNAIL_SIDE = 48
-"""Pixels; enough for a radiograph to be told from all others, see `correlation`."""
+"""Side in pixels, enough to distinguish a radiograph from all others, see `most_correlated`."""
 
-_PARTS = 3
-_PART_SIDE = 40  # three of them reach from top to bottom of 64 to 128 pixels
-_LONGEST = 128  # pixels of the level that parts are cut from
+_CROPS = 3
+_CROP_SIDE = 40  # three of them reach from top to bottom of 64 to 128 pixels
+_LONGEST = 128  # pixels of the level that crops are cut from
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Makes features of square pictures.
+    """Features of square pictures.
 
     Attributes:
-        name: For people.
-        side: Of the pictures, in pixels.
-        extract: Grey values in [0, 1], (n, side, side), to features, (n, dim); to be compiled.
+        name: Name of the features, for people.
+        side: Side of the pictures in pixels.
+        extract: Function of grey values in [0, 1], (n, side, side), that returns features,
+            (n, dim); it is compiled.
     """
 
     name: str
@@ -45,46 +46,46 @@ class Extractor:
 
 
 def pixels(side: int) -> Extractor:
-    """The grey values themselves, row by row."""
+    """Extractor of the grey values themselves, row by row."""
     return Extractor(
         f"pixels {side} x {side}", side, lambda images: images.reshape(len(images), -1)
     )
 
 
 def network(weights: Path) -> Extractor:
-    """Inception-v3 or DINOv2, whichever a file of published weights is of.
+    """Inception-v3 or DINOv2, depending on the file of published weights.
 
-    Both see grey values as three equal colours. The files are those that pytorch-fid or
-    torch-fidelity, and DINOv2's authors, publish; see `models.torch_file` for the formats.
+    Both see grey values as three equal colours. The files are those of pytorch-fid or
+    torch-fidelity, and of DINOv2's authors; see `models.torch_file` for the formats.
 
     Raises:
-        UserError: The file cannot be read, is of another network, or lacks a tensor.
+        UserError: The file cannot be read, belongs to another network, or lacks a tensor.
     """
-    found = read_weights(weights)
-    if "Conv2d_1a_3x3.conv.weight" in found:
-        return _of_network(
+    tensors = read_weights(weights)
+    if "Conv2d_1a_3x3.conv.weight" in tensors:
+        return _network_extractor(
             "Inception-v3, trained on ImageNet",
             inception.SIDE,
             inception.Inception,
-            inception.inception_params(found),
+            inception.inception_params(tensors),
             lambda colours: 2 * colours - 1,
         )
-    if "patch_embed.proj.weight" in found:
-        width, depth = dinov2.dinov2_size(found)
-        return _of_network(
+    if "patch_embed.proj.weight" in tensors:
+        width, depth = dinov2.dinov2_size(tensors)
+        return _network_extractor(
             f"DINOv2 of width {width}",
             dinov2.SIDE,
             lambda rngs: dinov2.DINOv2(width, depth, rngs=rngs),
-            dinov2.dinov2_params(found),
+            dinov2.dinov2_params(tensors),
             lambda colours: colours,
         )
     raise UserError(
-        f"{weights} holds the weights of neither Inception-v3 (of pytorch-fid) nor DINOv2; give "
+        f"{weights} holds the weights of neither Inception-v3 (of pytorch-fid) nor DINOv2; name "
         "a file such as pt_inception-2015-12-05-6726825d.pth or dinov2_vits14_pretrain.pth."
     )
 
 
-def _of_network(
+def _network_extractor(
     name: str,
     side: int,
     build: Callable[[nnx.Rngs], nnx.Module],
@@ -117,18 +118,18 @@ def patch_features(
     each: int = 4,
     seed: int = 0,
 ) -> Float32[np.ndarray, "n dim"]:
-    """Features of patches at native scale, for what shrinking whole radiographs would hide.
+    """Features of patches at native scale, where shrinking whole radiographs would hide details.
 
-    A distance between sets of them is a patch FID (Chai et al. 2022, arXiv 2204.07156), here of
-    radiographs as they were recorded, or made.
+    The Fréchet distance between sets of them is a patch FID (Chai et al. 2022, arXiv 2204.07156),
+    here of radiographs as they were recorded or generated.
 
     Args:
-        extractor: Its side is the patches'.
-        dataset: To be read.
-        radiographs: Positions in it.
-        each: Patches of each radiograph, at random places, one after the other. Where the
-            radiograph is smaller than a patch, it lies in zeros.
-        seed: Of the places; the n-th radiograph's do not depend on the others.
+        extractor: Extractor, whose side is the patches'.
+        dataset: Dataset of the radiographs.
+        radiographs: Positions in the dataset.
+        each: Number of patches of each radiograph, at random positions, one after the other. A
+            radiograph smaller than a patch is padded with zeros.
+        seed: Seed of the positions; the n-th radiograph's do not depend on the others.
     """
     side = extractor.side
 
@@ -140,8 +141,8 @@ def patch_features(
             size = min(finest[0], side), min(finest[1], side)
             for _ in range(each):
                 top, left = (
-                    int(rng.integers(whole - part + 1))
-                    for whole, part in zip(finest, size, strict=True)
+                    int(rng.integers(whole - length + 1))
+                    for whole, length in zip(finest, size, strict=True)
                 )
                 level = len(dataset.level_sizes(n)) - 1
                 yield paste_centred(dataset.window(n, level, (top, left), size), (side, side))[0]
@@ -158,9 +159,9 @@ def extract_features(
     """Features of a stream of images, in batches that are spread over all devices.
 
     Args:
-        extractor: Of the features.
-        images: All of one size; the whole of them is never in memory.
-        batch_size: Rounded up to a multiple of the number of devices.
+        extractor: Extractor of the features.
+        images: Images of one size, which are never all in memory.
+        batch_size: Images of a batch, rounded up to a multiple of the number of devices.
 
     Raises:
         UserError: There is no image.
@@ -184,16 +185,16 @@ def extract_features(
     if batch:
         finish()
     if not features:
-        raise UserError("There are no radiographs to take features of; use a larger split.")
+        raise UserError("There are no radiographs to compute features of; use a larger split.")
     return np.concatenate(features)
 
 
 def thumbnails(
     dataset: RadiographDataset, radiographs: Sequence[int], side: int = THUMBNAIL_SIDE
 ) -> Float32[np.ndarray, "n side side"]:
-    """Whole radiographs in squares, grey values 0..65535; the aspect ratio is not kept.
+    """Whole radiographs resized to squares, grey values 0..65535; the aspect ratio is not kept.
 
-    So a copy that a generator made at another size or aspect ratio still lies upon its original.
+    A copy that was generated at another size or aspect ratio thus still lies upon its original.
     """
     result = np.empty((len(radiographs), side, side), np.float32)
     for number, n in enumerate(radiographs):
@@ -205,48 +206,48 @@ def thumbnails(
     return result
 
 
-def part_scale(dataset: RadiographDataset, radiographs: Sequence[int]) -> int:
-    """The `longest` of `parts` in which the largest of some radiographs are not shrunk."""
-    return max(max(_for_parts(dataset, n)[1]) for n in radiographs)
+def crop_scale(dataset: RadiographDataset, radiographs: Sequence[int]) -> int:
+    """The `longest` of `crops` that does not shrink the largest of some radiographs."""
+    return max(max(_crop_level(dataset, n)[1]) for n in radiographs)
 
 
-def parts(
+def crops(
     dataset: RadiographDataset, radiographs: Sequence[int], longest: int = _LONGEST
-) -> Float32[np.ndarray, "n part side side"]:
+) -> Float32[np.ndarray, "n crop side side"]:
     """Squares in the middle of the radiograph's upper, middle and lower third, values 0..65535.
 
-    They are cut from the finest level of at most 128 pixels. The scale does not depend on where
-    the radiograph ends, as a thumbnail's does, so what was cropped still lies upon its original but
-    for a shift. Beyond the border the nearest pixel is repeated.
+    They are cut from the finest level of at most 128 pixels. Unlike a thumbnail's, their scale
+    does not depend on where the radiograph ends, so a cropped copy still lies upon its original
+    but for a shift. Beyond the border the nearest pixel is repeated.
 
     Args:
-        dataset: To be read.
-        radiographs: Positions in it.
-        longest: Levels are shrunk to so many pixels; for a training set the `part_scale` of the
-            synthetic one, whose generator may know it letterboxed alone.
+        dataset: Dataset of the radiographs.
+        radiographs: Positions in the dataset.
+        longest: Longest side in pixels to which levels are shrunk. A training set takes the
+            `crop_scale` of the synthetic one, whose generator may know only letterboxed ones.
     """
-    result = np.empty((len(radiographs), _PARTS, _PART_SIDE, _PART_SIDE), np.float32)
+    result = np.empty((len(radiographs), _CROPS, _CROP_SIDE, _CROP_SIDE), np.float32)
     for number, n in enumerate(radiographs):
-        level, _ = _for_parts(dataset, n)
+        level, _ = _crop_level(dataset, n)
         image = shrink(dataset.read(n, level), (longest, longest))
-        for part in range(_PARTS):
-            middles = (part + 0.5) / _PARTS, 0.5
+        for crop in range(_CROPS):
+            middles = (crop + 0.5) / _CROPS, 0.5
             rows, columns = (
                 np.clip(_around(middle * length, length), 0, length - 1)
                 for middle, length in zip(middles, image.shape, strict=True)
             )
-            result[number, part] = image[np.ix_(rows, columns)]
+            result[number, crop] = image[np.ix_(rows, columns)]
     return result
 
 
-def _for_parts(dataset: RadiographDataset, radiograph: int) -> tuple[int, tuple[int, int]]:
-    """The level that parts are cut from, and its size."""
+def _crop_level(dataset: RadiographDataset, radiograph: int) -> tuple[int, tuple[int, int]]:
+    """The level that crops are cut from, and its size."""
     sizes = dataset.level_sizes(radiograph)
     level = max((i for i, size in enumerate(sizes) if max(size) <= _LONGEST), default=0)
     return level, sizes[level]
 
 
 def _around(middle: float, length: int) -> Int[np.ndarray, " side"]:
-    """Positions of a part's pixels along an axis, within the image where it is long enough."""
-    first = round(middle - _PART_SIDE / 2)
-    return np.arange(_PART_SIDE) + min(max(first, 0), max(length - _PART_SIDE, first))
+    """Positions of a crop's pixels along an axis, within the image where it is long enough."""
+    first = round(middle - _CROP_SIDE / 2)
+    return np.arange(_CROP_SIDE) + min(max(first, 0), max(length - _CROP_SIDE, first))

@@ -22,10 +22,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class PatientScores:
-    """One score per patient; with both classes present, as `patient_scores` makes sure.
+    """One score per patient, with both classes present, which `patient_scores` checks.
 
     Attributes:
-        score: The higher, the more likely an atypical fracture; probabilities or logits.
+        score: Probabilities or logits; the higher, the more likely an atypical fracture.
         positive: True where the patient has an atypical fracture.
     """
 
@@ -74,7 +74,7 @@ def roc_auc(
 
     Patients are resampled within their class (Carpenter and Bithell 2000, stratified). Each
     resample's area is the Mann-Whitney statistic with the draw counts as weights. Where the
-    classes separate perfectly the interval shrinks to [1, 1], which overstates what is known.
+    classes separate perfectly the interval shrinks to [1, 1], which is too narrow.
     """
     return auc_contrast(
         [patients], [1.0], seed=seed, resamples=resamples, confidence=confidence
@@ -88,7 +88,7 @@ class Contrast:
     Attributes:
         bootstrap: The sum, with a percentile interval from resampled patients.
         delong: The sum, with DeLong's normal interval.
-        p_value: Two-sided, of a sum of zero, by DeLong; for weights that sum to zero.
+        p_value: Two-sided p-value of a sum of zero, by DeLong; for weights that sum to zero.
     """
 
     bootstrap: Interval
@@ -108,7 +108,7 @@ def auc_contrast(
 
     The weights (1, -1) give the difference of two classifiers, (1/k, ..., 1/k) the mean over the
     k seeds of one. A resample draws the same patients for all classifiers. The intervals are over
-    new patients; how much training again changes is another question, which `seed_spread` answers.
+    new patients; the effect of training again is another question, which `seed_spread` answers.
 
     Raises:
         UserError: The classifiers were not tested on the same patients.
@@ -147,17 +147,17 @@ def delong(
 ) -> tuple[Float[np.ndarray, " classifier"], Float[np.ndarray, "classifier classifier"]]:
     """Areas under the ROC curves and their covariance (DeLong et al. 1988).
 
-    By midranks in O(n log n) (Sun and Xu 2014, equations 5 to 8). A class of one patient leaves
-    the covariance undefined; its part is then left out, which understates it.
+    They are computed from midranks in O(n log n) (Sun and Xu 2014, equations 5 to 8). A class of
+    one patient leaves the covariance undefined; its term is then left out, which understates it.
     """
     x, y = score[:, positive], score[:, ~positive]
     m, n = x.shape[1], y.shape[1]
     rank = rankdata(np.concatenate([x, y], axis=1), axis=1)
     v10 = (rank[:, :m] - rankdata(x, axis=1)) / n  # share of negatives below each positive
     v01 = 1 - (rank[:, m:] - rankdata(y, axis=1)) / m
-    parts = [np.cov(v, ddof=1) / v.shape[1] for v in (v10, v01) if v.shape[1] > 1]
+    terms = [np.cov(v, ddof=1) / v.shape[1] for v in (v10, v01) if v.shape[1] > 1]
     k = len(score)
-    return v10.mean(axis=1), sum((part.reshape(k, k) for part in parts), np.zeros((k, k)))
+    return v10.mean(axis=1), sum((term.reshape(k, k) for term in terms), np.zeros((k, k)))
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ class SeedSpread:
     """One classifier trained with several seeds.
 
     Attributes:
-        mean: Over the seeds, with its interval over new patients.
-        auc: Of each seed.
+        mean: Mean over the seeds, with its interval over new patients.
+        auc: Area under the curve of each seed.
         deviation: Standard deviation of `auc`, the effect of training again; 0 for one seed.
     """
 
@@ -176,7 +176,7 @@ class SeedSpread:
 
 
 def seed_spread(seeds: Sequence[PatientScores], *, seed: int = 0) -> SeedSpread:
-    """What repeated training changes, beside what other patients would.
+    """The spread over repeated trainings, and the mean with its interval over new patients.
 
     Raises:
         UserError: The seeds were not tested on the same patients.
@@ -187,15 +187,15 @@ def seed_spread(seeds: Sequence[PatientScores], *, seed: int = 0) -> SeedSpread:
 
 
 MIN_PATIENTS = 5
-"""Of each class, for a group to have an area under the curve of its own."""
+"""Fewest patients of each class for which a group has an area under the curve."""
 
 
 @dataclass(frozen=True)
 class GroupRow:
-    """What a classifier reaches in a part of the test set.
+    """Performance of a classifier in a group of the test set.
 
     Attributes:
-        auc: None where a class has fewer than MIN_PATIENTS patients.
+        auc: Area under the curve; None where a class has fewer than MIN_PATIENTS patients.
     """
 
     group: str
@@ -218,12 +218,13 @@ def auc_by_group(
     group_of, patient_of = np.asarray(groups), np.asarray(patients)
     rows = []
     for group in sorted(set(groups)):
-        own = group_of == group
-        counts = [len(set(patient_of[own & chosen].tolist())) for chosen in (positive, ~positive)]
+        member = group_of == group
+        counts = [len(set(patient_of[member & of_class])) for of_class in (positive, ~positive)]
         auc = None
         if min(counts) >= MIN_PATIENTS:
-            auc = roc_auc(patient_scores(score[own], positive[own], patient_of[own].tolist()))
-        rows.append(GroupRow(group, int(own.sum()), counts[0], counts[1], auc))
+            scores = patient_scores(score[member], positive[member], patient_of[member].tolist())
+            auc = roc_auc(scores)
+        rows.append(GroupRow(group, int(member.sum()), counts[0], counts[1], auc))
     return rows
 
 
@@ -237,8 +238,8 @@ def sensitivity_at_specificity(
 ) -> Interval:
     """Highest sensitivity of any threshold that keeps at least the given specificity.
 
-    The empirical ROC curve is not interpolated. In each resample the threshold is chosen anew,
-    so the interval includes the uncertainty of the threshold.
+    The empirical ROC curve is not interpolated. The threshold is chosen in each resample, so the
+    interval includes the uncertainty of the threshold.
     """
     thresholds = np.append(np.unique(patients.score), np.inf)
     called = (patients.score[:, None] >= thresholds).astype(float)

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from femur_jax import run_folder
 from femur_jax.errors import UserError
-from femur_jax.evaluation import generator
-from femur_jax.evaluation.onset import before_onset, table
+from femur_jax.evaluation.generators import open_synthetic
+from femur_jax.evaluation.memorization import before_onset, onset_table
 from femur_jax.files import write_atomically
 from femur_jax.stages.evaluate import make_extractor
 from femur_jax.stages.evaluators import Copies
@@ -24,13 +24,13 @@ AUDIT = "audit"
 
 
 def audit(config: ConfigDict, workdir: Path) -> None:
-    """Samples from each snapshot of a generator's run, and tells from which step on it copies.
+    """Audits radiographs of each snapshot of a generator's run.
 
-    The curve goes to `workdir/audit.json`, to TensorBoard, and as a table to the terminal. A few
-    radiographs of each snapshot stay in `workdir/audit/`; a run that was killed goes on with them.
+    The results go to `workdir/audit.json`, to TensorBoard and as a table to the terminal. The
+    radiographs of each snapshot stay in `workdir/audit/`, where a killed run resumes with them.
 
     Raises:
-        UserError: The run is a classifier's, or has no snapshots.
+        UserError: The run trains a classifier, or has no snapshots.
     """
     task = make_generator(config)
     run_folder.claim(workdir, config, stage="audit", free=loop.FREE_FIELDS)
@@ -40,7 +40,9 @@ def audit(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"{workdir} has no snapshots to audit; train with --config.train.snapshot_every=STEPS."
         )
-    copies = Copies(task, config, make_extractor(config), config.evaluate.copies_every)
+    copies = Copies(
+        task, config, make_extractor(config.evaluate.weights), config.evaluate.copies_every
+    )
     events = event_writer(workdir / AUDIT)
     points = []
     for step in tqdm(steps, "audit", disable=None):
@@ -48,7 +50,7 @@ def audit(config: ConfigDict, workdir: Path) -> None:
         if not folder.exists():
             params = average(state, config, workdir, step)
             write_samples(task, config, params, step, folder)
-        points.append(copies.audit(generator.open_synthetic(folder), step))
+        points.append(copies.audit(open_synthetic(folder), step))
         if events:
             events.write_scalars(
                 step, {f"audit/{name}": float(v) for name, v in vars(points[-1]).items()}
@@ -60,4 +62,4 @@ def audit(config: ConfigDict, workdir: Path) -> None:
         "points": [dataclasses.asdict(point) for point in points],
     }
     write_atomically(workdir / f"{AUDIT}.json", json.dumps(result, indent=1))
-    print(table(points))
+    print(onset_table(points))

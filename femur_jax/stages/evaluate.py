@@ -1,19 +1,30 @@
 """The stage that tests a classifier, or compares a generator's radiographs with real ones."""
 
 import json
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from femur_jax import run_folder
 from femur_jax.classifier.summary import summarise
-from femur_jax.classifier.task import ClassifierTask, Predictions, label_counts, predict
+from femur_jax.classifier.task import Predictions, label_counts, predict
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation import generator
-from femur_jax.evaluation.features import Extractor, network, pixels
+from femur_jax.evaluation.features import Extractor, network, pixels, radiograph_features
+from femur_jax.evaluation.generators import (
+    View,
+    evaluate_generator,
+    evaluation_table,
+    open_synthetic,
+)
+from femur_jax.evaluation.radiograph_set import of_split
 from femur_jax.files import write_atomically
+from femur_jax.stages import cards
 from femur_jax.stages.sample import SYNTHETIC
-from femur_jax.stages.tasks import classifier_protocol, make_classifier, make_task
+from femur_jax.stages.tasks import classifier_protocol, make_classifier
 from femur_jax.training import loop
 
 EVALUATION = "evaluation.json"
@@ -23,39 +34,74 @@ _FEATURE_SIDE = 32
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Tests a classifier on real held-out patients, or compares synthetic radiographs with them.
 
-    The result goes to `workdir/evaluation.json` and, in short, to the terminal.
+    The result goes to `workdir/evaluation.json` and, in short, to the terminal; a generator's also
+    to its cards.
     """
-    task = make_task(config)
     run_folder.claim(workdir, config, stage="evaluate", free=loop.FREE_FIELDS)
-    real = RadiographDataset(config.dataset)
-    if isinstance(task, ClassifierTask):
-        predictions = held_out_predictions(config, workdir)
-        counts = label_counts([real], config.data.draw.by)
-        result = summarise(
-            predictions,
-            trained_share=task.positive_share,
-            true_share=float(counts[1] / sum(counts)),
-        )
-        print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
-    else:
-        synthetic = generator.open_synthetic(workdir / SYNTHETIC)
-        extractor, by = make_extractor(config), config.data.draw.by
-        compared = generator.distances(real, synthetic, extractor, by=by)
-        found = generator.copies(real, synthetic, extractor, by=by)
-        result = {"features": extractor.name, **generator.as_json(compared, found)}
-        print(generator.as_text(compared, found, extractor.name))
-    write_atomically(workdir / EVALUATION, json.dumps(result))
+    stage = _test_classifier if config.task == "classifier" else _evaluate_generator
+    write_atomically(workdir / EVALUATION, json.dumps(stage(config, workdir)))
 
 
-def make_extractor(config: ConfigDict) -> Extractor:
-    """Of the features that a generator's radiographs are compared by."""
-    weights = config.evaluate.weights
+def _test_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    counts = label_counts([RadiographDataset(config.dataset)], config.data.draw.by)
+    result = summarise(
+        held_out_predictions(config, workdir),
+        trained_share=make_classifier(config, classifier_protocol(config)).positive_share,
+        true_share=float(counts[1] / sum(counts)),
+    )
+    print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
+    return result
+
+
+def _evaluate_generator(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    synthetic = open_synthetic(workdir / SYNTHETIC)
+    evaluation = evaluate_generator(
+        RadiographDataset(config.dataset),
+        of_split([synthetic], "train"),
+        View.of(make_extractor(config.evaluate.weights)),
+        by=config.data.draw.by,
+    )
+    cards.write(config, workdir, synthetic, evaluation)
+    print(evaluation_table(evaluation))
+    return evaluation.to_json()
+
+
+def make_extractor(weights: str) -> Extractor:
+    """Features of a network from a file of weights; grey values of small pictures where empty."""
     return network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
 
 
 def held_out_predictions(config: ConfigDict, workdir: Path) -> Predictions:
-    """What the trained classifier in a workdir says of the radiographs that it is tested on."""
-    parts = classifier_protocol(config)
-    task = make_classifier(config, parts)
+    """Predictions of the trained classifier in a run directory for its test radiographs."""
+    protocol = classifier_protocol(config)
+    task = make_classifier(config, protocol)
     params = loop.restore(task, config, workdir).ema
-    return predict(task, params, parts.test.dataset, parts.test.radiographs)
+    return predict(task, params, protocol.test.dataset, protocol.test.radiographs)
+
+
+def view_of_judge(config: ConfigDict, workdir: Path, weights: str) -> View:
+    """The view of a trained classifier, the judge, which must not have seen synthetic radiographs.
+
+    Args:
+        config: Config of the classifier.
+        workdir: Run directory of the classifier.
+        weights: File of a network's weights, whose features replace the judge's; may be empty.
+    """
+    task = make_classifier(config, classifier_protocol(config))
+    params = loop.restore(task, config, workdir).ema
+    extractor = make_extractor(weights)
+
+    @cache
+    def predictions(dataset: RadiographDataset, radiographs: tuple[int, ...]) -> Predictions:
+        return predict(task, params, dataset, radiographs)
+
+    def logits(dataset: RadiographDataset, radiographs: Sequence[int]) -> np.ndarray:
+        return predictions(dataset, tuple(radiographs)).logit
+
+    def features(dataset: RadiographDataset, radiographs: Sequence[int]) -> np.ndarray:
+        if weights:
+            return radiograph_features(extractor, dataset, radiographs)
+        return predictions(dataset, tuple(radiographs)).features
+
+    name = "the last layer of the classifier trained on the real train split"
+    return View(extractor.name if weights else name, features, extractor, logits)

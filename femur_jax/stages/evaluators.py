@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import wanted_labels
 from femur_jax.errors import UserError
-from femur_jax.evaluation import generator
 from femur_jax.evaluation.distances import MIN_SAMPLES, kernel_distance
 from femur_jax.evaluation.features import Extractor, radiograph_features
-from femur_jax.evaluation.onset import Point
+from femur_jax.evaluation.memorization import Point, find_copies
+from femur_jax.evaluation.radiograph_set import of_split
 from femur_jax.stages.evaluate import make_extractor
 from femur_jax.stages.sample import write_samples
 from femur_jax.training.evaluator import Evaluator
@@ -33,7 +33,7 @@ def make_evaluators(task: Generator, config: ConfigDict) -> list[Evaluator]:
     chosen = [(every, kind) for every, kind in kinds if every]
     if not chosen:
         return []
-    extractor = make_extractor(config)
+    extractor = make_extractor(config.evaluate.weights)
     return [kind(task, config, extractor, every) for every, kind in chosen]
 
 
@@ -112,8 +112,8 @@ class Copies:
     def audit(self, synthetic: RadiographDataset, step: int) -> Point:
         """Audits samples of the model after a training step."""
         by = self._config.data.draw.by
-        copies = generator.copies(self._task.dataset, synthetic, self._extractor, by=by)
-        return Point.of(step, copies)
+        samples = of_split([synthetic], "train")
+        return Point.of(step, find_copies(self._task.dataset, samples, self._extractor, by=by))
 
 
 def few_samples(

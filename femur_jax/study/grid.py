@@ -1,8 +1,8 @@
-"""The study's grid: which generators are trained, and what they are called.
+"""The study's grid: the generators that are trained, and their names.
 
-An arm is a model, what it does about sizes, and whether one model learns both classes or each has
-its own: `diffusion-pyramid-joint`. A cell is an arm with a seed, `diffusion-pyramid-joint-0`. It is
-trained in one run of its name, or in one for each class, `diffusion-pyramid-per_class-0-AFF`.
+An arm is a model, a strategy for sizes, and one model for both classes or one per class:
+`diffusion-pyramid-joint`. A cell is an arm with a seed, `diffusion-pyramid-joint-0`. It is trained
+in one run of the same name, or in one for each class, `diffusion-pyramid-per_class-0-AFF`.
 """
 
 import itertools
@@ -16,8 +16,8 @@ from femur_jax.data.strategies import STRATEGIES
 from femur_jax.errors import UserError
 from femur_jax.stages.sample import SYNTHETIC
 
-REAL = "real"
-"""How the real dataset is called beside the generators."""
+REAL_DATA = "real"
+"""Name of the real dataset among the generators."""
 
 AXES = {
     "model": ("diffusion", "gan"),
@@ -28,7 +28,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to make synthetic radiographs; its fields are the grid's axes, see AXES."""
+    """One way to generate radiographs; its fields are the grid's axes, see AXES."""
 
     model: str
     strategy: str
@@ -51,14 +51,14 @@ class Arm:
 
 
 def every_arm() -> list[Arm]:
-    """The whole grid. GANs have one strategy: they make images of one size."""
+    """The whole grid. GANs have one strategy, since they generate images of one size."""
     arms = [Arm(*values) for values in itertools.product(*AXES.values())]
     return [arm for arm in arms if arm.model != "gan" or arm.strategy == "letterbox"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The training of one generator, of one class or ("") of both."""
+    """The training of one generator for one class, or ("") for both."""
 
     arm: Arm
     seed: int
@@ -70,7 +70,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm with a seed: what makes one set of synthetic radiographs of both classes."""
+    """An arm with a seed, which yields one set of synthetic radiographs of both classes."""
 
     arm: Arm
     seed: int
@@ -80,14 +80,14 @@ class Cell:
 
     @property
     def runs(self) -> list[Run]:
-        """What has to be trained for it."""
+        """The runs that are trained for the cell."""
         labels = ("",) if self.arm.classes == "joint" else LABELS
         return [Run(self.arm, self.seed, label) for label in labels]
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What one classifier is trained on: real radiographs, those of an arm, or both."""
+    """The training data of one classifier: real radiographs, those of an arm, or both."""
 
     real: bool
     arm: Arm | None
@@ -99,19 +99,21 @@ class Mixture:
     @property
     def sources(self) -> str:
         """The name without the seed, such as `real+gan-letterbox-joint`."""
-        return "+".join([REAL] * self.real + ([str(self.arm)] if self.arm else []))
+        return "+".join([REAL_DATA] * self.real + ([str(self.arm)] if self.arm else []))
 
     @property
     def runs(self) -> list[Run]:
-        """Those that make its synthetic radiographs."""
+        """The runs that generate its synthetic radiographs."""
         return Cell(self.arm, self.seed).runs if self.arm else []
 
 
 class Grid:
-    """All runs of a study: their configs, and where they lie.
+    """All runs of a study, with their configs and folders.
 
     Attributes:
-        mixtures: What classifiers are trained on: real radiographs, then those of each arm, then
+        arms: The arms that the config names.
+        cells: Each arm with every seed.
+        mixtures: Training data of the classifiers: real radiographs, then those of each arm, then
             both; each with every seed.
     """
 
@@ -119,10 +121,10 @@ class Grid:
         """Reads `config.grid` and `config.seeds`.
 
         Raises:
-            UserError: They are empty, or name what is not there.
+            UserError: They are empty, or name an unknown arm.
         """
         if not config.grid or not config.seeds:
-            raise UserError("config.grid and config.seeds need one entry each at least.")
+            raise UserError("config.grid and config.seeds need at least one entry each.")
         self.config, self.workdir = config, workdir
         self.arms = [Arm.parse(name) for name in config.grid]
         self.cells = [Cell(arm, seed) for arm in self.arms for seed in config.seeds]
@@ -135,29 +137,29 @@ class Grid:
 
     @property
     def judge(self) -> Mixture:
-        """The classifier of real radiographs that looks at all others."""
+        """The classifier trained on real radiographs that judges the synthetic ones."""
         return self.mixtures[0]
 
     @property
     def real(self) -> Path:
         """The folder of the real dataset."""
-        return self.workdir / REAL
+        return self.workdir / REAL_DATA
 
     def folder(self, run: Run) -> Path:
-        """The workdir of a generator's run."""
+        """The run directory of a generator."""
         return self.workdir / "generators" / str(run)
 
     def synthetic(self, run: Run) -> Path:
-        """The dataset that a run has made."""
+        """The dataset that a run has generated."""
         return self.folder(run) / SYNTHETIC
 
     def classifier_folder(self, mixture: Mixture) -> Path:
-        """The workdir of a classifier's run."""
+        """The run directory of a classifier."""
         return self.workdir / "classifiers" / str(mixture)
 
-    def measurement_file(self, name: str) -> Path:
-        """What was found of a cell, or of the real radiographs."""
-        return self.workdir / "measurements" / f"{name}.json"
+    def evaluation_file(self, cell: Cell) -> Path:
+        """The evaluation of a cell's synthetic radiographs."""
+        return self.workdir / "measurements" / f"{cell}.json"
 
     def generator(self, run: Run) -> ConfigDict:
         """The config of a generator's run."""

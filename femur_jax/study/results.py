@@ -1,4 +1,4 @@
-"""What the runs of a study found, gathered for its report."""
+"""The results of a study's runs, gathered for its report."""
 
 import datetime
 import itertools
@@ -18,7 +18,7 @@ from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.measurement import Measurement
+from femur_jax.evaluation.generators import Evaluation
 from femur_jax.evaluation.radiograph_set import RadiographSet, of_split
 from femur_jax.evaluation.statistics import (
     Contrast,
@@ -30,7 +30,7 @@ from femur_jax.evaluation.statistics import (
     seed_spread,
 )
 from femur_jax.stages.evaluate import EVALUATION
-from femur_jax.study.grid import AXES, REAL, Arm, Cell, Grid, Mixture
+from femur_jax.study.grid import AXES, REAL_DATA, Arm, Cell, Grid, Mixture
 from femur_jax.study.report import contents
 from femur_jax.training.monitor import read_scalars
 
@@ -40,7 +40,7 @@ SHOWN = {
     "joint": "one model",
     "per_class": "model per class",
 }
-"""How the report calls what config files call otherwise."""
+"""The report's words for names of the config files."""
 
 _SHOWN_PER_CLASS = 6
 _PAIRS = 4
@@ -48,7 +48,7 @@ _LOSSES = ("loss", "discriminator_loss", "generator_loss")
 
 
 def in_words(*names: str) -> str:
-    """Values of the grid's axes as a reader is told them."""
+    """Values of the grid's axes in the report's words."""
     return ", ".join(SHOWN.get(name, name) for name in names)
 
 
@@ -57,10 +57,10 @@ def _title(arm: Arm) -> str:
 
 
 def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
-    """Reads a finished study.
+    """Results of a finished study.
 
     Args:
-        grid: Its runs.
+        grid: Grid of the study's runs.
         finished: Wall seconds by stage.
     """
     config, first = grid.config, grid.config.seeds[0]
@@ -68,14 +68,14 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
     cells = {
         cell: [RadiographDataset(grid.synthetic(run)) for run in cell.runs] for cell in grid.cells
     }
-    shown = {REAL: of_split([real], "train")} | {
-        _title(cell.arm): of_split(made, "train")
-        for cell, made in cells.items()
+    shown = {REAL_DATA: of_split([real], "train")} | {
+        _title(cell.arm): of_split(datasets, "train")
+        for cell, datasets in cells.items()
         if cell.seed == first
     }
-    found = {
-        name: Measurement.from_json(json.loads(grid.measurement_file(name).read_text()))
-        for name in (REAL, *map(str, grid.cells))
+    evaluations = {
+        cell: Evaluation.from_json(json.loads(grid.evaluation_file(cell).read_text()))
+        for cell in grid.cells
     }
     tested = {
         m: json.loads((grid.classifier_folder(m) / EVALUATION).read_text()) for m in grid.mixtures
@@ -102,15 +102,16 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
             for label in LABELS
         ],
         curves=_curves(grid, first),
-        classifiers=_classifiers(grid, cells, len(shown[REAL]), tested),
+        classifiers=_classifiers(grid, cells, len(shown[REAL_DATA]), tested),
         contrasts=_contrasts(grid, tested),
-        floor=found[REAL],
         generators={
-            _title(arm): {seed: found[str(Cell(arm, seed))] for seed in config.seeds}
+            _title(arm): {seed: evaluations[Cell(arm, seed)] for seed in config.seeds}
             for arm in grid.arms
         },
         pairs=[
-            _worst_pairs(arm, label, real, cells, found) for arm in grid.arms for label in LABELS
+            _worst_pairs(arm, label, real, cells, evaluations)
+            for arm in grid.arms
+            for label in LABELS
         ],
         sizes=[_sizes(name, label, r.of(label)) for name, r in shown.items() for label in LABELS],
         published=PUBLISHED,
@@ -125,7 +126,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
 
 
 def _wall_seconds(finished: Mapping[str, float]) -> dict[str, float]:
-    """By the first word of the stages' names, with the number of stages where there are several."""
+    """Seconds by the first word of the stages' names, which counts the stages if several."""
     kinds: dict[str, list[float]] = {}
     for name, seconds in finished.items():
         kinds.setdefault(name.split()[0], []).append(seconds)
@@ -152,7 +153,7 @@ def _read(radiographs: RadiographSet, most: int) -> list[contents.GreyImage]:
 
 
 def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
-    """The losses of one seed's runs; those of classifiers of one set of radiographs alone."""
+    """Losses of one seed's runs; of classifiers, only those trained on one set of radiographs."""
     runs: list[tuple[str, str, Path]] = [
         (
             in_words(run.arm.model),
@@ -164,19 +165,19 @@ def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
         for run in cell.runs
     ]
     runs += [
-        ("classifier", _title(m.arm) if m.arm else REAL, grid.classifier_folder(m))
+        ("classifier", _title(m.arm) if m.arm else REAL_DATA, grid.classifier_folder(m))
         for m in grid.mixtures
         if m.seed == seed and not (m.real and m.arm)
     ]
     curves = []
     for panel, name, folder in runs:
         for loss in _LOSSES:
-            # A validation is a line of its own.
+            # Validations have their own lines, without the training loss.
             if lines := [line for line in read_scalars(folder) if loss in line]:
-                of = "" if loss == "loss" else f", {loss.removesuffix('_loss')}"
+                suffix = "" if loss == "loss" else f", {loss.removesuffix('_loss')}"
                 steps = np.array([line["step"] for line in lines])
                 values = np.array([line[loss] for line in lines], float)
-                curves.append(contents.Curve(name + of, panel, steps, values))
+                curves.append(contents.Curve(name + suffix, panel, steps, values))
     return curves
 
 
@@ -192,25 +193,25 @@ def _classifiers(
     tested: Mapping[Mixture, Mapping[str, Any]],
 ) -> list[contents.ClassifierRow]:
     def row(real: bool, arm: Arm | None) -> contents.ClassifierRow:
-        of_real, own = (
+        of_real, of_row = (
             [tested[Mixture(*mixture, seed)] for seed in grid.config.seeds]
             for mixture in ((True, None), (real, arm))
         )
-        first = own[0]
-        made = cells[Cell(arm, grid.config.seeds[0])] if arm else []
-        calibrations = [evaluation["calibration"] for evaluation in own]
+        first = of_row[0]
+        synthetic = cells[Cell(arm, grid.config.seeds[0])] if arm else []
+        calibrations = [evaluation["calibration"] for evaluation in of_row]
         return contents.ClassifierRow(
-            trained_on=" + ".join([REAL] * real + ([_title(arm)] if arm else [])),
+            trained_on=" + ".join([REAL_DATA] * real + ([_title(arm)] if arm else [])),
             is_synthetic=not real,
-            n_train=n_real * real + len(of_split(made, "train")),
-            auc=seed_spread([_scores(evaluation) for evaluation in own]),
+            n_train=n_real * real + len(of_split(synthetic, "train")),
+            auc=seed_spread([_scores(evaluation) for evaluation in of_row]),
             sensitivity=Interval(
                 *(
-                    float(np.mean([e["sensitivity_at_95_specificity"][end] for e in own]))
+                    float(np.mean([e["sensitivity_at_95_specificity"][end] for e in of_row]))
                     for end in ("value", "low", "high")
                 )
             ),
-            against_real=_difference(own, of_real) if arm else None,
+            against_real=_difference(of_row, of_real) if arm else None,
             calibration_error=float(np.mean([c["error"] for c in calibrations])),
             chance_error=float(np.mean([c["chance_error"] for c in calibrations])),
             reliability=[ReliabilityBin(**fields) for fields in first["calibration"]["bins"]],
@@ -237,7 +238,7 @@ def _difference(
 def _contrasts(
     grid: Grid, tested: Mapping[Mixture, Mapping[str, Any]]
 ) -> list[contents.ContrastRow]:
-    """All pairs of arms that differ in one axis alone."""
+    """All pairs of arms that differ in exactly one axis."""
     rows = []
     for one, other in itertools.combinations(grid.arms, 2):
         axes = [axis for axis in AXES if getattr(one, axis) != getattr(other, axis)]
@@ -264,18 +265,18 @@ def _worst_pairs(
     label: str,
     real: RadiographDataset,
     cells: Mapping[Cell, Sequence[RadiographDataset]],
-    found: Mapping[str, Measurement],
+    evaluations: Mapping[Cell, Evaluation],
 ) -> contents.WorstPairs:
     pairs = []
-    for cell, made in cells.items():
+    for cell, datasets in cells.items():
         if cell.arm != arm:
             continue
-        by_label = dict(zip((run.label for run in cell.runs), made, strict=True))
-        for row in found[str(cell)].copies:
+        by_label = dict(zip((run.label for run in cell.runs), datasets, strict=True))
+        for row in evaluations[cell].copies:
             if row.label == label:
                 dataset = by_label.get(label) or by_label[""]
                 pairs += [(pair, dataset) for pair in row.pairs]
-    # Ratios of parts and of whole radiographs have limits of their own.
+    # Crops and whole radiographs have different limits, so flagged pairs come first.
     pairs.sort(key=lambda item: (not item[0].is_flagged, item[0].ratio))
     return contents.WorstPairs(
         source=_title(arm),

@@ -1,48 +1,44 @@
-"""The study: every stage from radiographs to the report, each done once, in one go or as jobs.
+"""The study: every stage from radiographs to the report, each run once, in one go or as jobs.
 
 WORKDIR/
   cohort/                   simulated DICOM files and labels.csv, where no radiographs are given
-  real/                     the dataset made of them
+  real/                     the dataset ingested from them
   generators/RUN/           a run of a generator, its dataset in synthetic/; see grid.py for names
   classifiers/MIXTURE/      a run for each mixture of training data and seed
-  measurements/CELL.json    how far a cell's radiographs are from real ones, and whether they are
-                            copies; real.json: the same of other real ones
+  measurements/CELL.json    the evaluation of a cell's radiographs: distances from real ones with
+                            their floor, and the audit
   report.html, report.txt, tables/, results.json
-  finished/STAGE            a file for each stage that is done, with its wall time in seconds
+  finished/STAGE            a file for each finished stage, with its wall time in seconds
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from femur_jax import run_folder
-from femur_jax.classifier.task import ClassifierTask, Predictions, predict
 from femur_jax.data.cohort import Pseudonyms
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation import measurement, radiograph_set
-from femur_jax.evaluation.features import network, radiograph_features
+from femur_jax.evaluation.generators import View, evaluate_generator
+from femur_jax.evaluation.radiograph_set import BOTH, of_split
 from femur_jax.files import write_atomically
 from femur_jax.ingest.pipeline import ingest
 from femur_jax.parallel.mesh import check_batch_size, make_mesh
 from femur_jax.phantom.cohort import write_cohort
 from femur_jax.stages import cards
-from femur_jax.stages.evaluate import evaluate
+from femur_jax.stages.evaluate import evaluate, view_of_judge
 from femur_jax.stages.sample import SYNTHETIC, sample
-from femur_jax.stages.tasks import make_task
 from femur_jax.stages.train import train
 from femur_jax.study import results
-from femur_jax.study.grid import REAL, Cell, Grid, Mixture, Run
+from femur_jax.study.grid import Cell, Grid, Mixture, Run
 from femur_jax.study.report import page, tables
-from femur_jax.training import loop
 
 HIDDEN = ("radiographs", "labels")
 """Fields whose paths may name a patient, so that config.json holds only digests of them."""
@@ -50,10 +46,12 @@ HIDDEN = ("radiographs", "labels")
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the study that is done once; stages may run at once, but for what they need.
+    """A step of the study that runs once; stages that do not need each other may run in parallel.
 
     Attributes:
-        needs: Names of the stages that must have finished before.
+        name: Name of the stage, as `plan` prints it.
+        needs: Stages that must have finished before, by name.
+        run: Function that runs the stage.
     """
 
     name: str
@@ -62,22 +60,22 @@ class Stage:
 
 
 def run(config: ConfigDict, workdir: Path, *, only: str = "") -> None:
-    """Runs the stages that are not done, or one; ends with the AUCs and the report's path.
+    """Runs the stages that have not finished, and prints the AUCs and the report's path.
 
     Args:
         config: Config of the study.
-        workdir: Run directory of the study.
-        only: Name of one stage, or "" for all.
+        workdir: Run directory of the study; a new one is removed where not even the first stage
+            finishes.
+        only: Name of the one stage to run; all where empty.
 
     Raises:
-        UserError: From any stage; or the workdir belongs to another config. A new workdir goes
-            again where not even the first stage could finish.
+        UserError: A stage fails, or the run directory belongs to another config.
     """
     is_new = not workdir.exists()
-    study = begin(config, workdir, only)
+    study = open_study(config, workdir, only=only)
     try:
         for stage in study.chosen(only):
-            study.once(stage)
+            study.run_once(stage)
     except UserError:
         if is_new and not study.finished:
             shutil.rmtree(workdir)
@@ -88,48 +86,56 @@ def run(config: ConfigDict, workdir: Path, *, only: str = "") -> None:
 
 
 def plan(config: ConfigDict, workdir: Path) -> None:
-    """Prints a line for each stage that is not done: its name, and those that it waits for.
+    """Prints a line for each unfinished stage: its name, and the stages that it waits for.
 
     They are separated by tabs, for launch/study.
 
     Raises:
-        UserError: As `run`, before anything is made.
+        UserError: A check of `open_study` fails.
     """
-    study = begin(config, workdir, stage="plan")
+    study = open_study(config, workdir, lock="plan")
     for stage in study.stages:
         if stage.name not in study.finished:
             waits = [name for name in stage.needs if name not in study.finished]
             print("\t".join([stage.name, *waits]))
 
 
-def begin(config: ConfigDict, workdir: Path, only: str = "", *, stage: str = "study") -> "Study":
-    """Claims the workdir for a study, after all that can be checked before.
+def open_study(
+    config: ConfigDict, workdir: Path, *, only: str = "", lock: str = "study"
+) -> "Study":
+    """Claims the run directory for a study, after all checks that need no data.
+
+    Args:
+        config: Config of the study.
+        workdir: Run directory of the study.
+        only: Name of the one stage to run, which then names the lock as well.
+        lock: Name of the lock, which only one process at a time can hold.
 
     Raises:
-        UserError: A batch does not fit the devices, the grid or `only` names what is not there, or
-            the workdir belongs to another config.
+        UserError: A batch does not fit the devices, the grid or `only` names something unknown, or
+            the run directory belongs to another config.
     """
-    for part in (config.diffusion, config.gan, config.classifier):
-        check_batch_size(part.train.batch_size, make_mesh(part.mesh))
+    for family in (config.diffusion, config.gan, config.classifier):
+        check_batch_size(family.train.batch_size, make_mesh(family.mesh))
     study = Study(config, workdir)
     study.chosen(only)
     run_folder.claim(
         workdir,
         config,
-        stage=only or stage,
+        stage=only or lock,
         hidden=dict.fromkeys(HIDDEN, study.path_digest),
     )
     return study
 
 
 class Study:
-    """The stages of one study, and where each leaves its result."""
+    """The stages of one study."""
 
     def __init__(self, config: ConfigDict, workdir: Path):
-        """Lays the stages out; does nothing yet.
+        """Reads the grid; runs nothing yet.
 
         Raises:
-            UserError: The grid is empty, or names what is not there.
+            UserError: The grid is empty, or names an unknown arm.
         """
         self.config, self.workdir = config, workdir
         self.grid = Grid(config, workdir)
@@ -146,7 +152,7 @@ class Study:
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """All stages, none before one that it needs."""
+        """All stages, each after those that it needs."""
         phantoms = [] if self.config.radiographs else [Stage("phantoms", (), self.phantoms)]
         data = Stage("ingest", tuple(s.name for s in phantoms), self.ingest)
         runs = [run for cell in self.grid.cells for run in cell.runs]
@@ -167,8 +173,7 @@ class Study:
             )
             for mixture in self.grid.mixtures
         ]
-        measure = [Stage(f"measure {REAL}", (f"classifier {self.grid.judge}",), self.measure_real)]
-        measure += [
+        measure = [
             Stage(
                 f"measure {cell}",
                 (f"classifier {self.grid.judge}", *(f"sample {run}" for run in cell.runs)),
@@ -180,49 +185,49 @@ class Study:
         return [*phantoms, data, *trains, *samples, *classify, *measure, report]
 
     def chosen(self, only: str) -> list[Stage]:
-        """All stages, or one by its name.
+        """All stages, or the one that `only` names.
 
         Raises:
-            UserError: There is none of that name, or others must be done before.
+            UserError: There is no stage of that name, or others must finish before.
         """
         if not only:
             return self.stages
-        found = [stage for stage in self.stages if stage.name == only]
-        if not found:
+        named = [stage for stage in self.stages if stage.name == only]
+        if not named:
             raise UserError(
                 f"The study has no stage {only!r}; femur plan {self.workdir} prints their names."
             )
-        missing = [name for name in found[0].needs if name not in self.finished]
-        if missing and found[0].name not in self.finished:
+        missing = [name for name in named[0].needs if name not in self.finished]
+        if missing and only not in self.finished:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(
-                f"'{found[0].name}' needs '{missing[0]}'{more}, not done in {self.workdir}; "
+                f"'{only}' needs '{missing[0]}'{more}, not finished in {self.workdir}; "
                 f'run it with --only="{missing[0]}" first.'
             )
-        return found
+        return named
 
     @property
     def finished(self) -> dict[str, float]:
-        """Wall seconds of the stages that are done; other processes may be adding to them."""
+        """Wall seconds of the finished stages, to which other processes may add."""
         files = {stage.name: self.workdir / "finished" / stage.name for stage in self.stages}
         return {name: json.loads(f.read_text()) for name, f in files.items() if f.is_file()}
 
-    def once(self, stage: Stage) -> None:
-        """Runs a stage unless it has finished, and notes its wall time."""
+    def run_once(self, stage: Stage) -> None:
+        """Runs a stage unless it has finished, and records its wall time."""
         seconds = self.finished.get(stage.name)
         if seconds is not None:
             print(f"{stage.name}: done before, in {seconds:.0f} s")
             return
         print(f"{stage.name} ...", flush=True)
-        begin = time.monotonic()
+        start_time = time.monotonic()
         stage.run()
         if jax.process_index() == 0:
             file = self.workdir / "finished" / stage.name
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps(round(time.monotonic() - begin, 1)))
+            write_atomically(file, json.dumps(round(time.monotonic() - start_time, 1)))
 
-    # A folder that appears only when it is complete may be there without its stage being
-    # noted as finished, when the process was killed in between.
+    # A folder that appears only when it is complete may exist although its stage is not recorded as
+    # finished, where the process was killed in between.
 
     def phantoms(self) -> None:
         folder = self.workdir / "cohort"
@@ -258,65 +263,32 @@ class Study:
         train(config, folder)
         evaluate(config, folder)
 
-    def measure_real(self) -> None:
-        """The floor: validation patients against test patients."""
-        validation, test = (
-            radiograph_set.of_split([self.real_data], split) for split in ("validation", "test")
-        )
-        self._write_measurement(REAL, measurement.measure(test, validation, self.view))
-
     def measure(self, cell: Cell) -> None:
-        """A cell's radiographs against real ones; their cards tell what was found."""
-        made = [RadiographDataset(self.grid.synthetic(run)) for run in cell.runs]
-        found = measurement.measure(
-            radiograph_set.of_split([self.real_data], "test"),
-            radiograph_set.of_split(made, "train"),
+        """Evaluates a cell's radiographs, and writes the cards of its runs."""
+        datasets = [RadiographDataset(self.grid.synthetic(run)) for run in cell.runs]
+        evaluation = evaluate_generator(
+            RadiographDataset(self.grid.real),
+            of_split(datasets, "train"),
             self.view,
-            train=radiograph_set.of_split([self.real_data], "train"),
-            held_out=radiograph_set.of_split([self.real_data], "validation", "test"),
+            by=self.grid.generator(cell.runs[0]).data.draw.by,
         )
-        for run, dataset in zip(cell.runs, made, strict=True):
+        for run, dataset in zip(cell.runs, datasets, strict=True):
             config, folder = self.grid.generator(run), self.grid.folder(run)
-            cards.write(config, folder, dataset, found.by_label(run.label))
-        self._write_measurement(str(cell), found)
-
-    def _write_measurement(self, name: str, found: measurement.Measurement) -> None:
-        file = self.grid.measurement_file(name)
+            cards.write(config, folder, dataset, evaluation.of(run.label or BOTH))
+        file = self.grid.evaluation_file(cell)
         file.parent.mkdir(exist_ok=True)
-        write_atomically(file, json.dumps(found.to_json(), indent=1))
+        write_atomically(file, json.dumps(evaluation.to_json(), indent=1))
 
     @cached_property
-    def view(self) -> measurement.View:
-        """Logits of the judge; and its features, or those of a network whose weights are given."""
-        config = self.grid.classifier(self.grid.judge)
-        task = make_task(config)
-        assert isinstance(task, ClassifierTask)
-        params = loop.restore(task, config, self.grid.classifier_folder(self.grid.judge)).ema
-
-        @cache
-        def seen(dataset: RadiographDataset, radiographs: tuple[int, ...]) -> Predictions:
-            return predict(task, params, dataset, radiographs)
-
-        def logits(dataset: RadiographDataset, radiographs: Sequence[int]) -> np.ndarray:
-            return seen(dataset, tuple(radiographs)).logit
-
-        def features(dataset: RadiographDataset, radiographs: Sequence[int]) -> np.ndarray:
-            return seen(dataset, tuple(radiographs)).features
-
-        name = "the last layer of the classifier trained on the real train split"
-        if self.config.weights:
-            extractor = network(Path(self.config.weights))
-            features, name = partial(radiograph_features, extractor), extractor.name
-        return measurement.View(logits, features, name)
-
-    @cached_property
-    def real_data(self) -> RadiographDataset:
-        """The real dataset, once it has been made."""
-        return RadiographDataset(self.grid.real)
+    def view(self) -> View:
+        """The judge's view, with the features of a network whose weights are given."""
+        judge = self.grid.judge
+        folder = self.grid.classifier_folder(judge)
+        return view_of_judge(self.grid.classifier(judge), folder, self.config.weights)
 
     def report(self) -> None:
-        found = results.gather(self.grid, self.finished)
-        page.write_report(found, self.workdir / "report.html")
-        tables.write_tables(found, self.workdir / "tables")
-        write_atomically(self.workdir / "results.json", tables.as_json(found))
-        write_atomically(self.workdir / "report.txt", tables.auc_table(found.classifiers))
+        study_results = results.gather(self.grid, self.finished)
+        page.write_report(study_results, self.workdir / "report.html")
+        tables.write_tables(study_results, self.workdir / "tables")
+        write_atomically(self.workdir / "results.json", tables.as_json(study_results))
+        write_atomically(self.workdir / "report.txt", tables.auc_table(study_results.classifiers))

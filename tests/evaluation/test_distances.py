@@ -1,4 +1,4 @@
-"""Distances against analytic Gaussians, scipy's matrix square root and brute-force double loops."""
+"""Distances against analytic Gaussians, scipy's matrix square root and brute-force loops."""
 
 from itertools import combinations
 
@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from scipy.spatial.distance import cdist
 
 from femur_jax.errors import UserError
 from femur_jax.evaluation.distances import (
+    compare,
     frechet_distance,
     frechet_distance_infinity,
     gaussian_kernel,
     kernel_distance,
+    manifold,
     median_distance,
 )
 
@@ -93,11 +96,11 @@ def test_kid_is_the_mean_over_disjoint_subsets_of_the_double_loop():
     possible = []
     for a in combinations(range(4), 2):
         for b in combinations(range(5), 3):
-            parts = (
+            halves = (
                 mmd2_from_definition(x[list(a)], y[list(b)]),
                 mmd2_from_definition(np.delete(x, a, 0), np.delete(y, b, 0)),
             )
-            possible.append((np.mean(parts), abs(parts[0] - parts[1]) / 2))
+            possible.append((np.mean(halves), abs(halves[0] - halves[1]) / 2))
     error = np.abs(np.array(possible) - (got.value, got.standard_error)).max(axis=1)
     assert error.min() < 1e-10
 
@@ -183,3 +186,71 @@ def test_too_few_samples_and_broken_features_are_refused():
         kernel_distance(np.zeros((3, 3)), np.zeros((5, 3)))
     with pytest.raises(UserError, match="synthetic set are not finite"):
         frechet_distance(np.zeros((5, 3)), np.full((5, 3), np.nan))
+
+
+def manifold_from_definition(real, synthetic, k):
+    """The four, with loops over samples and all distances at once."""
+    r_real, r_synthetic = (np.sort(cdist(x, x), axis=1)[:, k] for x in (real, synthetic))
+    d = cdist(real, synthetic)
+    precision = np.mean([any(d[:, j] <= r_real) for j in range(len(synthetic))])
+    recall = np.mean([any(d[i] <= r_synthetic) for i in range(len(real))])
+    density = sum(d[i, j] <= r_real[i] for i in range(len(real)) for j in range(len(synthetic)))
+    coverage = np.mean([min(d[i]) <= r_real[i] for i in range(len(real))])
+    return precision, recall, density / k / len(synthetic), coverage
+
+
+@pytest.mark.parametrize(("n", "m", "dim", "shift"), [(60, 80, 3, 0.5), (90, 50, 64, 0.1)])
+def test_manifold_agrees_with_its_definition(n, m, dim, shift):
+    rng = np.random.default_rng(3)
+    real, synthetic = rng.normal(size=(n, dim)), rng.normal(shift, 0.8, size=(m, dim))
+    got = manifold(real, synthetic, k=4)
+    expected = manifold_from_definition(real, synthetic, 4)
+    assert (got.precision, got.recall, got.density, got.coverage) == pytest.approx(expected)
+    assert 0 < got.recall < 1
+
+
+def test_samples_on_a_ball_are_decided_in_float64():
+    """Each synthetic sample lies on the radius of a real one, one unit in the last place aside."""
+    real = np.concatenate([np.arange(6.0) * 1000, np.arange(6.0) * 1000 + 1.0])[:, None]
+    for step, precision in ((-1e-9, 1.0), (1e-9, 0.0)):
+        synthetic = np.arange(6.0)[:, None] * 1000 + 2.0 + step  # radius 1 about 1000 n + 1
+        assert manifold(real, synthetic, k=1).precision == precision
+
+
+def test_what_the_four_are_for():
+    rng = np.random.default_rng(4)
+    two = np.array([[-4.0] + [0.0] * 7, [4.0] + [0.0] * 7])
+    real, same = (two[rng.integers(2, size=400)] + rng.normal(size=(400, 8)) for _ in range(2))
+    floor = manifold(real, same)
+    dropped = manifold(real, two[0] + rng.normal(size=(400, 8)))
+    blurred = manifold(real, two[rng.integers(2, size=400)] * 3 + 2 * rng.normal(size=(400, 8)))
+    assert floor.coverage == pytest.approx(1 - 2**-5, abs=0.03)
+    assert floor.density == pytest.approx(1, abs=0.1)
+    assert dropped.recall < 0.6 * floor.recall and dropped.coverage < 0.6 * floor.coverage
+    assert dropped.precision > 0.9 * floor.precision
+    assert blurred.precision < 0.6 * floor.precision and blurred.density < 0.6 * floor.density
+
+
+def test_every_distance_puts_a_shifted_set_beyond_the_floor():
+    rng = np.random.default_rng(0)
+    real, floor, shifted = (rng.normal(m, 1, size=(1500, 6)) for m in (0.0, 0.0, 0.7))
+    near, far = compare(real, floor), compare(real, shifted)
+    for name in ("kid", "mmd"):
+        assert abs(getattr(near, name)) < 4 * getattr(near, f"{name}_error")
+        assert getattr(far, name) > 10 * getattr(far, f"{name}_error")
+    assert near.fid < 0.2 * far.fid
+    # |mu|^2 of shifted Gaussians with equal covariances
+    assert far.fid_infinity == pytest.approx(6 * 0.7**2, abs=4 * 0.125)  # its standard error
+    assert far.manifold.coverage < near.manifold.coverage
+
+
+def test_fewer_samples_than_features_have_a_caveat():
+    rng = np.random.default_rng(1)
+    assert compare(*rng.normal(size=(2, 30, 8))).caveat == ""
+    caveat = compare(*rng.normal(size=(2, 30, 40))).caveat
+    assert "30 samples with 40 features" in caveat and "KID" in caveat
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(UserError, match="9 real and 30 other"):
+        compare(np.zeros((9, 3)), np.zeros((30, 3)))

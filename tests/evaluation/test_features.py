@@ -1,4 +1,4 @@
-"""What stands for radiographs, against their own pixels."""
+"""Features of radiographs against the radiographs' pixels."""
 
 import json
 import struct
@@ -12,24 +12,24 @@ from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.features import (
     Extractor,
+    crop_scale,
+    crops,
     extract_features,
     network,
-    part_scale,
-    parts,
     patch_features,
     pixels,
     radiograph_features,
     thumbnails,
 )
+from femur_jax.evaluation.neighbours import most_correlated
 
 
 def test_thumbnails_show_the_whole_radiograph(dataset):
-    own = [n for n, e in enumerate(dataset.entries) if min(e.height, e.width) >= 24]
-    got = thumbnails(dataset, own, side=12)
-    for picture, n in zip(got, own, strict=True):
+    large = [n for n, e in enumerate(dataset.entries) if min(e.height, e.width) >= 24]
+    got = thumbnails(dataset, large, side=12)
+    for picture, n in zip(got, large, strict=True):
         pixels = Image.fromarray(dataset.read(n).astype(np.float32))
         whole = np.asarray(pixels.resize((12, 12), Image.Resampling.BILINEAR))
         # From a coarser level, so not the same to the last digit.
@@ -42,18 +42,18 @@ def test_pixel_features_are_grey_values(dataset):
 
 
 def test_patches_are_cut_from_the_radiograph_as_it_was_recorded(dataset):
-    """Each of them is found in the pixels, at different places."""
+    """Each patch is found in the pixels, at different positions."""
     large = [n for n, e in enumerate(dataset.entries) if min(e.height, e.width) >= 24][:3]
     got = patch_features(pixels(16), dataset, large, each=5)
     assert got.shape == (15, 256)
-    places = set()
+    positions = set()
     for number, patch in enumerate(got.reshape(-1, 16, 16)):
         n = large[number // 5]
         windows = np.lib.stride_tricks.sliding_window_view(dataset.read(n) / 65535, (16, 16))
-        found = np.argwhere(abs(windows - patch).max(axis=(2, 3)) < 1e-6)
-        assert len(found) == 1
-        places.add((n, *found[0]))
-    assert len(places) > 10
+        match = np.argwhere(abs(windows - patch).max(axis=(2, 3)) < 1e-6)
+        assert len(match) == 1
+        positions.add((n, *match[0]))
+    assert len(positions) > 10
     again = patch_features(pixels(16), dataset, large, each=5)
     np.testing.assert_array_equal(got, again)
 
@@ -65,8 +65,8 @@ def test_a_radiograph_smaller_than_a_patch_lies_in_zeros(dataset):
     np.testing.assert_allclose(got[got > 0], whole.ravel(), rtol=1e-6)
 
 
-def test_a_crop_moves_parts_and_does_not_scale_them(tmp_path):
-    """Each part of a radiograph is found in its cropped copy, and in no other radiograph."""
+def test_cropping_shifts_crops_and_does_not_scale_them(tmp_path):
+    """Each crop of a radiograph is found in its cropped copy, and in no other radiograph."""
     rng = np.random.default_rng(3)
     images = [gaussian_filter(rng.normal(size=(116, 60)), 2) for _ in range(4)]
     images = [np.round(30000 + 1e5 * image).clip(0, 65535).astype(np.uint16) for image in images]
@@ -85,16 +85,16 @@ def test_a_crop_moves_parts_and_does_not_scale_them(tmp_path):
             )
             writer.add(encode(radiograph, 32), "train")
     dataset = RadiographDataset(folder)
-    got = parts(dataset, [0, 1, 2, 3, 4])
+    got = crops(dataset, [0, 1, 2, 3, 4])
     assert got.shape == (5, 3, 40, 40)
-    for part in range(3):
-        found = most_correlated(got[4:, part], got[:4, part], 2, shift=6)
-        assert found.index[0, 0] == 2
-        assert found.distance[0, 0] < 0.2 < 0.8 < found.distance[0, 1]
-    assert part_scale(dataset, [0]) == 116
+    for crop in range(3):
+        nearest = most_correlated(got[4:, crop], got[:4, crop], 2, shift=6)
+        assert nearest.index[0, 0] == 2
+        assert nearest.distance[0, 0] < 0.2 < 0.8 < nearest.distance[0, 1]
+    assert crop_scale(dataset, [0]) == 116
     # Shrunk to half; of the 30 columns, those beyond the border are repeated, five on each side.
     whole = Image.fromarray(images[0].astype(np.float32)).resize((30, 58), Image.Resampling.BOX)
-    middle = parts(dataset, [0], longest=58)[0, 1]
+    middle = crops(dataset, [0], longest=58)[0, 1]
     assert np.corrcoef(middle[:, 20], np.asarray(whole)[9:49, 15])[0, 1] > 0.99
 
 
@@ -125,7 +125,7 @@ def save(path, tensors):
     return path
 
 
-def test_a_file_tells_which_network_it_is_of(tmp_path):
+def test_the_network_is_recognised_from_its_file(tmp_path):
     first = {"Conv2d_1a_3x3.conv.weight": np.zeros((32, 3, 3, 3))}
     with pytest.raises(UserError, match=r"no tensor Conv2d_1a_3x3\.bn\.weight"):
         network(save(tmp_path / "inception.safetensors", first))

@@ -6,17 +6,19 @@ from conftest import drawn_radiographs
 from scipy.ndimage import shift as moved
 
 from femur_jax.errors import UserError
-from femur_jax.evaluation.correlation import most_correlated
 from femur_jax.evaluation.memorization import (
+    Point,
     audit,
-    audit_parts,
+    audit_crops,
+    before_onset,
     calibrated_threshold,
+    conclude,
     distance_ratio,
     is_authentic,
     membership_inference,
-    verdict,
+    onset_table,
 )
-from femur_jax.evaluation.neighbours import Neighbours, k_nearest
+from femur_jax.evaluation.neighbours import Neighbours, k_nearest, most_correlated
 
 
 def test_threshold_is_undercut_by_one_in_a_hundred_fresh_samples():
@@ -64,14 +66,14 @@ def test_honest_sets_are_flagged_and_accused_at_the_stated_rates():
     assert copies <= 300 * 0.01 + 3 * np.sqrt(300 * 0.01)
 
 
-def test_a_copied_part_among_new_ones_is_found():
-    """One part in three is copied; whole samples are not near to anything."""
+def test_a_copied_crop_among_new_ones_is_found():
+    """One crop in three is copied; whole samples are not near to anything."""
     rng = np.random.default_rng(10)
     train, held_out, made = (rng.normal(size=(n, 3, 12)) for n in (300, 200, 220))
     made[:20, 1] = train[50:70, 1] + 0.01 * rng.normal(size=(20, 12))
-    got = audit_parts(made, train, held_out)
+    got = audit_crops(made, train, held_out)
     np.testing.assert_array_equal(got.index[:20], np.arange(50, 70))
-    assert (got.part[:20] == 1).all() and set(got.part[20:]) == {0, 1, 2}
+    assert (got.crop[:20] == 1).all() and set(got.crop[20:]) == {0, 1, 2}
     assert got.copies[:20].all() and not got.copies[20:].any()
     assert not got.authentic[:20].any() and got.authentic[20:].mean() > 0.2
     assert got.flagged[20:].mean() < 0.05  # 1% expected
@@ -79,11 +81,11 @@ def test_a_copied_part_among_new_ones_is_found():
     assert not whole.copies.any()
 
 
-def test_honest_parts_are_not_accused_more_often_than_stated():
+def test_honest_crops_are_not_accused_more_often_than_stated():
     rng = np.random.default_rng(11)
     train = rng.normal(size=(60, 3, 6))
     found = [
-        audit_parts(rng.normal(size=(100, 3, 6)), train, rng.normal(size=(150, 3, 6)))
+        audit_crops(rng.normal(size=(100, 3, 6)), train, rng.normal(size=(150, 3, 6)))
         for _ in range(100)
     ]
     assert np.mean([f.p_value <= 0.05 for f in found]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
@@ -116,29 +118,6 @@ def test_a_copy_of_a_duplicated_training_sample_is_not_authentic():
     assert not is_authentic(np.array([0]), np.array([0.0]), train).any()
 
 
-def test_correlation_agrees_with_its_definition(pictures):
-    """numpy's own correlation of banded ranks at each shift, for some pairs."""
-    from femur_jax.evaluation import correlation
-
-    train, queries = pictures["train"][:12].astype(float), pictures["test"][:4].astype(float)
-    got = most_correlated(queries, train, 12, shift=1)
-    banded = correlation._banded(np.concatenate([train, queries])).astype(float)
-    for q in range(4):
-        c = [
-            max(
-                np.corrcoef(view[y : y + 46, x : x + 46].ravel(), banded[r][1:-1, 1:-1].ravel())[
-                    0, 1
-                ]
-                for view in (banded[12 + q], banded[12 + q][:, ::-1])
-                for y in range(3)
-                for x in range(3)
-            )
-            for r in range(12)
-        ]
-        np.testing.assert_array_equal(got.index[q], np.argsort(c)[::-1])
-        np.testing.assert_allclose(got.distance[q], np.sqrt(2 * (1 - np.sort(c)[::-1])), atol=1e-4)
-
-
 LEAKS = {
     "as it is": lambda x, rng: x,
     "shifted": lambda x, rng: moved(x, (2, -3), mode="nearest"),
@@ -160,7 +139,7 @@ def test_a_leak_of_one_in_a_hundred_is_found_however_it_is_disguised(pictures):
     assert not found.copies[len(leaked) :].any()
     for kind, copies in zip(LEAKS, found.copies[: len(leaked)].reshape(-1, 2), strict=True):
         assert copies.any(), kind
-    assert verdict({"correlation": found}).found_copies
+    assert conclude({"correlation": found}).found_copies
 
 
 def test_an_honest_set_is_not_accused(pictures):
@@ -171,7 +150,7 @@ def test_an_honest_set_is_not_accused(pictures):
         "correlation": audit(honest, train, held_out, most_correlated),
         "pixels": audit(*(x.reshape(len(x), -1) for x in (honest, train, held_out))),
     }
-    got = verdict(audits)
+    got = conclude(audits)
     assert not got.found_copies
     for found in audits.values():
         assert f"{found.copy_ratio:.2f}" in got.sentence
@@ -204,3 +183,25 @@ def test_empty_sets_are_refused():
         audit(x, x, x[:0])
     with pytest.raises(UserError, match="needs synthetic"):
         audit(x[:0], x, x)
+
+
+def points(found_copies):
+    return [
+        Point(100 * n, int(found), 0.1, 0.01, 0.9, 0.5, found)
+        for n, found in enumerate(found_copies, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found_copies", "step", "words"),
+    [
+        ([False, False, True, True], 200, "--config.sample.snapshot=200"),
+        ([False, True, False, True], 100, "--config.sample.snapshot=100"),
+        ([False, False, False], 300, "No copies up to step 300"),
+        ([True, True], None, "snapshot_every"),
+    ],
+)
+def test_the_step_before_the_first_copies_is_named(found_copies, step, words):
+    snapshots = points(found_copies)
+    assert before_onset(snapshots[::-1]) == step
+    assert words in onset_table(snapshots)

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 
 from femur_jax.errors import UserError
-from femur_jax.evaluation.shaft import trace_shaft
+from femur_jax.evaluation.descriptors import trace_shaft
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.phantom import cohort as cohort_module
 from femur_jax.phantom.anatomy import axis_at, draw_femur

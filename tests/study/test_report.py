@@ -1,4 +1,4 @@
-"""The report as a browser would read it: complete, self-contained, escaped, whole or absent."""
+"""The report as a browser reads it: complete, self-contained, escaped, whole or absent."""
 
 import base64
 import csv
@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.manifold import Manifold
-from femur_jax.evaluation.measurement import CopiesRow, DistanceRow, Measurement
+from femur_jax.evaluation.distances import Comparison, Manifold
+from femur_jax.evaluation.generators import CopiesRow, DistanceRow, Evaluation
 from femur_jax.evaluation.statistics import Contrast, GroupRow, Interval, SeedSpread
 from femur_jax.study.report import words
 from femur_jax.study.report.contents import (
@@ -44,18 +44,25 @@ def grey(height: int, width: int) -> np.ndarray:
     return np.linspace(0, 65535, height * width).astype(np.uint16).reshape(height, width)
 
 
+PATCHES = Comparison(
+    n_real=126,
+    n_compared=200,
+    dim=64,
+    kid=0.0312,
+    kid_error=0.0021,
+    mmd=0.0044,
+    mmd_error=0.0003,
+    fid=12.345,
+    fid_infinity=9.87,
+    manifold=Manifold(precision=0.91, recall=0.82, density=1.04, coverage=0.73),
+)
+
+
 def distance(label: str, **changes) -> DistanceRow:
     return dataclasses.replace(
         DistanceRow(
             label=label,
-            n_real=126,
-            n_compared=200,
-            kid=0.0312,
-            kid_error=0.0021,
-            mmd=0.0044,
-            fid=12.345,
-            fid_infinity=9.87,
-            manifold=Manifold(precision=0.91, recall=0.82, density=1.04, coverage=0.73),
+            **vars(PATCHES),
             ms_ssim=0.37,
             descriptors={"size": 0.123, "grey values": 1.5},
         ),
@@ -86,30 +93,33 @@ def difference(value: float, low: float, high: float) -> Contrast:
     return Contrast(Interval(value, low, high), Interval(value, low, high + 0.01), 0.43)
 
 
-FLOOR = Measurement(
-    "penultimate layer of the classifier",
-    None,
-    [distance("both", kid=-0.0003, kid_error=0.0004), distance("AFF", n_compared=89, kid=-0.0003)],
-    [],
-)
+FLOOR = [
+    distance("both", kid=-0.0003, kid_error=0.0004),
+    distance("AFF", n_compared=89, kid=-0.0003),
+]
+
+
+def evaluation(seed: int, **changes) -> Evaluation:
+    return dataclasses.replace(
+        Evaluation(
+            features="penultimate layer of the classifier",
+            patch_features="pixels 32 x 32",
+            judged=Interval(0.7 + 0.01 * seed, 0.6, 0.8),
+            distances=[distance("both"), distance("AFF", n_compared=89)],
+            floor=FLOOR,
+            patches=PATCHES,
+            patch_floor=dataclasses.replace(PATCHES, kid=0.0011),
+            copies=[copies("AFF")],
+        ),
+        **changes,
+    )
 
 
 def made_up_results() -> StudyResults:
     steps = np.arange(0, 100, 10)
     auc = SeedSpread(Interval(0.914, 0.801, 0.986), [0.9, 0.928], 0.02)
     training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
-    generators = {
-        name: {
-            seed: Measurement(
-                FLOOR.features,
-                Interval(0.7 + 0.01 * seed, 0.6, 0.8),
-                [distance("both"), distance("AFF")],
-                [copies("AFF")],
-            )
-            for seed in (0, 1)
-        }
-        for name in SOURCES[1:]
-    }
+    generators = {name: {seed: evaluation(seed) for seed in (0, 1)} for name in SOURCES[1:]}
     return StudyResults(
         title="A study",
         simulated=True,
@@ -158,7 +168,6 @@ def made_up_results() -> StudyResults:
                 difference(0.12, 0.03, 0.2),
             ),
         ],
-        floor=FLOOR,
         generators=generators,
         pairs=[
             WorstPairs(
@@ -181,7 +190,7 @@ def made_up_results() -> StudyResults:
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: its tags, its text, its tables."""
+    """The tags, the text and the tables of a page, as a browser reads them."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -215,10 +224,10 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
     def row(self, *start: str) -> list[str]:
-        """The one table row whose first cells are these."""
+        """The one table row that starts with these cells."""
         rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
-        [found] = [row for row in rows if tuple(row[: len(start)]) == start]
-        return found
+        [match] = [row for row in rows if tuple(row[: len(start)]) == start]
+        return match
 
 
 @pytest.fixture(scope="session")
@@ -246,14 +255,14 @@ def test_nothing_is_fetched_from_outside(html: str, page: Page):
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", html))
 
 
-def test_chart_parts_refer_to_definitions_on_the_page(html: str):
+def test_charts_refer_to_definitions_on_the_page(html: str):
     ids = set(re.findall(r' id="([^"]+)"', html))
     used = set(re.findall(r'xlink:href="#([^"]+)"|url\(#([^)]+)\)', html))
     assert used and {a or b for a, b in used} <= ids
 
 
 def test_the_sections_come_in_order(html: str):
-    parts = (
+    beginnings = (
         "<h1>A study",
         "simulated phantoms",
         "1. Can a GAN",
@@ -271,11 +280,11 @@ def test_the_sections_come_in_order(html: str):
         "Provenance",
         "3f2a9c01",
     )
-    places = [html.index(part) for part in parts]
-    assert places == sorted(places)
+    positions = [html.index(text) for text in beginnings]
+    assert positions == sorted(positions)
 
 
-def test_the_summary_says_how_small_the_run_is(page: Page):
+def test_the_summary_states_the_size_of_the_run(page: Page):
     assert page.row("train") == ["train", "64 / 201", "–"]
     assert page.row("test") == ["test", "24 / 30", "6 / 19"]
     assert page.row("diffusion", "1,500")
@@ -305,8 +314,10 @@ def test_every_number_of_the_tables_is_there(page: Page):
     assert page.row("h1") == ["h1", "6 / 20", *by_hospital]
     assert "h2" not in page.text
     kept = ["12.3", "9.87", "0.91", "0.82", "1.04", "0.73", "0.37"]
-    assert page.row("diffusion", "AFF", "126, 200")[3:] == ["31.2 ± 2.1", "4.4", *kept]
+    assert page.row("diffusion", "AFF", "126, 89")[3:] == ["31.2 ± 2.1", "4.4", *kept]
     assert page.row("real, held out", "AFF", "126, 89")[3] == "-0.3 ± 2.1"
+    assert page.row("GAN", "126, 200") == ["GAN", "126, 200", "31.2 ± 2.1", "12.3"]
+    assert page.row("real, held out", "126, 200")[2] == "1.1 ± 2.1"
     assert page.row("GAN", "both", "0.12") == ["GAN", "both", "0.12", "1.50"]
     assert page.row("diffusion, pyramid")[2:] == [
         "-0.02 [-0.09, +0.05]",
@@ -319,7 +330,7 @@ def test_every_number_of_the_tables_is_there(page: Page):
 
 def test_tables_are_accessible(page: Page):
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 11
+    assert len(page.all("caption")) == len(page.all("table")) == 12
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     assert len(page.all("svg")) == 6
@@ -327,10 +338,10 @@ def test_tables_are_accessible(page: Page):
 
 def test_sentences_follow_from_the_intervals():
     results = made_up_results()
-    assert "cannot tell the two apart" in words.how_good(results)
+    assert "show no difference between the two" in words.how_good(results)
     assert "2 of two generators are farther from real" in words.how_good(results)
     undecided, decided = (words.contrasts(results, axis) for axis in ("classes", "strategy"))
-    assert "includes zero: these 30 test patients cannot tell" in undecided
+    assert "includes zero: these 30 test patients show no difference" in undecided
     assert "pyramid is better" in decided and "includes zero" not in decided
     assert "does not answer" in words.contrasts(results, "model")
     assert "in any of 4 synthetic sets" in words.are_they_safe(results)
@@ -342,10 +353,12 @@ def test_sentences_follow_from_the_intervals():
         dataclasses.replace(row, against_real=difference(-0.3, -0.4, -0.1)) if i else row
         for i, row in enumerate(results.classifiers)
     ]
-    accused = Measurement(
-        "", Interval(0.5, 0.4, 0.6), [distance("both", kid=0.0)],
-        [copies("NFF", is_accused=True, membership_auc=Interval(0.8, 0.7, 0.9))],
-    )  # fmt: skip
+    accused = evaluation(
+        0,
+        judged=Interval(0.5, 0.4, 0.6),
+        distances=[distance("both", kid=0.0)],
+        copies=[copies("NFF", is_accused=True, membership_auc=Interval(0.8, 0.7, 0.9))],
+    )
     bad = dataclasses.replace(
         results, classifiers=worse, seeds=(0,), generators={"GAN": {0: accused}}
     )
@@ -353,21 +366,21 @@ def test_sentences_follow_from_the_intervals():
     assert "no of" not in words.how_good(bad) and "0 of one generator" in words.how_good(bad)
     assert "Do not share 1 of 1" in words.are_they_safe(bad)
     assert "GAN, NFF, seed 0" in words.are_they_safe(bad)
-    assert "something of the patients is told" in words.are_they_safe(bad)
+    assert "reveal something about the patients" in words.are_they_safe(bad)
     assert words.can_they_learn(bad).startswith("In none of the synthetic sets")
-    assert "another training might turn it round" in words.contrasts(bad, "strategy")
+    assert "another training might reverse it" in words.contrasts(bad, "strategy")
 
 
-def test_many_comparisons_are_told_in_short():
+def test_many_comparisons_are_summed_up():
     results = made_up_results()
     rows = [dataclasses.replace(results.contrasts[0], where=f"w{n}") for n in range(4)]
     rows += [dataclasses.replace(results.contrasts[1], axis="classes", where="found")]
-    told = words.contrasts(dataclasses.replace(results, contrasts=rows), "classes")
-    assert told.startswith("In 1 of 5 comparisons") and "Found: the AUC" in told
-    assert "w0" not in told and "corrected" in told
+    text = words.contrasts(dataclasses.replace(results, contrasts=rows), "classes")
+    assert text.startswith("In 1 of 5 comparisons") and "Found: the AUC" in text
+    assert "w0" not in text and "corrected" in text
 
 
-def test_seeds_are_averaged_and_the_worst_of_them_is_told():
+def test_seeds_are_averaged_and_the_worst_is_reported():
     mean = mean_row(
         [distance("AFF", kid=0.2, kid_error=0.1), distance("AFF", kid=0.4, kid_error=0.3)]
     )
@@ -444,9 +457,8 @@ def test_hostile_text_stays_text(tmp_path: Path):
 
 def test_a_run_without_distances_says_so(tmp_path: Path):
     r = made_up_results()
-    nothing = dataclasses.replace(FLOOR, distances=[])
-    small = {0: dataclasses.replace(r.generators["GAN"][0], distances=[])}
-    poor = dataclasses.replace(r, contrasts=[], floor=nothing, generators={"GAN": small})
+    small = evaluation(0, distances=[], floor=[], patches=None, patch_floor=None)
+    poor = dataclasses.replace(r, contrasts=[], generators={"GAN": {0: small}})
     write_report(poor, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.text.count("it does not answer the question") == 2
@@ -509,8 +521,10 @@ def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
     assert read["published"]["a paper"]["sensitivity"] == 0.796
 
 
-def test_a_measurement_survives_json():
-    found = made_up_results().generators["GAN"][1]
-    assert Measurement.from_json(json.loads(json.dumps(found.to_json()))) == dataclasses.replace(
-        found, copies=[dataclasses.replace(row, pairs=[]) for row in found.copies]
-    )
+def test_an_evaluation_survives_json():
+    for result in (evaluation(1), evaluation(0, judged=None, patches=None, patch_floor=None)):
+        assert Evaluation.from_json(
+            json.loads(json.dumps(result.to_json()))
+        ) == dataclasses.replace(
+            result, copies=[dataclasses.replace(row, pairs=[]) for row in result.copies]
+        )

@@ -1,4 +1,4 @@
-"""The study's bookkeeping; `.ci/run` runs a whole one, kills it and lets it go on."""
+"""The study's bookkeeping; `.ci/run` runs a whole study, kills it and resumes it."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from configs.study import get_config
 from femur_jax import run_folder
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation.measurement import Measurement
+from femur_jax.evaluation.generators import Evaluation
 from femur_jax.study import results, runner
 from femur_jax.study.grid import Arm, Cell, Grid, Mixture, every_arm
 from femur_jax.study.runner import Stage
@@ -47,13 +47,26 @@ def test_bad_input_leaves_nothing(config, tmp_path):
     [
         ("classifier.train.batch_size", 12, "batch of 12"),  # eight devices
         ("grid", ("gan-pyramid-joint",), "config.grid names 'gan-pyramid-joint'; write some of"),
-        ("seeds", (), "one entry each"),
+        ("seeds", (), "at least one entry each"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_made(config, tmp_path, field, value, message):
+def test_mistakes_are_reported_before_a_folder_is_created(config, tmp_path, field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
         runner.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("train everything", "The study has no stage 'train everything'"),
+        ("report", r"'report' needs 'classifier real-0' and 12 more, not finished in"),
+    ],
+)
+def test_a_stage_that_cannot_run_is_refused(config, tmp_path, only, message):
+    with pytest.raises(UserError, match=message):
+        runner.run(config, tmp_path / "run", only=only)
     assert not (tmp_path / "run").exists()
 
 
@@ -79,12 +92,12 @@ def test_runs_get_their_strategy_class_and_seed(tmp_path):
     assert grid.generator(run).data.draw.label_shares == (0.5, 0.5)
 
     trained = grid.classifier(Mixture(real=True, arm=arm, seed=1))
-    made = f"{tmp_path}/generators/diffusion-patch_diffusion-per_class-1"
+    folder = f"{tmp_path}/generators/diffusion-patch_diffusion-per_class-1"
     assert trained.seed == 1 and trained.dataset == f"{tmp_path}/real"
     assert trained.train_datasets == (
         f"{tmp_path}/real",
-        f"{made}-NFF/synthetic",
-        f"{made}-AFF/synthetic",
+        f"{folder}-NFF/synthetic",
+        f"{folder}-AFF/synthetic",
     )
     alone = grid.classifier(Mixture(real=False, arm=arm, seed=1))
     assert alone.train_datasets == trained.train_datasets[1:]
@@ -94,17 +107,16 @@ def test_no_stage_comes_before_one_that_it_needs(config, tmp_path):
     stages = runner.Study(config, tmp_path).stages
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)
-    for place, stage in enumerate(stages):
-        assert set(stage.needs) <= set(names[:place])
+    for position, stage in enumerate(stages):
+        assert set(stage.needs) <= set(names[:position])
     assert stages[0].name == "phantoms" and stages[-1].name == "report"
     config.radiographs = "radiographs"
     assert runner.Study(config, tmp_path).stages[0].name == "ingest"
 
 
-def test_the_plan_leaves_out_what_is_done(config, tmp_path, capsys):
+def test_the_plan_leaves_out_finished_stages(config, tmp_path, capsys):
     config.grid = ("gan-letterbox-joint",)
-    of_study = runner.Study(config, tmp_path)
-    of_study.once(Stage("phantoms", (), lambda: None))
+    runner.Study(config, tmp_path).run_once(Stage("phantoms", (), lambda: None))
     runner.plan(config, tmp_path)
     lines = capsys.readouterr().out.splitlines()[1:]
     assert lines[0] == "ingest"
@@ -120,20 +132,20 @@ def test_the_plan_leaves_out_what_is_done(config, tmp_path, capsys):
 def test_a_finished_stage_is_not_run_again(config, tmp_path):
     runs = []
     first = runner.Study(config, tmp_path)
-    first.once(Stage("ingest", (), lambda: runs.append("ingest")))
+    first.run_once(Stage("ingest", (), lambda: runs.append("ingest")))
     again = runner.Study(config, tmp_path)
-    again.once(Stage("ingest", (), lambda: runs.append("ingest")))
-    again.once(Stage("report", (), lambda: runs.append("report")))
+    again.run_once(Stage("ingest", (), lambda: runs.append("ingest")))
+    again.run_once(Stage("report", (), lambda: runs.append("report")))
     assert runs == ["ingest", "report"]
     assert list(again.finished) == ["ingest", "report"]
 
 
-def test_a_stage_that_fails_is_not_noted(config, tmp_path):
+def test_a_failed_stage_is_not_recorded_as_finished(config, tmp_path):
     def fail():
         raise UserError("no")
 
     with pytest.raises(UserError):
-        runner.Study(config, tmp_path).once(Stage("ingest", (), fail))
+        runner.Study(config, tmp_path).run_once(Stage("ingest", (), fail))
     assert "ingest" not in runner.Study(config, tmp_path).finished
 
 
@@ -150,8 +162,8 @@ SMALLEST = {
     "classifier.model.width": 8,
     "classifier.train.warmup_steps": 1,
 } | {
-    f"{part}.train.{name}": value
-    for part in ("gan", "classifier")
+    f"{family}.train.{name}": value
+    for family in ("gan", "classifier")
     for name, value in {"steps": 2, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}.items()
 }
 
@@ -163,7 +175,7 @@ def finished(dataset, tmp_path_factory):
     (folder / "real").symlink_to(dataset.folder)
     config = get_config("smoke")
     config.update_from_flattened_dict(SMALLEST)
-    runner.Study(config, folder).once(Stage("ingest", (), lambda: None))
+    runner.Study(config, folder).run_once(Stage("ingest", (), lambda: None))
     command = [sys.executable, "-m", "femur_jax.main", f"--workdir={folder}"]
     command += ["--config=configs/study.py:smoke"]
     command += [f"--config.{name}={value}" for name, value in SMALLEST.items()]
@@ -182,19 +194,19 @@ def finished(dataset, tmp_path_factory):
 
 def test_a_study_leaves_its_results_and_cards(finished):
     _, folder = finished
-    assert len(list((folder / "finished").iterdir())) == 1 + 3 + 3 + 5 + 3 + 1
-    found = json.loads((folder / "results.json").read_text())
-    aucs = {row["trained_on"]: row["auc"]["mean"]["value"] for row in found["classifiers"]}
+    assert len(list((folder / "finished").iterdir())) == 1 + 3 + 3 + 5 + 2 + 1
+    written = json.loads((folder / "results.json").read_text())
+    aucs = {row["trained_on"]: row["auc"]["mean"]["value"] for row in written["classifiers"]}
     of_real = json.loads((folder / "classifiers" / "real-0" / "evaluation.json").read_text())
     assert len(aucs) == 5 and aucs["real"] == pytest.approx(of_real["auc"]["value"])
-    [contrast] = found["contrasts"]
+    [contrast] = written["contrasts"]
     assert contrast["axis"] == "classes"
     one, per_class = (aucs[f"GAN, letterbox, {w}"] for w in ("one model", "model per class"))
     assert contrast["auc"]["bootstrap"]["value"] == pytest.approx(one - per_class)
     for label in ("NFF", "AFF"):
         run = folder / "generators" / f"gan-letterbox-per_class-0-{label}"
-        made = RadiographDataset(run / "synthetic")
-        assert {entry.label for entry in made.entries} == {label}
+        synthetic = RadiographDataset(run / "synthetic")
+        assert {entry.label for entry in synthetic.entries} == {label}
         for card in (run / "MODEL_CARD.md", run / "synthetic" / "README.md"):
             text = card.read_text()
             assert "Membership is inferred with" in text and f"Classes: {label} (" in text
@@ -224,18 +236,17 @@ def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path)
     assert [row.n for _, row in two.copies()] == [2 * row.n for _, row in one.copies()]
 
 
-def test_a_stage_can_be_done_alone(finished, capsys):
+def test_a_stage_can_run_alone(finished, capsys):
     config, folder = finished
-    config = config.copy_and_resolve_references()
-    only = "measure gan-letterbox-per_class-0"
+    stage = "measure gan-letterbox-per_class-0"
     file = folder / "measurements" / "gan-letterbox-per_class-0.json"
-    (folder / "finished" / only).unlink()
-    before = Measurement.from_json(json.loads(file.read_text()))
-    runner.run(config, folder, only=only)
-    after = Measurement.from_json(json.loads(file.read_text()))
+    (folder / "finished" / stage).unlink()
+    before = Evaluation.from_json(json.loads(file.read_text()))
+    runner.run(config, folder, only=stage)
+    after = Evaluation.from_json(json.loads(file.read_text()))
     assert [row.pairs for row in after.copies] == [row.pairs for row in before.copies]
     assert after.distances[0].kid == pytest.approx(before.distances[0].kid, rel=1e-3)
-    assert capsys.readouterr().out == f"{only} ...\n"
+    assert capsys.readouterr().out == f"{stage} ...\n"
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path):

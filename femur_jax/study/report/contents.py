@@ -1,24 +1,25 @@
-"""What a report shows: numbers and pictures, before any of them is drawn or worded."""
+"""The numbers and pictures that a report shows, before they are drawn or worded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, UInt16
 
 from femur_jax.evaluation.calibration import ReliabilityBin
-from femur_jax.evaluation.manifold import Manifold
-from femur_jax.evaluation.measurement import CopiesRow, DistanceRow, Measurement
+from femur_jax.evaluation.distances import Comparison, Manifold
+from femur_jax.evaluation.generators import CopiesRow, DistanceRow, Evaluation
 from femur_jax.evaluation.statistics import Contrast, GroupRow, Interval, SeedSpread
 
-GreyImage = UInt16[np.ndarray, "_height _width"]  # of any size, each
+GreyImage = UInt16[np.ndarray, "_height _width"]  # each of any size
+AnyComparison = TypeVar("AnyComparison", bound=Comparison)
 
 
 @dataclass(frozen=True)
 class SplitSize:
-    """How much data of one class one split holds."""
+    """Size of one class in one split."""
 
     split: str
     label: str
@@ -47,20 +48,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class ClassifierRow:
-    """What classifiers trained on one mixture reach on real held-out patients.
+    """Performance on real held-out patients of classifiers trained on one mixture.
 
     Attributes:
-        trained_on: In words.
-        is_synthetic: Whether on synthetic radiographs alone.
-        auc: Over the seeds.
-        sensitivity: At 95% specificity; value and ends are means over the seeds, and since seeds
-            vary less together than alone, the interval is rather too wide.
-        against_real: AUC less that of the classifiers trained on real radiographs, both means over
-            the seeds, on the same patients; None for these themselves.
+        trained_on: Training data in words.
+        is_synthetic: Whether they are trained on synthetic radiographs only.
+        n_train: Number of training radiographs.
+        auc: Area under the curve over the seeds.
+        sensitivity: Sensitivity at 95% specificity; value and ends are means over the seeds, and
+            since seeds vary less together than alone, the interval is rather too wide.
+        against_real: AUC minus that of the classifiers trained on real radiographs, both means over
+            the seeds, on the same patients; None for the latter.
         calibration_error: Expected calibration error, a mean over the seeds.
-        chance_error: What it would be on average if the predictions were true.
-        reliability: Of the first seed.
-        groups: By what was grouped: hospital, size. Of the first seed.
+        chance_error: Mean calibration error if the predictions were true.
+        reliability: Reliability diagram of the first seed.
+        groups: Rows of the first seed by what they are grouped by: hospital, size.
     """
 
     trained_on: str
@@ -77,14 +79,14 @@ class ClassifierRow:
 
 @dataclass(frozen=True)
 class ContrastRow:
-    """Two generators that differ in one axis of the grid alone.
+    """Two generators that differ in exactly one axis of the grid.
 
     Attributes:
         axis: One of `grid.AXES`.
-        where: What they have in common, in words.
-        first, second: In what they differ.
-        auc: Of classifiers trained on synthetic radiographs alone: first less second, means over
-            the seeds, on the same patients.
+        where: The values that they have in common, in words.
+        first, second: The values that differ, in words.
+        auc: AUC of classifiers trained on synthetic radiographs only: first minus second, means
+            over the seeds, on the same patients.
     """
 
     axis: str
@@ -125,18 +127,24 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """All that a report shows.
+    """The contents of a report.
 
     Attributes:
+        title: Title of the page.
         simulated: True for phantoms, False for radiographs of patients.
-        resolution: The sizes trained on, in words.
+        resolution: The sizes that models are trained on, in words.
+        splits: Sizes of the real dataset's splits.
         training_steps: Optimizer steps of each kind of model.
-        seeds: With which all was repeated.
+        seeds: Seeds of the repeated trainings.
         wall_seconds: Wall time by kind of stage.
-        classifiers: The first is trained on real radiographs alone.
-        floor: Other real radiographs against the test split.
-        generators: By the generator's name in words, what was found with each seed.
-        published: Marks from the literature: AUC and sensitivity, by what they were reached with.
+        galleries: Example radiographs by source and class.
+        curves: Training losses of one seed.
+        classifiers: One row a mixture; the first is trained on real radiographs only.
+        contrasts: Pairs of generators that differ in one axis.
+        generators: Evaluation of each seed, by the generator's name in words.
+        pairs: The pairs of synthetic and training radiographs that are most alike.
+        sizes: Sizes of real and synthetic radiographs.
+        published: Published AUC and sensitivity, by study.
         provenance: Versions, config hash, seed, date and the like, shown as given.
     """
 
@@ -151,8 +159,7 @@ class StudyResults:
     curves: Sequence[Curve]
     classifiers: Sequence[ClassifierRow]
     contrasts: Sequence[ContrastRow]
-    floor: Measurement
-    generators: Mapping[str, Mapping[int, Measurement]]
+    generators: Mapping[str, Mapping[int, Evaluation]]
     pairs: Sequence[WorstPairs]
     sizes: Sequence[ImageSizes]
     published: Mapping[str, Mapping[str, float]]
@@ -160,62 +167,88 @@ class StudyResults:
 
     @property
     def test_patients(self) -> dict[str, int]:
-        """Real patients that classifiers were tested on, by class."""
+        """Number of real test patients by class."""
         return {row.label: row.patients for row in self.splits if row.split == "test"}
 
+    @property
+    def evaluations(self) -> list[tuple[str, int, Evaluation]]:
+        """The generator's name, the seed and the evaluation of each synthetic set."""
+        return [(name, s, e) for name, seeds in self.generators.items() for s, e in seeds.items()]
+
+    @property
+    def features(self) -> tuple[str, str]:
+        """The features of whole radiographs and of patches, which are the same for all."""
+        _, _, first = self.evaluations[0]
+        return first.features, first.patch_features
+
+    @property
+    def floor(self) -> list[DistanceRow]:
+        """Distances of real validation radiographs; sets of equal sizes have the same floor."""
+        return _distinct(row for *_, e in self.evaluations for row in e.floor)
+
     def distances(self) -> list[tuple[str, DistanceRow]]:
-        """With their source, means over the seeds; the floor, named "", comes first."""
-        rows = [
-            (name, row)
-            for name, s in self.generators.items()
-            for f in s.values()
-            for row in f.distances
-        ]
-        return [("", row) for row in self.floor.distances] + [
+        """Distances with their source, means over the seeds; the floor, named "", comes first."""
+        rows = [(name, row) for name, _, e in self.evaluations for row in e.distances]
+        return [("", row) for row in self.floor] + [
             (name, mean_row(of_seeds)) for name, of_seeds in _by_label(rows)
         ]
 
-    def copies(self) -> list[tuple[str, CopiesRow]]:
-        """With their generator, the audits of all seeds together; see `worst_row`."""
-        rows = [
-            (name, row)
-            for name, s in self.generators.items()
-            for f in s.values()
-            for row in f.copies
+    def patches(self) -> list[tuple[str, Comparison]]:
+        """Distances of patches with their source, likewise."""
+        floor = _distinct(e.patch_floor for *_, e in self.evaluations if e.patch_floor)
+        rows = {
+            name: [e.patches for e in seeds.values() if e.patches]
+            for name, seeds in self.generators.items()
+        }
+        return [("", row) for row in floor] + [
+            (name, mean_row(of_seeds)) for name, of_seeds in rows.items() if of_seeds
         ]
+
+    def copies(self) -> list[tuple[str, CopiesRow]]:
+        """Audits of all seeds together with their generator, see `worst_row`."""
+        rows = [(name, row) for name, _, e in self.evaluations for row in e.copies]
         return [(name, worst_row(of_seeds)) for name, of_seeds in _by_label(rows)]
 
 
-def _by_label(rows: Sequence[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Gathers the rows of one source and class."""
+def _distinct(rows: Iterable[Any]) -> list[Any]:
+    """The first row of each class and sizes."""
+    keys = ("label", "n_real", "n_compared")
+    distinct: dict[tuple[Any, ...], Any] = {}
+    for row in rows:
+        distinct.setdefault(tuple(getattr(row, key, "") for key in keys), row)
+    return list(distinct.values())
+
+
+def _by_label(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Groups the rows by source and class."""
     groups: dict[tuple[str, str], list[Any]] = {}
     for source, row in rows:
         groups.setdefault((source, row.label), []).append(row)
-    return [(source, found) for (source, _), found in groups.items()]
+    return [(source, of_label) for (source, _), of_label in groups.items()]
 
 
-def mean_row(rows: Sequence[DistanceRow]) -> DistanceRow:
-    """Means over seeds; of the standard error as well, since all have the same real radiographs."""
-
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(row, name) for row in rows]))
-
-    names = ("kid", "kid_error", "mmd", "fid", "fid_infinity", "ms_ssim")
-    return dataclasses.replace(
-        rows[0],
-        **{name: mean(name) for name in names},
-        manifold=Manifold(*np.mean([dataclasses.astuple(r.manifold) for r in rows], axis=0)),
-        descriptors={
-            name: float(np.mean([row.descriptors[name] for row in rows]))
-            for name in rows[0].descriptors
-        },
+def mean_row(rows: Sequence[AnyComparison]) -> AnyComparison:
+    """Means over seeds, also of the standard errors, since all have the same real radiographs."""
+    names = [name for name, value in vars(rows[0]).items() if isinstance(value, float)]
+    means: dict[str, Any] = {
+        name: float(np.mean([getattr(row, name) for row in rows])) for name in names
+    }
+    means["manifold"] = Manifold(
+        *(float(m) for m in np.mean([dataclasses.astuple(row.manifold) for row in rows], axis=0))
     )
+    descriptors = [row.descriptors for row in rows if isinstance(row, DistanceRow)]
+    if descriptors:
+        means["descriptors"] = {
+            name: float(np.mean([values[name] for values in descriptors]))
+            for name in descriptors[0]
+        }
+    return dataclasses.replace(rows[0], **means)
 
 
 def worst_row(rows: Sequence[CopiesRow]) -> CopiesRow:
-    """The audits of several seeds as the most suspicious of each number; copies are added up.
+    """The most suspicious of each number over the audits of several seeds; copies are added up.
 
-    The verdict is that of the first accused seed, or of the one with most flagged.
+    The verdict is that of the most suspicious accused seed, or of the one with most copies.
     """
     worst = max(rows, key=lambda row: (row.is_accused, row.copies, row.flagged_share.value))
     return dataclasses.replace(

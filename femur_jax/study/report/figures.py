@@ -1,6 +1,6 @@
 """The report's charts, as SVG that takes its ink from the page.
 
-Colours are Okabe and Ito's, told apart with any colour vision, and never alone: each source has a
+Colours are Okabe and Ito's, which can be distinguished with any colour vision; each source has a
 marker or a line style as well.
 """
 
@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def _chart(draw: Callable[..., Figure]) -> Callable[..., Markup]:
-    """Makes a function that draws its first argument one that gives an <svg>, or "" for nothing.
+    """Decorates a function that draws its first argument, to return an <svg>, or "" for no rows.
 
     The first line of its docstring describes the chart to those who do not see it.
     """
@@ -106,11 +106,11 @@ def forest_chart(
 ) -> Figure:
     """Forest plot of the AUC and sensitivity intervals in the table, with published marks."""
     figure, [left, right] = _panels(2, 1.6 + 0.36 * len(rows) + 0.2 * len(published), sharey=True)
-    parts = (
+    panels = (
         (left, "auc", "AUC on real held-out patients", [row.auc.mean for row in rows]),
         (right, "sensitivity", "sensitivity at 95% specificity", [row.sensitivity for row in rows]),
     )
-    for axes, mark, label, intervals in parts:
+    for axes, mark, label, intervals in panels:
         _intervals(axes, intervals)
         for i, (name, values) in enumerate(published.items(), 1):
             axes.axvline(
@@ -153,11 +153,11 @@ def _intervals(axes: Axes, intervals: Sequence[Interval]) -> None:
 
 @_chart
 def contrast_chart(rows: Sequence[ContrastRow]) -> Figure:
-    """Differences of AUC with their intervals; to the right of zero the first one is better."""
+    """Differences of AUC with their intervals; the first one is better to the right of zero."""
     figure, [axes] = _panels(1, 1.0 + 0.42 * len(rows))
     _intervals(axes, [row.auc.bootstrap for row in rows])
     axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [f"{r.where}:\n{r.first} less {r.second}" for r in rows])
+    axes.set_yticks(range(len(rows)), [f"{r.where}:\n{r.first} minus {r.second}" for r in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     ends = [abs(end) for r in rows for end in (r.auc.bootstrap.low, r.auc.bootstrap.high)]
     limit = max(0.1, *ends) * 1.1
@@ -175,9 +175,9 @@ def reliability_chart(rows: Sequence[ClassifierRow]) -> Figure:
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, row in zip(grid.flat, rows, strict=False):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.6, linestyle=":")
-        for found in row.reliability:
-            axes.vlines(found.predicted, found.low, found.high, color=_COLOURS[0], linewidth=1.3)
-            axes.plot(found.predicted, found.observed, "o", color=_COLOURS[0], markersize=4)
+        for b in row.reliability:
+            axes.vlines(b.predicted, b.low, b.high, color=_COLOURS[0], linewidth=1.3)
+            axes.plot(b.predicted, b.observed, "o", color=_COLOURS[0], markersize=4)
         axes.set_title(row.trained_on.replace(" + ", " +\n", 1), fontsize="small")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     for axes in grid.flat[len(rows) :]:

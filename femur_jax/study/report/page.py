@@ -1,4 +1,4 @@
-"""The study's results as one HTML page that needs nothing beside it."""
+"""The study's results as one self-contained HTML page."""
 
 import base64
 import io
@@ -18,10 +18,7 @@ from femur_jax.templates import template_environment
 
 
 def write_report(results: StudyResults, path: Path) -> None:
-    """Writes the report as one HTML file that refers to nothing outside itself.
-
-    The file appears whole or not at all: it is written beside `path` and then moved there.
-    """
+    """Writes the report as one HTML file that refers to nothing outside itself."""
     environment = template_environment(Path(__file__).parent)
     environment.filters |= {
         "duration": words.duration,
@@ -47,7 +44,7 @@ def write_report(results: StudyResults, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Display:
-    """One integer scale for all images of a section: magnified by `zoom` or reduced by `reduce`."""
+    """One integer scale for all images of a section, enlarged by `zoom` or reduced by `reduce`."""
 
     zoom: int
     reduce: int
@@ -65,7 +62,7 @@ class _Display:
         return f"enlarged {self.zoom} ×" if self.zoom > 1 else "pixel for pixel"
 
     def image(self, pixels: GreyImage, description: str) -> Markup:
-        """An <img> of the upper 8 bits, with its PNG inside."""
+        """An <img> element that embeds the upper 8 bits as PNG."""
         height, width = pixels.shape
         picture = Image.fromarray((pixels >> 8).astype(np.uint8))
         if self.reduce > 1:

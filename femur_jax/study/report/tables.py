@@ -1,4 +1,4 @@
-"""The report's numbers for other programs: CSV, JSON, and a table for the terminal."""
+"""The report's numbers as CSV and JSON for other programs, and as a table for the terminal."""
 
 import csv
 import dataclasses
@@ -16,27 +16,26 @@ from femur_jax.study.report.words import interval_text
 def write_tables(results: StudyResults, folder: Path) -> None:
     """Writes the numbers of the report's tables as CSV files into a folder.
 
-    Columns are named by the fields of the rows, nested ones with a dot. Distances and copies have
-    a row for each seed, and the real floor no seed.
+    Columns are named after the fields of the rows, nested ones with a dot. Distances and copies
+    have a row for each seed; the rows of the real floor have no seed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [("real, held out", None, results.floor)] + [
-        (name, seed, found)
-        for name, seeds in results.generators.items()
-        for seed, found in seeds.items()
-    ]
     tables: dict[str, list[dict[str, Any]]] = {
         "classifiers": [dataclasses.asdict(row) for row in results.classifiers],
         "contrasts": [dataclasses.asdict(row) for row in results.contrasts],
         "distances": [
+            {"source": "real, held out", "seed": None, **dataclasses.asdict(row)}
+            for row in results.floor
+        ]
+        + [
             {"source": name, "seed": seed, **dataclasses.asdict(row)}
-            for name, seed, found in cells
-            for row in found.distances
+            for name, seed, evaluation in results.evaluations
+            for row in evaluation.distances
         ],
         "copies": [
             {"source": name, "seed": seed, **dataclasses.asdict(row)}
-            for name, seed, found in cells
-            for row in found.copies
+            for name, seed, evaluation in results.evaluations
+            for row in evaluation.copies
         ],
         "groups": [
             {"trained_on": row.trained_on, "grouped_by": name, **dataclasses.asdict(group)}
@@ -56,7 +55,7 @@ def write_tables(results: StudyResults, folder: Path) -> None:
 
 
 def _flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Without sequences of rows; those of numbers are joined by spaces."""
+    """Nested fields in one dictionary; numbers are joined by spaces, and rows are left out."""
     result: dict[str, Any] = {}
     for key, value in fields.items():
         if isinstance(value, Mapping):
@@ -69,17 +68,17 @@ def _flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_json(results: StudyResults) -> str:
-    """All but pictures, curves and the sizes of single radiographs."""
-    parts = {
+    """The results without pictures, curves and the sizes of single radiographs."""
+    fields = {
         field.name: getattr(results, field.name)
         for field in dataclasses.fields(results)
         if field.name not in ("galleries", "curves", "pairs", "sizes")
     }
-    return json.dumps(parts, default=dataclasses.asdict, indent=1)
+    return json.dumps(fields | {"floor": results.floor}, default=dataclasses.asdict, indent=1)
 
 
 def auc_table(rows: Sequence[ClassifierRow]) -> str:
-    """The classifier table for a terminal: one line per training set, columns aligned."""
+    """The table of classifiers for a terminal, with one line for each training set."""
     head = ("trained on", "n train", "AUC [95% interval]", "sens. at 95% spec.")
     body = [
         (
