@@ -1,13 +1,13 @@
-# make demo   simulated radiographs in, runs/demo/report.html out
-# make test   ruff, pyright and pytest
-# make bench  speed against peers; ONLY=name for one measurement
-# make experiment  what generators, metrics and the simulator do; ONLY=name for one experiment
+# make demo        simulated radiographs in, runs/demo/report.html out
+# make test        ruff, pyright and pytest
+# make bench       speed compared with peers; ONLY=name selects one measurement
+# make experiment  behaviour of generators, metrics and the simulator; ONLY=name selects one
 PYTHON ?= python3
 STUDY ?= demo
 WORKDIR ?= runs/$(STUDY)
 export TF_CPP_MIN_LOG_LEVEL = 3
-# Without a GPU, training shares each batch between two devices made of the CPU's cores, which keeps
-# both busy (docs/decisions.md).
+# Without a GPU, two devices on the CPU share each batch, which keeps two cores busy
+# (docs/decisions.md).
 demo bench experiment: export JAX_NUM_CPU_DEVICES ?= 2
 
 .PHONY: demo test bench experiment
