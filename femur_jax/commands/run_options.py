@@ -90,11 +90,12 @@ def parse(command: str, argv: Sequence[str]) -> RunOptions:
     parser = _parser(command or "train")
     if command in ("", "study"):
         parser.add_argument("--only", default="")
-    options, fields = parser.parse_known_args(_joined(argv))
+    others, fields = _split(argv)
+    options, unknown = parser.parse_known_args(others)
     workdir = options.workdir or options.folder
     if not workdir:
         raise UserError("No run directory is named; add --workdir=FOLDER.")
-    config = _config(options, fields)
+    config = _config(options, [*fields, *unknown])
     is_study = "task" not in config
     command = command or ("study" if is_study else "train")
     if is_study != (command in ("study", "plan")):
@@ -110,9 +111,10 @@ def config_and_file(argv: Sequence[str]) -> tuple[ConfigDict, Path | None]:
     Raises:
         UserError: The config cannot be loaded, or an option is unknown.
     """
-    options, fields = _parser("show").parse_known_args(_joined(argv))
+    others, fields = _split(argv)
+    options, unknown = _parser("show").parse_known_args(others)
     file = Path(options.config.split(":")[0]) if options.config else None
-    return _config(options, fields), file
+    return _config(options, [*fields, *unknown]), file
 
 
 def _parser(command: str) -> Parser:
@@ -123,17 +125,26 @@ def _parser(command: str) -> Parser:
     return parser
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-    """`--config.seed 1` as `--config.seed=1`, since argparse does not know the config's fields."""
-    joined: list[str] = []
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Other arguments, and values of fields, with `--config.seed 1` as `--config.seed=1`.
+
+    argparse does not know the config's fields, and takes an option that holds a space, such as
+    `--config.sample.sizes=((8, 8),)`, for a run directory.
+    """
+    others: list[str] = []
+    fields: list[str] = []
+    waits = False
     for argument in argv:
-        before = joined[-1] if joined else ""
-        waits = before.startswith("--config.") and "=" not in before
         if waits and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
+            fields[-1] += f"={argument}"
+            waits = False
+        elif argument.startswith("--config."):
+            fields.append(argument)
+            waits = "=" not in argument
         else:
-            joined.append(argument)
-    return joined
+            others.append(argument)
+            waits = False
+    return others, fields
 
 
 def _config(options: argparse.Namespace, fields: Sequence[str]) -> ConfigDict:
