@@ -213,7 +213,7 @@ def _seconds_to_first_step(
     dataset, workdir, log = folder / "dataset", folder / run, folder / f"{run}.log"
     if not dataset.exists():
         noise_dataset(dataset, 32)
-    command = [*launcher, sys.executable, "-m", "femur_jax.main"]
+    command = [*launcher, sys.executable, "-m", "femur_jax.main", "train"]
     command += ["--config=configs/patch_diffusion.py:tiny", f"--workdir={workdir}"]
     command += [f"--config.dataset={dataset}", "--config.train.log_every=1"]
     env = os.environ | (environment or {})
