@@ -1,9 +1,9 @@
 """Random training batches from datasets, through grain.
 
-A stream goes through the radiographs in epochs, each in an order of its own; classes
-that are drawn more often have streams of their own, mixed by weight. What is drawn of a radiograph
-comes from a generator keyed by (seed, position in the stream). So a batch does not depend on the
-number of processes, and a run that continues at step k sees what an undisturbed one would.
+A stream passes through the radiographs in epochs, each in a new order; classes that are drawn more
+often have separate streams, mixed by weight. The random choices for a sample come from a generator
+keyed by (seed, position in the stream). A batch therefore does not depend on the number of
+processes, and a run that resumes at step k sees the same batches as an undisturbed one.
 """
 
 import dataclasses
@@ -25,43 +25,43 @@ from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
-_THREADS = 16  # grain's default; no more than there are cores
+_THREADS = 16  # grain's default; the number of cores limits it further
 
 
 class Stream(NamedTuple):
-    """An endless stream of training samples of one shape, and how often it is drawn from."""
+    """An endless stream of training samples of one shape, and its weight among other streams."""
 
     samples: grain.MapDataset
     weight: float = 1.0
 
 
 class Patch(TypedDict):
-    """A square of one level, with the same place in coarser ones; of a mirror image where drawn."""
+    """A square of one level with its context; from the mirror image where `mirrored` is 1."""
 
     pixels: UInt16[np.ndarray, "patch patch"]
-    """Grey values; beyond the radiograph's border the nearest one."""
+    """Grey values; outside the radiograph's border the nearest ones."""
     context: UInt16[np.ndarray, "patch patch 1"]
-    """The coarser level's crop, interpolated to this level; zeros at level 0."""
+    """The same area of the coarser level, interpolated to this level; zeros at level 0."""
     origin: Int32[np.ndarray, "2"]
     """Row and column of the first pixel within the level."""
     level_size: Int32[np.ndarray, "2"]
     """Height and width of the radiograph at this level."""
     size: Int32[np.ndarray, "2"]
-    """Height and width of the radiograph as it was recorded."""
+    """Height and width of the radiograph at its native size."""
     level: np.int32
     label: np.int32
-    """Index into LABELS."""
+    """The index into LABELS."""
     spacing_mm: np.float32
-    """Of a native pixel, 0 where unknown."""
+    """Side of a native pixel, 0 where unknown."""
     mirrored: np.int32
-    """1 where the patch is of the mirror image."""
+    """1 where the patch comes from the mirror image, otherwise 0."""
 
 
 class Pool:
     """The radiographs that a run draws from, with their weights.
 
     Attributes:
-        radiographs: Each as its dataset and the position there.
+        radiographs: Dataset of each radiograph, and its position there.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Pool:
         """Collects one split of some datasets.
 
         Args:
-            datasets: Where radiographs come from.
-            split: The same of each.
-            by: What was split, 'patient' or 'hospital'.
-            label_shares: How often each label is drawn, in the order of LABELS; as they occur
-                when empty.
+            datasets: Datasets of the radiographs.
+            split: Name of the split, the same for each dataset.
+            by: Kind of the split; see `RadiographDataset.split`.
+            label_shares: Share of each label in the draws, in the order of LABELS; when empty, all
+                radiographs are drawn alike.
 
         Raises:
-            UserError: A label that shall be drawn has no radiograph, or a setting is out of range.
+            UserError: A label with a share has no radiograph, or a setting is out of range.
         """
         self.radiographs = [(d, n) for d in datasets for n in d.split(split, by)]
         folders = ", ".join(str(d.folder) for d in datasets)
@@ -128,7 +128,7 @@ class Pool:
         return entry.height, entry.width
 
     def weight(self, among: Sequence[int]) -> float:
-        """How often some of the radiographs are drawn, as a share."""
+        """The probability that a draw gives one of some radiographs."""
         wanted = set(among)
         return sum(
             weight * len(wanted.intersection(members)) / len(members)
@@ -136,7 +136,7 @@ class Pool:
         )
 
     def digest(self) -> str:
-        """A digest of the radiographs, by what the manifest states of each, and their weights.
+        """A digest of the manifest's entries of the radiographs, and of their weights.
 
         The manifest has a checksum of each radiograph's grey values, so no pixels are read.
         """
@@ -149,18 +149,18 @@ class Pool:
         return digest.hexdigest()
 
     def positions(self, *, seed: int, among: Sequence[int] = ()) -> grain.MapDataset:
-        """The endless stream of positions in `radiographs`, all or some of them.
+        """An endless stream of positions in `radiographs`, of all or some of them.
 
-        Each group of the same weight comes in epochs that hold each of its radiographs once.
+        Each group of equal weight is drawn in epochs that contain each of its radiographs once.
         """
         wanted = set(among or range(len(self.radiographs)))
         streams, weights = [], []
         for number, (members, weight) in enumerate(self._groups):
-            own = [n for n in members if n in wanted]
-            if own:
-                source = grain.MapDataset.source(own).seed(seed + number).shuffle().repeat()
+            chosen = [n for n in members if n in wanted]
+            if chosen:
+                source = grain.MapDataset.source(chosen).seed(seed + number).shuffle().repeat()
                 streams.append(source)
-                weights.append(weight * len(own) / len(members))
+                weights.append(weight * len(chosen) / len(members))
         return grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
 
 
@@ -171,23 +171,23 @@ def random_patches(
     seed: int,
     mirror: bool = False,
 ) -> list[Stream]:
-    """An endless stream of `Patch`, of all levels.
+    """An endless stream of `Patch` from all levels.
 
     Args:
-        pool: What to draw from.
-        level_weights: How often each level is drawn, coarsest first, among those that the
-            radiograph at hand has; the last holds for all finer ones.
-        seed: Of the draws.
-        mirror: Draws every second patch from the mirror image.
+        pool: Radiographs to draw from.
+        level_weights: Weights of the levels of a radiograph, coarsest first; the last weight holds
+            for all finer levels.
+        seed: Seed of the random draws.
+        mirror: Whether half of the patches, at random, come from the mirror image.
 
     Raises:
-        UserError: A radiograph has no level that may be drawn.
+        UserError: A radiograph has no level with a weight above 0.
     """
     fewest = min(len(dataset.level_sizes(n)) for dataset, n in pool.radiographs)
     if not any(level_weights[:fewest]):
         raise UserError(
-            f"level_weights are 0 for the first {fewest} levels, and some radiographs have no "
-            "more; set one of them above 0."
+            f"level_weights are 0 for the first {fewest} levels, and some radiographs have only "
+            "these; set one of the weights above 0."
         )
 
     def sample(position: int, rng: np.random.Generator) -> Patch:
@@ -204,13 +204,13 @@ def random_patches(
 
 
 def random_origin(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
-    """An even place, where sampling's tiles lie as well; the last one may overhang by a pixel."""
+    """A random even origin, as sampling's tiles have; the last one may overhang by a pixel."""
     row, column = (2 * int(rng.integers(last_origin(n, side) // 2 + 1)) for n in size)
     return row, column
 
 
 def last_origin(length: int, patch: int) -> int:
-    """The greatest even place of a patch along a side of `length` pixels."""
+    """The greatest even origin of a patch along a side of `length` pixels."""
     return -(-max(length - patch, 0) // 2) * 2
 
 
@@ -223,15 +223,15 @@ def cut_patch(
     side: int | None = None,
     mirrored: bool = False,
 ) -> Patch:
-    """Cuts a patch out of a radiograph or of its mirror image.
+    """Cuts a patch out of a radiograph or out of its mirror image.
 
     Args:
-        dataset: Holds the radiograph.
+        dataset: Dataset of the radiograph.
         radiograph: Position in the dataset.
-        level: 0 is the coarsest.
+        level: Number of the level, 0 for the coarsest.
         origin: Row and column of the first pixel, in the mirror image where `mirrored`.
-        side: Of the patch; the dataset's when left out.
-        mirrored: Cuts from the radiograph's mirror image, left for right.
+        side: Side of the patch, by default that of the dataset's tiles.
+        mirrored: Whether to cut from the mirror image, left for right.
     """
     side = side or dataset.patch
     sizes = dataset.level_sizes(radiograph)
@@ -246,7 +246,7 @@ def cut_patch(
     pixels = window(level, start, (side, side))
     context = np.zeros((side, side), np.uint16)
     if level:
-        # A coarse pixel more on each side, to interpolate with, and one for an odd start.
+        # One further coarse pixel on each side to interpolate with, and one for an odd start.
         half = side // 2 + 3
         coarse = window(level - 1, (start[0] // 2 - 1, start[1] // 2 - 1), (half, half))
         top, left = (2 + s % 2 for s in start)
@@ -274,16 +274,16 @@ def random_letterboxes(
     """Endless streams of `Letterbox`, one for each shape.
 
     Args:
-        pool: What to draw from.
-        shapes: Heights and widths; a radiograph goes where it is shown largest.
-        seed: Of the draws.
-        columns: Further columns to add.
+        pool: Radiographs to draw from.
+        shapes: Heights and widths; a radiograph goes to the shape in which it appears largest.
+        seed: Seed of the random draws.
+        columns: Further columns to add, by name.
     """
     sizes = [pool.size(n) for n in range(len(pool.radiographs))]
     best = [best_shape(size, shapes) for size in sizes]
     streams = []
     for number, shape in enumerate(shapes):
-        among = [n for n, own in enumerate(best) if own == number]
+        among = [n for n, best_number in enumerate(best) if best_number == number]
         if among:
 
             def whole(position: int, shape: tuple[int, int] = shape) -> Letterbox:
@@ -297,19 +297,20 @@ def random_letterboxes(
 def batches(
     streams: Sequence[Stream], *, batch_size: int, start: int, sharding: jax.sharding.Sharding
 ) -> Iterator[dict[str, Any]]:
-    """Batches on the devices, read ahead by threads; each comes from one stream.
+    """Yields batches on the devices, read ahead by threads; each batch comes from one stream.
 
     Args:
-        streams: What to draw from; all processes draw from the same one at each step.
-        batch_size: Over all processes.
-        start: Number of batches to leave out, for a run that continues.
-        sharding: Of each array; its first axis is the batch.
+        streams: Streams to draw from; at each step all processes draw from the same one.
+        batch_size: Number of samples in a batch over all processes.
+        start: Number of batches to skip, for a run that resumes.
+        sharding: Sharding of each array, whose first axis is the batch.
     """
-    index, count = _own_part(sharding, batch_size)
-    # Neighbours share a process, as they do in a batch: what is keyed by the place in the batch
-    # does not depend on the number of processes.
-    own = [samples.batch(batch_size // count)[index::count] for samples, _ in streams]
-    mixed = grain.MapDataset.mix(own, [weight for _, weight in streams]) if own[1:] else own[0]
+    index, count = _process_slice(sharding, batch_size)
+    # Neighbouring samples share a process, as they do in a batch, so that values keyed by the
+    # position in the batch do not depend on the number of processes.
+    local = [samples.batch(batch_size // count)[index::count] for samples, _ in streams]
+    weights = [weight for _, weight in streams]
+    mixed = grain.MapDataset.mix(local, weights) if len(local) > 1 else local[0]
     threads = min(os.cpu_count() or 1, _THREADS)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_THREADS)
     iterator = iter(mixed.to_iter_dataset(options))
@@ -323,12 +324,12 @@ def batches(
         }
 
 
-def _own_part(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int, int]:
-    """Which of how many equal parts of a batch the devices of this process hold.
+def _process_slice(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int, int]:
+    """Index and number of the equal slices of a batch, for the devices of this process.
 
-    Processes whose devices hold the same samples, as along the mesh's model axis, have the same.
+    Processes whose devices hold the same samples, as along the mesh's model axis, share a slice.
     """
     slices = sharding.addressable_devices_indices_map((batch_size,)).values()
-    rows = [own[0].indices(batch_size)[:2] for own in slices if own]
+    rows = [axes[0].indices(batch_size)[:2] for axes in slices if axes]
     start, stop = min(row[0] for row in rows), max(row[1] for row in rows)
     return start // (stop - start), batch_size // (stop - start)

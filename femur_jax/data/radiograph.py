@@ -23,7 +23,7 @@ def to_unit(pixels: UInt16[Any, "*shape"]) -> Float32[Any, "*shape"]:
 
 
 def to_grey(values: Float[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:
-    """Maps -1..1 to grey values 0..65535, and what lies outside to the nearest of them."""
+    """Maps -1..1 to grey values 0..65535; values outside are clipped."""
     return np.round((np.clip(values, -1, 1) + 1) * 32767.5).astype(np.uint16)
 
 

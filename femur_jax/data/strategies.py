@@ -1,9 +1,9 @@
-"""What a patch model does about radiographs of very different sizes.
+"""Strategies of a patch model for radiographs of very different sizes.
 
-pyramid: all levels of a radiograph, in patches; the model makes radiographs of any size.
+pyramid: all levels of a radiograph, in patches; the model generates radiographs of any size.
 patch_diffusion: the coarsest level alone, whole and in smaller patches (Wang et al. 2023, arXiv
     2304.12526).
-letterbox: the whole radiograph, shrunk to fit one patch.
+letterbox: the whole radiograph, reduced to fit one patch.
 """
 
 import grain
@@ -32,12 +32,12 @@ def check(config: ConfigDict) -> None:
 
 
 def known_sizes(strategy: str, height: int, width: int, patch: int) -> list[tuple[int, int]]:
-    """Height and width of each level that a model can make of a radiograph, coarsest first.
+    """Height and width of each level that a model generates of a radiograph, coarsest first.
 
     Args:
         strategy: One of STRATEGIES.
-        height: Of the radiograph as it is, or shall be, recorded.
-        width: Likewise.
+        height: Height of the radiograph at its native size.
+        width: Width of the radiograph at its native size.
         patch: Side of a patch.
     """
     if strategy == "letterbox":
@@ -47,12 +47,12 @@ def known_sizes(strategy: str, height: int, width: int, patch: int) -> list[tupl
 
 
 def patch_sides(config: ConfigDict, patch: int) -> dict[int, float]:
-    """The sides that patches are drawn with, and how often.
+    """Sides of the patches, with the share of each.
 
     Args:
-        config: `config.data`, with `strategy` and, for patch_diffusion, `patch_shares`: how often
-            the whole image, halves and quarters of its side are drawn.
-        patch: The dataset's.
+        config: `config.data`, with `strategy` and, for patch_diffusion, `patch_shares`: shares of
+            patches of the whole side, half of it, a quarter of it, and so on.
+        patch: Side of the dataset's tiles.
     """
     if config.strategy != "patch_diffusion":
         return {patch: 1.0}
@@ -63,12 +63,12 @@ def patch_streams(pool: Pool, config: ConfigDict, *, seed: int) -> list[Stream]:
     """The endless streams of `Patch` that a model trains on, one for each side of a patch.
 
     Args:
-        pool: What to draw from.
-        config: `config.data`, with `strategy`, `mirror`, and what else the strategy needs.
-        seed: Of the draws.
+        pool: Radiographs to draw from.
+        config: `config.data`, with `strategy`, `mirror`, and the fields that the strategy needs.
+        seed: Seed of the random draws.
 
     Raises:
-        UserError: There is no such strategy, or a radiograph has no level that may be drawn.
+        UserError: The strategy is unknown, or a radiograph has no level with a weight above 0.
     """
     check(config)
     if config.strategy == "pyramid":
@@ -105,10 +105,10 @@ def _squares_of_the_coarsest(pool: Pool, side: int, mirror: bool, seed: int) -> 
 def letterboxed_patch(
     dataset: RadiographDataset, radiograph: int, *, mirrored: bool = False
 ) -> Patch:
-    """A whole radiograph, shrunk to fit a patch, as if that were its coarsest level.
+    """A whole radiograph, reduced to fit a patch, in the form of a coarsest level.
 
-    It lies in the patch's first rows and columns, as sampling's canvas does, and not in its
-    middle: the mask and the coordinates tell where it is.
+    It lies in the patch's first rows and columns, like sampling's canvas, and not in the centre;
+    the mask and the coordinates state its position.
     """
     patch = dataset.patch
     boxed = letterbox(dataset, radiograph, (patch, patch))

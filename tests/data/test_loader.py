@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 
 
 def _context_in_float64(coarse, origin):
-    """The coarse level at the fine pixels' centres, border repeated."""
+    """The coarse level at the centres of the fine pixels, with a repeated border."""
     rows, columns = ((np.arange(PATCH) + start + 0.5) / 2 - 0.5 for start in origin)
     coarse = coarse.astype(np.float64)
     height, width = coarse.shape
@@ -69,7 +69,7 @@ def test_patches_and_their_context(data, radiograph):
 @pytest.mark.parametrize("side", [PATCH, PATCH // 2])
 def test_a_mirrored_patch_is_one_of_the_mirrored_radiograph(tmp_path, side):
     rng = np.random.default_rng(1)
-    # Widths that can be halved evenly: those of others are mirrored about another pixel's centre.
+    # Widths that stay even when halved; others are mirrored about another pixel's centre.
     images = [rng.integers(0, 65536, size, np.uint16) for size in ((70, 56), (9, 12), (100, 120))]
     for name, step in (("plain", 1), ("mirrored", -1)):
         with DatasetWriter(tmp_path / name, patch=PATCH, provenance={}) as writer:
@@ -81,14 +81,14 @@ def test_a_mirrored_patch_is_one_of_the_mirrored_radiograph(tmp_path, side):
         for level, size in enumerate(plain.level_sizes(n)):
             for y in {0, last_origin(size[0], side)}:
                 for x in range(0, last_origin(size[1], side) + 1, 2):
-                    found = cut_patch(plain, n, level, (y, x), side=side, mirrored=True, wide=True)
-                    expected = cut_patch(mirrored, n, level, (y, x), side=side, wide=True)
-                    assert found.pop("mirrored") == 1 and expected.pop("mirrored") == 0
-                    _assert_equal(found, expected)
+                    patch = cut_patch(plain, n, level, (y, x), side=side, mirrored=True)
+                    expected = cut_patch(mirrored, n, level, (y, x), side=side)
+                    assert patch.pop("mirrored") == 1 and expected.pop("mirrored") == 0
+                    _assert_equal(patch, expected)
 
 
 def test_a_mirrored_patch_keeps_pixels_and_context_together(data):
-    # Odd widths: the whole level, mirrored by hand.
+    # The whole level is mirrored here, also where its width is odd.
     for n, (_, width) in enumerate(SIZES):
         level = len(data.level_sizes(n)) - 1
         side = 2 * PATCH if level else PATCH
@@ -100,11 +100,11 @@ def test_a_mirrored_patch_keeps_pixels_and_context_together(data):
         if level:
             fine = double(data.read(n, level - 1).astype(np.float32))[:side, :width][:, ::-1]
             fine = fine[:, start : start + shown]
-            found = patch["context"][: len(fine), :shown, 0]
-            assert abs(found - fine).max() <= 0.51
+            context = patch["context"][: len(fine), :shown, 0]
+            assert abs(context - fine).max() <= 0.51
 
 
-def test_half_of_the_patches_are_mirrored_where_asked(data):
+def test_half_of_the_patches_are_mirrored_where_requested(data):
     [(samples, _)] = random_patches(Pool([data]), level_weights=(1.0,), seed=0, mirror=True)
     _assert_share(sum(int(samples[n]["mirrored"]) for n in range(200)), 200, 0.5)
     assert not any(patch["mirrored"] for patch in _patches(Pool([data]), 20))
@@ -123,7 +123,7 @@ def _patches(pool, count, level_weights=(1.0,), seed=0):
 
 
 def _assert_share(count, total, expected):
-    """Within four standard deviations of a binomial count."""
+    """Checks that a count is within four standard deviations of the binomial distribution."""
     assert abs(count - total * expected) <= 4 * np.sqrt(total * expected * (1 - expected)) + 1e-9
 
 
@@ -131,7 +131,7 @@ def test_an_epoch_holds_every_radiograph_once(data):
     positions = Pool([data]).positions(seed=0)
     epochs = [[positions[6 * epoch + n] for n in range(6)] for epoch in range(4)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
-    assert len(set(map(tuple, epochs))) == 4  # each in an order of its own
+    assert len(set(map(tuple, epochs))) == 4  # in four different orders
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -142,12 +142,12 @@ def test_processes_share_out_an_epoch(data, processes):
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.8, 0.2), (1.0, 0.0), (3.0, 1.0)])
-def test_labels_are_drawn_as_asked(data, shares):
+def test_labels_are_drawn_with_their_shares(data, shares):
     positions = Pool([data], label_shares=shares).positions(seed=0)
     drawn = [positions[n] for n in range(300)]
     aff = shares[1] / sum(shares)
     assert drawn.count(1) == pytest.approx(300 * aff, abs=2)
-    for n in (0, 2, 3, 4, 5):  # within a label, all alike
+    for n in (0, 2, 3, 4, 5):  # radiographs of a label are drawn alike
         assert drawn.count(n) == pytest.approx(300 * (1 - aff) / 5, abs=2)
 
 
@@ -164,13 +164,13 @@ def test_a_split_by_hospital_is_drawn_from(tmp_path):
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 3.0), (0.2, 0.0, 0.8)])
-def test_levels_are_drawn_as_asked(data, weights):
+def test_levels_are_drawn_with_their_weights(data, weights):
     patches = _patches(Pool([data]), 400, level_weights=weights)
     for n, size in enumerate(SIZES):
-        own = [int(p["level"]) for p in patches if tuple(p["size"]) == size]
+        drawn = [int(p["level"]) for p in patches if tuple(p["size"]) == size]
         full = [weights[min(level, len(weights) - 1)] for level in range(len(data.level_sizes(n)))]
         for level, weight in enumerate(full):
-            _assert_share(own.count(level), len(own), weight / sum(full))
+            _assert_share(drawn.count(level), len(drawn), weight / sum(full))
 
 
 def test_radiographs_without_a_level_to_draw_are_reported(data):
@@ -178,7 +178,7 @@ def test_radiographs_without_a_level_to_draw_are_reported(data):
         random_patches(Pool([data]), level_weights=(0.0, 1.0), seed=0)
 
 
-def test_places_are_even_and_reach_everything(tmp_path):
+def test_origins_are_even_and_reach_every_pixel(tmp_path):
     with DatasetWriter(tmp_path / "d", patch=PATCH, provenance={}) as writer:
         radiograph = Radiograph(np.eye(30, 23, dtype=np.uint16), "r", "AFF", "p", "h")
         writer.add(encode(radiograph, PATCH), "train")
@@ -228,7 +228,7 @@ def test_batches_are_the_stream_in_order(data, sharding, kind):
         _assert_equal(batch, {name: np.stack([s[name] for s in singles]) for name in singles[0]})
 
 
-def test_a_start_leaves_out_batches(data, sharding):
+def test_a_start_skips_batches(data, sharding):
     streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
     whole = _take(batches(streams, batch_size=4, start=0, sharding=sharding), 6)
     late = _take(batches(streams, batch_size=4, start=4, sharding=sharding), 2)
@@ -239,24 +239,24 @@ def test_a_start_leaves_out_batches(data, sharding):
 def test_processes_share_out_the_stream(data, sharding, monkeypatch):
     streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
     [single] = _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
-    # What two processes would see; each puts its own part on its devices.
+    # Each of two processes puts its slice on its devices.
     monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda sharding, value, _: value)
-    parts = []
+    slices = []
     for index in range(2):
-        monkeypatch.setattr(loader, "_own_part", lambda *_, index=index: (index, 2))
-        parts += _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
-    assert len(parts[0]["label"]) == 3
+        monkeypatch.setattr(loader, "_process_slice", lambda *_, index=index: (index, 2))
+        slices += _take(batches(streams, batch_size=6, start=0, sharding=sharding), 1)
+    assert len(slices[0]["label"]) == 3
     for name, value in single.items():
-        joined = np.concatenate([parts[0][name], parts[1][name]])
+        joined = np.concatenate([slices[0][name], slices[1][name]])
         np.testing.assert_array_equal(joined, value)
 
 
 SHAPES = ((32, 16), (16, 32), (24, 24))
 
 
-def test_each_radiograph_goes_where_it_is_shown_largest(data):
+def test_each_radiograph_goes_to_the_shape_in_which_it_appears_largest(data):
     streams = random_letterboxes(Pool([data]), shapes=SHAPES, seed=0)
-    # By hand: 64 x 40 is shown as 26 x 16 in the tall shape and as 24 x 15 in the square;
+    # 64 x 40 is reduced to 26 x 16 in the tall shape and to 24 x 15 in the square;
     # 10 x 12 and 16 x 16 fit into all, so the first is taken.
     expected = {(32, 16): {0, 2, 3, 4}, (16, 32): {1}, (24, 24): {5}}
     for (shape, members), (samples, weight) in zip(expected.items(), streams, strict=True):
@@ -277,7 +277,7 @@ def test_batches_of_several_shapes(data, sharding):
         _assert_equal(first, second)
 
 
-def test_batches_are_placed_explicitly(data, sharding):
+def test_batches_are_transferred_explicitly(data, sharding):
     streams = random_patches(Pool([data]), level_weights=(1.0,), seed=3)
     with jax.transfer_guard("disallow"):
         batch = next(batches(streams, batch_size=4, start=0, sharding=sharding))

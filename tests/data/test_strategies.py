@@ -44,7 +44,7 @@ def test_letterboxed_patches_hold_the_whole_radiograph(dataset):
             assert tuple(patch["level_size"]) == (height, width)
             assert patch["mirrored"] == mirrored and not patch["context"].any()
         entry = dataset.entries[n]
-        # Shrunk from a level whose sides were rounded already.
+        # The radiograph is reduced from a level whose sides are rounded already.
         [known] = known_sizes("letterbox", entry.height, entry.width, 16)
         assert np.abs(np.subtract(known, (height, width))).max() <= 1
     [(samples, _)] = patch_streams(Pool([dataset]), config("letterbox"), seed=0)
@@ -58,6 +58,6 @@ def test_strategies_know_the_sizes_they_train_on(dataset):
         assert known_sizes("patch_diffusion", entry.height, entry.width, 16) == sizes[:1]
 
 
-def test_what_does_not_fit_is_reported(dataset):
+def test_an_unknown_strategy_is_reported(dataset):
     with pytest.raises(UserError, match="pyramide"):
         patch_streams(Pool([dataset]), config("pyramide"), seed=0)
