@@ -1,76 +1,91 @@
 """The GAN baseline: R3GAN on letterboxed radiographs.
 
-    python -m femur_jax.main --config=configs/gan.py:tiny --workdir=runs/gan \
-        --config.dataset=DATASET
-    python -m femur_jax.main --config=configs/gan.py:tiny --workdir=runs/gan \
-        --config.dataset=DATASET --config.stage=sample
+    femur train --config=configs/gan.py:tiny --workdir=runs/gan --config.dataset=data/femur
+    femur sample runs/gan
+    femur evaluate runs/gan
 
-tiny: 64 x 64 pixels on CPU, minutes. base: 256 x 256 pixels on one GPU, the published networks of
-that size (23 M parameters each). large: 512 x 512 pixels on several GPUs.
+Variants, their cost and the expected result:
+    tiny    64 x 64 pixels; four minutes on two CPU cores (600 steps); blurred femurs, not useful
+    base    256 x 256 pixels, the published networks of this size with 23 M parameters each; one
+            GPU; not trained yet
+    large   512 x 512 pixels; several GPUs; not trained yet
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """Variants: tiny, base, large."""
+    """The config of a variant: tiny, base or large.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
     config = ConfigDict()
-    config.task = "gan"
+    config.task = "gan"  # model family
     config.dataset = ""  # folder of the radiograph dataset
-    config.seed = 0
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1})
+    config.seed = 0  # seed of parameters, data order and latents
+    config.mesh = ConfigDict(
+        {
+            "data": -1,  # devices that share each batch; -1: all that are left
+            "fsdp": 1,  # devices that share each parameter
+            "model": 1,  # devices that share each layer
+        }
+    )
     config.profile = 0  # steps to trace with JAX's profiler, after the first ten
-    draw = {"by": "patient", "label_shares": (0.5, 0.5)}  # see loader.Pool
-    config.data = ConfigDict({"draw": draw})
+    config.data = ConfigDict(
+        {
+            "draw": {
+                "by": "patient",  # split: patient, hospital, or a fold such as 2/5
+                "label_shares": (0.5, 0.5),  # shares of NFF and AFF in a batch; () as they are
+            }
+        }
+    )
     config.model = ConfigDict(
         {
-            "size": 256,
-            "channels": (768, 768, 768, 768, 384, 192, 96),  # at 4, 8, ..., size
-            "blocks": 2,
-            "group_width": 16,  # None: dense 3 x 3 convolutions
-            "latent": 64,
-            "dtype": "bfloat16",  # of the four finest sizes, but for penalties
+            "size": 256,  # side of the square that radiographs are fitted into
+            "channels": (768, 768, 768, 768, 384, 192, 96),  # channels at 4, 8, ..., size pixels
+            "blocks": 2,  # residual blocks at each size
+            "group_width": 16,  # channels of a group; None: dense 3 x 3 convolutions
+            "latent": 64,  # length of the latent vector
+            "dtype": "bfloat16",  # type of the four finest sizes, except for penalties
         }
     )
     config.train = ConfigDict(
         {
-            "steps": 100_000,
-            "batch_size": 64,
-            "accumulate": 1,  # parts of a batch in turn, for less memory; not on CPU
-            # First and last value of the burn-in, as published for 256 x 256 pixels.
-            "learning_rate": (2e-4, 5e-5),
-            "beta2": (0.9, 0.99),
-            "gamma": (150.0, 15.0),
-            "ema_images": (0.0, 500_000.0),  # the moving average's half-life
-            # Published for 70,000 images: 20 million, of 25 to train on.
-            "burn_in_images": 5_000_000,
-            # Adaptive augmentation: p rises where D prefers the real one in more than 80% of pairs.
-            "ada_target": 0.6,  # their share less that of the others
-            "ada_images": 500_000,  # in which p can go from 0 to 1
+            "steps": 100_000,  # optimizer steps of both networks
+            "batch_size": 64,  # radiographs in a step, over all devices
+            "accumulate": 1,  # microbatches of a step, for less memory; slower on CPU
+            # First and last value of the burn-in, as published for 256 x 256 pixels:
+            "learning_rate": (2e-4, 5e-5),  # first and last learning rate
+            "beta2": (0.9, 0.99),  # first and last decay of the second moment
+            "gamma": (150.0, 15.0),  # first and last weight of the penalties R1 and R2
+            "ema_images": (0.0, 500_000.0),  # first and last half-life of the moving average
+            # Published for 70,000 training images: 20 million burn-in images of 25 in all.
+            "burn_in_images": 5_000_000,  # images until the last values hold
+            "ada_target": 0.6,  # E[sign(D(real) - D(fake))] at which augmentation is steady
+            "ada_images": 500_000,  # images in which its probability can rise from 0 to 1
             "snapshot_every": 0,  # steps between stored averages, for the audit; 0: none
-            "log_every": 100,
-            "checkpoint_every": 5000,
-            "images_every": 5000,
+            "log_every": 100,  # steps between logged losses
+            "checkpoint_every": 5000,  # steps between checkpoints
+            "images_every": 5000,  # steps between logged samples
         }
     )
     config.sample = ConfigDict(
         {
-            "per_label": 500,  # radiographs made of each class
-            "labels": (),  # classes to be made; all that the model was trained on when empty
-            # ((height, width), ...) to take turns, the longer side as in the square; as in training
-            # when empty
-            "sizes": (),
-            "seed": 0,
+            "per_label": 500,  # radiographs of each class
+            "labels": (),  # classes to generate; all that were trained on when empty
+            "sizes": (),  # heights and widths to alternate, the longer within the square
+            "seed": 0,  # seed of the latents and of the drawn sizes
             "snapshot": 0,  # step of the snapshot to sample from; 0: the newest checkpoint
-            "batch_size": 64,
+            "batch_size": 64,  # radiographs generated at once
         }
     )
     config.evaluate = ConfigDict(
         {
             "weights": "",  # file of Inception-v3 or DINOv2, for features; pixels when empty
             "per_label": 16,  # radiographs of each class for audit, kid_every and copies_every
-            "kid_every": 0,  # training steps from one KID against validation patients to the next
-            "copies_every": 0,  # training steps from one search for copies to the next; 0: none
+            "kid_every": 0,  # training steps between KIDs against validation patients; 0: none
+            "copies_every": 0,  # training steps between searches for copies; 0: none
         }
     )
     if variant == "tiny":
@@ -97,7 +112,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.sample.update(per_label=32, batch_size=32)
     elif variant == "large":
         config.model.update(size=512, channels=(768, 768, 768, 768, 384, 192, 96, 48))
-        # In proportion to the pixels, the rule of StyleGAN2-ADA (arXiv 2006.06676, appendix C).
+        # Gamma grows with the number of pixels (StyleGAN2-ADA, arXiv 2006.06676, appendix C).
         config.train.update(batch_size=256, gamma=(600.0, 60.0))
     elif variant != "base":
         raise ValueError(f"configs/gan.py has the variants tiny, base and large, not {variant!r}")

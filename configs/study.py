@@ -1,12 +1,14 @@
 """The whole study: radiographs in, a report out.
 
-    python -m femur_jax.main --config=configs/study.py:demo --workdir=runs/demo
+    femur study --config=configs/study.py:demo --workdir=runs/demo
+    femur plan runs/demo
+    femur study runs/demo --only="train gan-letterbox-joint-0"
 
-demo: simulated patients, minutes on two CPU cores. smoke: the same in miniature, for CI.
-base: the whole grid on GPUs, of a hospital's own radiographs (config.radiographs, config.labels).
-
-config.stage=plan prints the stages that are not done; config.only="train gan-letterbox-joint-0"
-does one of them.
+Variants, their cost and the expected result:
+    smoke   the grid in miniature, for CI; minutes on two CPU cores; the numbers mean nothing
+    demo    simulated patients; 13 minutes on two CPU cores; TRTR 0.94, TSTR by diffusion 0.59
+    base    the whole grid on GPUs, of a hospital's own radiographs (config.radiographs,
+            config.labels); not run yet
 """
 
 from ml_collections import ConfigDict
@@ -15,15 +17,19 @@ from configs import classifier, gan, patch_diffusion
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """Variants: demo, smoke, base."""
+    """The config of a variant: demo, smoke or base.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
     if variant not in ("demo", "smoke", "base"):
         raise ValueError(f"configs/study.py has the variants demo, smoke and base, not {variant!r}")
     size = "base" if variant == "base" else "tiny"
     config = ConfigDict()
-    config.seed = 0  # of simulated patients and of the splits
+    config.seed = 0  # seed of simulated patients and of the splits
     config.radiographs = ""  # folder of DICOM or image files; simulated when empty
-    config.labels = ""  # its labels.csv
-    # Model, strategy for sizes, one model for both classes or one per class; see grid.py.
+    config.labels = ""  # label table of the radiographs
+    # Model, strategy for sizes, one model for both classes or one per class; see study/grid.py.
     config.grid = (
         "diffusion-pyramid-joint",
         "diffusion-pyramid-per_class",
@@ -34,19 +40,25 @@ def get_config(variant: str = "base") -> ConfigDict:
         "gan-letterbox-joint",
         "gan-letterbox-per_class",
     )
-    config.seeds = (0, 1, 2)  # each of which trains all of the grid, and its classifiers
+    config.seeds = (0, 1, 2)  # seeds; each trains the whole grid and its classifiers
     config.weights = ""  # file of Inception-v3 or DINOv2, for features; the judge's when empty
     config.phantom = ConfigDict(
         {
-            "patients": 320,
-            "hospitals": 4,
-            "aff_fraction": 0.4,
-            "long_side": (96, 128),  # shortest and longest, in pixels
-            "images": 480,
-            "coarsest_mm": 0.7,  # of a pixel: images show 7 to 9 cm of the femur
+            "patients": 320,  # simulated patients
+            "hospitals": 4,  # simulated hospitals
+            "aff_fraction": 0.4,  # share of patients with an atypical fracture
+            "long_side": (96, 128),  # shortest and longest long side in pixels
+            "images": 480,  # radiographs of all patients
+            "coarsest_mm": 0.7,  # largest pixel: images show 7 to 9 cm of the femur
         }
     )
-    config.ingest = ConfigDict({"patch": 256, "fractions": (0.12, 0.22), "max_quarantined": 0.05})
+    config.ingest = ConfigDict(
+        {
+            "patch": 256,  # side of a tile in pixels
+            "fractions": (0.12, 0.22),  # shares of the patients for validation and test
+            "max_quarantined": 0.05,  # largest share of unusable files
+        }
+    )
     config.diffusion = patch_diffusion.get_config(size)
     config.gan = gan.get_config(size)
     config.classifier = classifier.get_config(size)
@@ -62,9 +74,9 @@ def get_config(variant: str = "base") -> ConfigDict:
             "gan-letterbox-per_class",
         )
         config.phantom.update(patients=48, images=72)
-        for part in (config.diffusion, config.gan, config.classifier):
-            part.train.update(steps=12, checkpoint_every=6, log_every=3)
-            part.train.batch_size //= 2
+        for family in (config.diffusion, config.gan, config.classifier):
+            family.train.update(steps=12, checkpoint_every=6, log_every=3)
+            family.train.batch_size //= 2
         config.diffusion.train.update(warmup_steps=5)
         config.classifier.train.update(warmup_steps=5)
         config.diffusion.sample.update(per_label=5, steps=(6, 2))

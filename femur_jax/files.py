@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from femur_jax.errors import UserError
+from femur_jax.progress import Progress
 
 CHECKSUMS = "SHA256SUMS"
 
@@ -144,7 +143,7 @@ def _digests(files: Iterable[Path]) -> list[str]:
     with (
         ThreadPoolExecutor() as pool,
         # The bar appears only after 10 seconds.
-        tqdm(desc="checksums", total=total, unit="B", unit_scale=True, delay=10) as bar,
+        Progress(desc="checksums", total=total, unit="B", unit_scale=True) as bar,
     ):
 
         def digest(path: Path) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BEFORE_A_BAR = 1.0  # whatever is faster shows none
 
 
 class Progress(tqdm):
@@ -24,6 +25,8 @@ class Progress(tqdm):
                 "delay": _SECONDS_BETWEEN_LINES,
                 "miniters": 1,
             }
+        else:
+            kwargs["delay"] = _SECONDS_BEFORE_A_BAR
         super().__init__(*args, unit=unit, **kwargs)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 SCRIPT = """
 from femur_jax import progress
 
-progress._SECONDS_BETWEEN_LINES = 0.0
+progress._SECONDS_BETWEEN_LINES = progress._SECONDS_BEFORE_A_BAR = 0.0
 with progress.Progress(desc="train", total=4, initial=1, unit="step") as bar:
     for loss in ("0.5", "0.4", "0.3"):
         bar.set_postfix({"loss": loss}, False)

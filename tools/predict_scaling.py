@@ -67,9 +67,9 @@ class Collective:
     """One collective of a program.
 
     Attributes:
-        kind: As HLO names it.
-        bytes: Of its result on one device.
-        devices: How many it joins.
+        kind: Name of the operation in HLO.
+        bytes: Size of the result on one device.
+        devices: Number of devices that it joins.
         in_node: Whether they are all of one node.
     """
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt16
-from tqdm import tqdm
 
 from femur_jax.data import spool
 from femur_jax.data.radiograph import LABELS, Radiograph
@@ -21,6 +20,7 @@ from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.files import require_absent
+from femur_jax.progress import Progress
 
 SMALLEST, LARGEST = 0.1e6, 15e6
 """Range of pixels in a request; the range of the training radiographs extends it."""
@@ -203,7 +203,7 @@ class SyntheticSpool:
         """Writes the dataset and removes the spool."""
         writer = DatasetWriter(self._folder, patch=self._patch, provenance=self._provenance)
         with writer:
-            for number in tqdm(range(len(self._requests)), "write", disable=None):
+            for number in Progress(range(len(self._requests)), "write"):
                 path = self._path(number)
                 facts = spool.read_facts(path)
                 if facts is None:

@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt16
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from femur_jax.data.pyramid import double
 from femur_jax.data.radiograph import LABELS, to_grey
@@ -29,6 +28,7 @@ from femur_jax.diffusion.conditioning import Conditioning
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
 from femur_jax.diffusion.tiling import Span, spans
 from femur_jax.errors import UserError
+from femur_jax.progress import Progress
 
 _IN_FLIGHT = 2  # batches on the devices while the host cuts and blends others
 
@@ -103,13 +103,13 @@ class Sampler:
         """
         canvases = [_Canvas(job, self._config.seed) for job in jobs]
         total = sum(self._cost(canvas, 0) for canvas in canvases)
-        with tqdm(
+        with Progress(
             desc="sample", total=total, unit="px", unit_scale=True, disable=not progress
         ) as bar:
             yield from self._refine(canvases, 0, finished, bar)
 
     def _refine(
-        self, canvases: Sequence["_Canvas"], level: int, finished: Container[int], bar: tqdm
+        self, canvases: Sequence["_Canvas"], level: int, finished: Container[int], bar: Progress
     ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
         """Brings canvases from the previous level to their last."""
         for group in _groups(canvases, level, self._config.megapixels):
@@ -131,7 +131,7 @@ class Sampler:
     def _evaluations(self, level: int) -> int:
         return self._solver.evaluations(at_level(self._config.steps, level))
 
-    def _solve(self, canvases: Sequence["_Canvas"], level: int, bar: tqdm) -> None:
+    def _solve(self, canvases: Sequence["_Canvas"], level: int, bar: Progress) -> None:
         """Brings canvases from the previous level to this one."""
         config = self._config
         sigma_max, steps = at_level(config.sigma_max, level), at_level(config.steps, level)
@@ -169,7 +169,7 @@ class Sampler:
         for canvas, picture in zip(canvases, pictures(x), strict=True):
             canvas.finish_level(picture)
 
-    def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: tqdm) -> None:
+    def _denoise_tiles(self, tiles: Sequence["_Tile"], sigma: float, bar: Progress) -> None:
         """Denoises tiles and adds their estimates to those of their canvases."""
         pending: deque[tuple[Sequence[_Tile], Array]] = deque()
         for first in range(0, len(tiles), self._batch_size):
@@ -196,7 +196,7 @@ class Sampler:
         D.copy_to_host_async()
         return D
 
-    def _blend(self, batch: Sequence["_Tile"], D: Array, bar: tqdm) -> None:
+    def _blend(self, batch: Sequence["_Tile"], D: Array, bar: Progress) -> None:
         """Adds the estimates of a batch of tiles to those of their canvases."""
         for tile, estimate in zip(batch, np.asarray(D)[..., 0], strict=False):
             y, x = tile.origin

@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, UInt16
 from PIL import Image
-from tqdm import tqdm
 
 from femur_jax.data.letterbox import letterbox, paste_centred
 from femur_jax.data.pyramid import shrink
@@ -20,6 +19,7 @@ from femur_jax.errors import UserError
 from femur_jax.models import dinov2, inception
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.torch_file import read_weights
+from femur_jax.progress import Progress
 
 THUMBNAIL_SIDE = 48
 """Side in pixels, enough to distinguish a radiograph from all others, see `most_correlated`."""
@@ -106,7 +106,7 @@ def radiograph_features(
 ) -> Float32[np.ndarray, "n dim"]:
     """Features of whole radiographs, letterboxed and never enlarged."""
     shape = (extractor.side, extractor.side)
-    shown = tqdm(radiographs, extractor.name, disable=None, leave=False)
+    shown = Progress(radiographs, extractor.name)
     return extract_features(extractor, (letterbox(dataset, n, shape)["pixels"] for n in shown))
 
 
@@ -134,7 +134,7 @@ def patch_features(
     side = extractor.side
 
     def patches() -> Iterator[UInt16[np.ndarray, "side side"]]:
-        shown = tqdm(radiographs, f"patches, {extractor.name}", disable=None, leave=False)
+        shown = Progress(radiographs, f"patches, {extractor.name}")
         for number, n in enumerate(shown):
             rng = np.random.default_rng((seed, number))
             finest = dataset.level_sizes(n)[-1]

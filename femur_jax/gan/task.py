@@ -11,7 +11,6 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt16
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from femur_jax.data.letterbox import letterbox_box, letterbox_mask, paste_centred
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
@@ -26,6 +25,7 @@ from femur_jax.gan.losses import burn_in, discriminator_loss, generator_loss
 from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
 from femur_jax.parallel.rules import Rules
+from femur_jax.progress import Progress
 from femur_jax.training.accumulate import mean_over_microbatches
 from femur_jax.training.state import TrainState
 from femur_jax.training.task import Metrics
@@ -275,7 +275,7 @@ class GanTask:
         Each latent depends only on the seed and the number of the request.
         """
         missing = [number for number in requests if number not in finished]
-        with tqdm(
+        with Progress(
             desc="sample",
             total=len(requests),
             initial=len(requests) - len(missing),

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from femur_jax.data import cohort, spool
 from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import RadiographEntry, encode
@@ -29,6 +27,7 @@ from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.image_file import SUFFIXES, read_image_file
 from femur_jax.ingest.rejection import REASONS, RejectedFileError
 from femur_jax.ingest.workers import run_in_workers
+from femur_jax.progress import Progress
 
 QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
 SUMMARY = "ingest.json"
@@ -171,7 +170,7 @@ def ingest(
         groups = {p: min(people) for people in repeated.connected for p in people}
         kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
         with writer:
-            for n in tqdm(kept, "write", disable=None):
+            for n in Progress(kept, "write"):
                 patient = entries[n].patient_id
                 encoded = spool.read_encoded(jobs[n].spool, read[n])
                 group = pseudonym("patient", groups[patient]) if patient in groups else ""
@@ -218,7 +217,7 @@ def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.
         memory=limits.memory,
         seconds=limits.seconds,
     )
-    bar = tqdm(done, "read", len(jobs), initial=len(jobs) - len(left), disable=None, unit="file")
+    bar = Progress(done, "read", len(jobs), initial=len(jobs) - len(left), unit="file")
     for n, result in zip(left, bar, strict=True):
         results[n] = result
     return [result for result in results if result is not None]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import binomtest
-from tqdm import tqdm
 
 from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
@@ -33,6 +32,7 @@ from femur_jax.inspection.leaks import (
     summarise_leaks,
 )
 from femur_jax.inspection.separation import TELLING_AUC, Separation, separation
+from femur_jax.progress import Progress
 
 _BINS = 24
 _ODD_CLASS = 0.05  # probability that chance gives a hospital only patients of one class
@@ -238,7 +238,7 @@ def _facts(dataset: RadiographDataset) -> DatasetFacts:
     entries = dataset.entries
     numbers = {name: np.array([of(e) for e in entries], float) for name, of in _NUMBERS.items()}
     grey = np.empty((2, len(entries)))
-    for n in tqdm(range(len(entries)), "grey values", delay=10):
+    for n in Progress(range(len(entries)), "grey values"):
         pixels = dataset.read(n, 0) / 65535
         grey[:, n] = pixels.mean(), pixels.std()
     numbers |= {"mean_grey": grey[0], "contrast": grey[1]}

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
-from tqdm import tqdm
 
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.pyramid import shrink
@@ -19,6 +18,7 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.inspection.fingerprint import Fingerprint, Histogram
+from femur_jax.progress import Progress
 from femur_jax.templates import template_environment
 
 _SIDE = 256
@@ -124,7 +124,7 @@ def _thumbnails(dataset: RadiographDataset, positions: Sequence[int]) -> Mapping
     # Decoders and resizing release the lock, and each thread holds one radiograph at a time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pictures = pool.map(lambda n: thumbnail(dataset, n), positions)
-        bar = tqdm(pictures, "thumbnails", len(positions), delay=10)
+        bar = Progress(pictures, "thumbnails", len(positions))
         return dict(zip(positions, bar, strict=True))
 
 

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from femur_jax import run_folder
 from femur_jax.errors import UserError
 from femur_jax.evaluation.generators import open_synthetic
 from femur_jax.evaluation.memorization import before_onset, onset_table
 from femur_jax.files import write_atomically
+from femur_jax.progress import Progress
 from femur_jax.stages.evaluate import make_extractor
 from femur_jax.stages.evaluators import Copies
 from femur_jax.stages.sample import average, write_samples
@@ -45,7 +45,7 @@ def audit(config: ConfigDict, workdir: Path) -> None:
     )
     events = event_writer(workdir / AUDIT)
     points = []
-    for step in tqdm(steps, "audit", disable=None):
+    for step in Progress(steps, "audit"):
         folder = workdir / AUDIT / f"step_{step}"
         if not folder.exists():
             params = average(state, config, workdir, step)

@@ -17,6 +17,7 @@ from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.generators import Evaluation
 from femur_jax.files import write_atomically
+from femur_jax.training import loop
 
 MODEL_CARD = "MODEL_CARD.md"
 DATA_CARD = "README.md"
@@ -67,7 +68,7 @@ def write(
             {
                 "model": config.task,
                 "strategy for sizes": config.data.get("strategy", "letterbox"),
-                "config": run_folder.config_hash(config),
+                "config": run_folder.config_hash(config, without=loop.FREE_FIELDS),
                 "seed": config.seed,
                 "optimizer steps": config.train.steps,
                 "batch size": config.train.batch_size,

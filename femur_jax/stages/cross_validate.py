@@ -33,11 +33,12 @@ def cross_validate(config: ConfigDict, workdir: Path) -> None:
     """Trains and tests a classifier for each fold, and ends with the AUC over all.
 
     Args:
-        config: Of a classifier, with `folds`; its `data.draw.by` is set for each fold.
-        workdir: Gets the runs and the result.
+        config: Config of a classifier; `folds` is the number of folds, and `data.draw.by` is set
+            for each of them.
+        workdir: Run directory, which gets a run directory for each fold.
 
     Raises:
-        UserError: It is no classifier, or is tested on another dataset; or from training.
+        UserError: The config is not one of a classifier, or names another dataset to test on.
     """
     if config.task != "classifier":
         raise UserError("Only a classifier is cross-validated; use configs/classifier.py.")

@@ -1,4 +1,4 @@
-"""The stage in which a generator makes radiographs."""
+"""The stage in which a generator generates radiographs."""
 
 import json
 from pathlib import Path
@@ -29,11 +29,12 @@ SYNTHETIC = "synthetic"
 def sample(config: ConfigDict, workdir: Path) -> None:
     """Writes a dataset of synthetic radiographs into `workdir/synthetic`, and their cards.
 
-    A run that was killed goes on with the radiographs that it has finished. Several processes share
+    A run that was killed resumes with the radiographs that it has finished. Several processes share
     the work.
 
     Raises:
-        UserError: The dataset exists, the run has no checkpoint, or it cannot make what is asked.
+        UserError: The dataset exists, the run has no checkpoint, or the model cannot generate the requested
+            radiographs.
     """
     task = make_generator(config)
     run_folder.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
@@ -48,18 +49,18 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     spool = SyntheticSpool(
         workdir / SYNTHETIC, requests, patch=task.dataset.patch, provenance=provenance
     )
-    own = range(jax.process_index(), len(requests), jax.process_count())
+    share = range(jax.process_index(), len(requests), jax.process_count())
     guidance: dict[str, Any] = {"weak": weak} if weak else {}
-    for number, picture in task.generate(
+    for number, pixels in task.generate(
         params,
-        {number: requests[number] for number in own},
+        {number: requests[number] for number in share},
         sample=config.sample,
         finished=spool.finished,
         progress=jax.process_index() == 0,
         **guidance,
     ):
         if number not in spool.finished:
-            spool.add(number, picture)
+            spool.add(number, pixels)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("sampled")
     if jax.process_index() == 0:
@@ -68,7 +69,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
 
 
 def _requests(task: Generator, config: ConfigDict, per_label: int) -> list[Request]:
-    """What a generator is asked for: so many radiographs of each class."""
+    """Requests for a number of radiographs of each class."""
     return draw_requests(
         task.dataset,
         per_label=per_label,
@@ -81,28 +82,28 @@ def _requests(task: Generator, config: ConfigDict, per_label: int) -> list[Reque
 
 
 def _provenance(task: Generator, config: ConfigDict, checkpoint: int) -> dict[str, Any]:
-    """What a synthetic dataset tells of the model that made it."""
+    """What a synthetic dataset states about the model that generated it."""
     return {
         "kind": "synthetic",
         "model": task.name,
-        "config": run_folder.config_hash(config),
+        "config": run_folder.config_hash(config, without=loop.FREE_FIELDS),
         "checkpoint": checkpoint,
         **origin(task.dataset, config.data.draw.by),
     }
 
 
 def average(state: TrainState, config: ConfigDict, workdir: Path, snapshot: int = 0) -> Params:
-    """The moving average that samples are made with.
+    """The moving average of the parameters that generates samples.
 
     Args:
-        state: The newest of the run.
-        config: Its `sample` has the width, where the run keeps averages by their width; one that
-            was not kept is put together from snapshots.
-        workdir: Of the run.
-        snapshot: The step of a snapshot; 0 for the state's own.
+        state: The newest state of the run.
+        config: Config of the run. `sample.ema` is the width, where a run keeps averages by their
+            width; an average that was not kept is reconstructed from snapshots.
+        workdir: Run directory of the generator.
+        snapshot: The step of a snapshot; 0 for the state itself.
 
     Raises:
-        UserError: That is not possible.
+        UserError: There is no such snapshot, or none to reconstruct the average from.
     """
     step, stored = snapshot or int(state.step), state.ema
     if snapshot:
@@ -123,7 +124,7 @@ def average(state: TrainState, config: ConfigDict, workdir: Path, snapshot: int 
 
 
 def _weak_model(task: Generator, config: ConfigDict) -> tuple[Model, dict[str, Any]]:
-    """The model of another run for autoguidance, and what names it.
+    """The model of another run for autoguidance, and its provenance.
 
     Raises:
         UserError: There is no such run, or its model does not fit.
@@ -140,8 +141,11 @@ def _weak_model(task: Generator, config: ConfigDict) -> tuple[Model, dict[str, A
     weak.mesh = config.mesh
     weak_task = DiffusionTask(weak, task.dataset)
     state = loop.restore(weak_task, weak, workdir)
-    named = {"config": run_folder.config_hash(weak), "checkpoint": int(state.step)}
-    return Model(weak_task.denoise, average(state, config, workdir)), named
+    provenance = {
+        "config": run_folder.config_hash(weak, without=loop.FREE_FIELDS),
+        "checkpoint": int(state.step),
+    }
+    return Model(weak_task.denoise, average(state, config, workdir)), provenance
 
 
 def write_samples(
@@ -150,8 +154,8 @@ def write_samples(
     """Writes a dataset of a few radiographs, `config.evaluate.per_label` of each class.
 
     Args:
-        task: The generator.
-        config: The config of its run.
+        task: The trained generator.
+        config: Config of the run.
         params: Parameters of one moving average.
         step: The training step of the parameters.
         folder: The folder of the new dataset.

@@ -50,7 +50,7 @@ def _open(folder: str) -> RadiographDataset:
 
 
 def classifier_protocol(config: ConfigDict) -> Protocol:
-    """The parts that a classifier is trained, validated and tested on."""
+    """The subsets that a classifier is trained, validated and tested on."""
     real = _open(config.dataset)
     return protocol(
         _trained_on(config),
@@ -68,16 +68,17 @@ def _trained_on(config: ConfigDict) -> list[RadiographDataset]:
 
 
 def _trained_before(config: ConfigDict) -> list[Subset]:
-    """What the run that this one starts from was trained on, and so on."""
+    """The training data of the run that this one starts from, and of those before it."""
     if not config.pretrained:
         return []
     first = run_folder.load_config(Path(config.pretrained))
-    parts = [Subset(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
-    return parts + _trained_before(first)
+    subsets = [Subset(d, d.split("train", first.data.draw.by)) for d in _trained_on(first)]
+    return subsets + _trained_before(first)
 
 
-def make_classifier(config: ConfigDict, parts: Protocol) -> ClassifierTask:
-    datasets = [part.dataset for part in parts.training]
+def make_classifier(config: ConfigDict, subsets: Protocol) -> ClassifierTask:
+    """The classifier of a config, which starts from `config.pretrained` where it is named."""
+    datasets = [subset.dataset for subset in subsets.training]
     start = None
     if config.pretrained:
         task = ClassifierTask(config, datasets)

@@ -16,7 +16,8 @@ import numpy as np
 from clu import parameter_overview
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
-from tqdm import tqdm
+
+from femur_jax.progress import Progress
 
 SCALARS = "scalars.jsonl"
 SPEED = "speed.jsonl"
@@ -63,7 +64,7 @@ class Monitor:
                 kept = [line for line in _read(folder / file) if line["step"] <= start]
                 (folder / file).write_text("".join(json.dumps(line) + "\n" for line in kept))
             self._events = event_writer(folder)
-        self._bar = tqdm(desc=name, total=steps, initial=start, disable=not self._writes)
+        self._bar = Progress(desc=name, total=steps, initial=start, disable=not self._writes)
 
     def describe(self, config: ConfigDict, params: PyTree) -> None:
         """Logs the config, and the name, shape and sharding of each parameter."""
