@@ -98,6 +98,7 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix != ".py":
         yield 1, path.read_text()
         return
+    kinds = (tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1))
     comment: list[str] = []
     first = last = 0
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
@@ -109,9 +110,8 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
                     yield first, "\n".join(comment)
                 comment, first = [token.string.lstrip("# ")], token.start[0]
             last = token.start[0]
-        elif token.type in (tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)):
-            if " " in token.string:  # a single word is a name
-                yield token.start[0], token.string
+        elif token.type in kinds and " " in token.string:  # a single word is a name
+            yield token.start[0], token.string
     if comment:
         yield first, "\n".join(comment)
 

@@ -18,7 +18,8 @@ def test_descriptions_stand_alone_and_phrases_are_plain(name):
 def test_fragments_are_found(tmp_path):
     module = tmp_path / "module.py"
     module.write_text(
-        '"""A module."""\n\nA = 1\n"""Of the run."""\nB = 2\n"""The second of two constants."""\n\n\n'
+        '"""A module."""\n\nA = 1\n"""Of the run."""\n'
+        'B = 2\n"""The second of two constants."""\n\n\n'
         'def f(a, b, *c):\n    """Adds.\n\n    Args:\n        a: Of the run.\n'
         "        b: The number of\n            radiographs.\n        c: Words.\n\n"
         '    Returns:\n        sum: of all\n    """\n'

@@ -33,8 +33,8 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     the work.
 
     Raises:
-        UserError: The dataset exists, the run has no checkpoint, or the model cannot generate the requested
-            radiographs.
+        UserError: The dataset exists, the run has no checkpoint, or the model cannot generate the
+            requested radiographs.
     """
     task = make_generator(config)
     run_folder.claim(workdir, config, stage="sample", free=loop.FREE_FIELDS)
