@@ -32,7 +32,7 @@ SMALLER = {
     " --config.sample.per_label=8 --config.evaluate.per_label=6" + TRAINING,
     "configs/gan.py:base": "configs/gan.py:tiny --config.model.size=16"
     " --config.model.channels='(8, 8, 8)' --config.sample.per_label=8" + TRAINING,
-    "configs/classifier.py:base": "configs/classifier.py:tiny --config.folds=2"
+    "configs/classifier.py:base": "configs/classifier.py:tiny --config.folds=3"
     " --config.model.stage_sizes='(1,)' --config.model.width=8"
     " --config.train.warmup_steps=1" + TRAINING,
     "study --config=configs/study.py:base": "study --config=configs/study.py:smoke"
@@ -41,7 +41,7 @@ SMALLER = {
     " --config.classifier.model.stage_sizes='(1,)' --config.classifier.model.width=8",
     "--per_class=50": "--per_class=2",
     "--out runs/readers": "--out runs/readers --splits test validation --single=4 --pairs=2"
-    " --practice=2",
+    " --practice=0",
 }
 """The guide's words, and smaller ones that replace them so that the commands take seconds."""
 
@@ -100,7 +100,7 @@ def test_every_command_of_the_guide_works(written, tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         # Exit code 1 of inspect: a check of the dataset failed, as it may with so few patients.
         passed = (0, 1) if arguments[0] == "inspect" else (0,)
