@@ -1,0 +1,161 @@
+"""The commands of docs/guide.md, run in order from the document itself, on simulated patients."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from femur_jax.commands import run_options
+from femur_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "guide.md"
+
+TRAINING = (
+    " --config.train.steps=4 --config.train.batch_size=4 --config.train.checkpoint_every=4"
+    " --config.train.images_every=9"
+)
+SMALLER = {
+    "simulate --out=radiographs": "simulate --out=radiographs --patients=30 --images=48"
+    " --hospitals=2 --long_side 40 72 --workers=1",
+    "--patch=256": "--patch=16 --workers=1 --fractions 0.3 0.3",
+    "snapshot_every=5000": "snapshot_every=2",
+    "((2500, 2000), (3000, 2000))": "((40, 30), (48, 36))",
+    "train --config=configs/patch_diffusion.py:base": "train"
+    " --config=configs/patch_diffusion.py:tiny --config.train.warmup_steps=1"
+    " --config.model.channels=8 --config.model.multipliers='(1,)'"
+    " --config.model.attention='(True,)' --config.sample.steps='(2,)'"
+    " --config.sample.per_label=8 --config.evaluate.per_label=6" + TRAINING,
+    "configs/gan.py:base": "configs/gan.py:tiny --config.model.size=16"
+    " --config.model.channels='(8, 8, 8)' --config.sample.per_label=8" + TRAINING,
+    "configs/classifier.py:base": "configs/classifier.py:tiny --config.folds=3"
+    " --config.model.stage_sizes='(1,)' --config.model.width=8"
+    " --config.train.warmup_steps=1" + TRAINING,
+    "study --config=configs/study.py:base": "study --config=configs/study.py:smoke"
+    " --config.grid=\"('gan-letterbox-joint',)\" --config.ingest.fractions='(0.3, 0.3)'"
+    " --config.gan.model.size=16 --config.gan.model.channels='(8, 8, 8)'"
+    " --config.classifier.model.stage_sizes='(1,)' --config.classifier.model.width=8",
+    "--per_class=50": "--per_class=2",
+    "--out runs/readers": "--out runs/readers --splits test validation --single=4 --pairs=2"
+    " --practice=0",
+}
+"""The guide's words, and smaller ones that replace them so that the commands take seconds."""
+
+REDUCED = {
+    "femur send": "femur send --help",  # needs a PACS
+    "femur readers serve": "femur readers serve --help",  # runs until it is stopped
+    "femur readers score": "femur readers score --help",  # needs readers' answers
+}
+"""The beginnings of commands that need what a test lacks, and the commands run instead."""
+
+PROGRAMS = {
+    "femur": [sys.executable, "-m", "femur_jax.main"],
+    "mv": ["mv"],
+}
+CONFIGS = [f"configs/{name}.py:base" for name in ("patch_diffusion", "gan", "classifier", "study")]
+
+
+def code_lines(text):
+    """Lines of the code blocks (indented by four spaces), with continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return re.findall(r"^    (\S.*)$", joined, flags=re.MULTILINE)
+
+
+def commands(text):
+    """Commands of the guide, in order."""
+    return [line for line in code_lines(text) if line.split()[0] in PROGRAMS]
+
+
+def shrunk(command):
+    """What the test runs in place of a command."""
+    for start, reduced in REDUCED.items():
+        if command.startswith(start):
+            return reduced
+    for written, smaller in SMALLER.items():
+        command = command.replace(written, smaller)
+    return command
+
+
+@pytest.fixture(scope="module")
+def written():
+    return GUIDE.read_text()
+
+
+def test_every_command_of_the_guide_works(written, tmp_path):
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    }
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for command in commands(written):
+        program, *arguments = shlex.split(shrunk(command))
+        result = subprocess.run(
+            [*PROGRAMS[program], *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+        # Exit code 1 of inspect: a check of the dataset failed, as it may with so few patients.
+        passed = (0, 1) if arguments[0] == "inspect" else (0,)
+        assert result.returncode in passed, f"{shrunk(command)}\n{result.stdout}{result.stderr}"
+    for result in (
+        "runs/fingerprint/fingerprint.html",
+        "runs/diffusion/synthetic/README.md",
+        "runs/diffusion/evaluation.json",
+        "runs/diffusion/audit.json",
+        "runs/gan/synthetic/README.md",
+        "runs/tstr/evaluation.json",
+        "runs/folds/cross_validation.json",
+        "runs/study/report.html",
+        "reading.cases.csv",
+    ):
+        assert (tmp_path / result).is_file(), result
+    assert list((tmp_path / "for_pacs").rglob("*.dcm"))
+
+
+def test_the_guide_names_every_command_and_hides_none(written):
+    """No command stands in a fence, or behind a prompt, where it would not be run."""
+    assert "```" not in written
+    assert not [line for line in code_lines(written) if line.startswith(("$", "."))]
+    from femur_jax.main import STAGES, TOOLS
+
+    assert {command.split()[1] for command in commands(written) if command[:2] != "mv"} == {
+        *STAGES,
+        *TOOLS,
+    }
+
+
+def test_each_substitution_and_exception_is_needed(written):
+    for text in SMALLER:
+        assert text in " ".join(commands(written)), text
+    for start in REDUCED:
+        assert [c for c in commands(written) if c.startswith(start)], start
+    assert set(REDUCED) == {"femur send", "femur readers serve", "femur readers score"}
+
+
+# config_flags loads a config's file in a way that Python 3.12 deprecates.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_settings_in_the_text_exist(written):
+    """Each `--config.FIELD=VALUE` of the guide's sentences fits one of the configs."""
+    settings = re.findall(r"`(--config\.[^`]+)`", written)
+    assert len(settings) > 10
+    for setting in settings:
+        example = setting.replace("STEP", "5")
+        if not any(_accepts(config, shlex.split(example)) for config in CONFIGS):
+            pytest.fail(f"No config takes {setting}")
+
+
+def _accepts(config, fields):
+    command = "study" if "study" in config else "train"
+    try:
+        run_options.parse(command, [f"--config={ROOT / config}", "--workdir=x", *fields])
+    except UserError:
+        return False
+    return True
