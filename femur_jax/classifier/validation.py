@@ -22,7 +22,7 @@ class Validation:
         """Prepares the validation of a task after each checkpoint.
 
         Args:
-            task: The classifier.
+            task: The trained classifier.
             subset: Validation radiographs of both classes.
         """
         self.every = task.config.train.checkpoint_every

@@ -48,8 +48,8 @@ def loss(
     """Weighted denoising error lambda(sigma) |D(y + n; sigma) - y|^2 (equation 2, table 1).
 
     Args:
-        F: The network.
-        y: Clean patches.
+        F: The network before preconditioning.
+        y: Clean patches in -1..1.
         n: Noise of standard deviation `sigma`.
         sigma: Noise level of each patch.
         mask: 1 where a pixel counts; the mean is over these.
@@ -70,7 +70,7 @@ def uncertainty_loss(
     the mean loss at a noise level, so all noise levels weigh alike during the whole training.
 
     Args:
-        losses: From `loss`.
+        losses: The value of `loss` for each patch.
         u: The network's answer for each patch's noise level.
     """
     return losses / jnp.exp(u) + u

@@ -62,15 +62,15 @@ def dpm_solver_2m(
 
 
 class Solver(NamedTuple):
-    """How a level is solved, and what it costs."""
+    """A solver of the probability-flow equation, and its cost."""
 
     solve: Callable[
         [Denoise, Float[np.ndarray, "n"], Float[np.ndarray, "steps_and_zero"]],
         Float[np.ndarray, "n"],
     ]
-    """Takes D, x drawn at sigmas[0], and falling noise levels of which the last is 0."""
+    """Function of D, of x at sigmas[0] and of falling noise levels that end with 0."""
     evaluations: Callable[[int], int]
-    """Of D, by the number of steps."""
+    """Evaluations of D as a function of the number of steps."""
 
 
 SOLVERS = {

@@ -18,7 +18,7 @@ class Program:
     """The compiled functions of a task on a mesh.
 
     Attributes:
-        mesh: The devices.
+        mesh: The devices of all processes.
         shardings: The sharding of each array of the state.
         state_shapes: The shape, type and sharding of each array of the state.
         flops: The number of floating-point operations of one device in the newest update, as XLA

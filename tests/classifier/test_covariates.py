@@ -1,4 +1,4 @@
-"""Columns beside the image, against NumPy and scikit-learn."""
+"""Covariates in addition to the image, against NumPy and scikit-learn."""
 
 import warnings
 

@@ -73,7 +73,7 @@ def test_error_falls_with_the_square_of_the_step(name, denoise, flow):
 
         def watch(x, sigma, stopped=stopped):
             if sigma == end:
-                stopped.append(x)  # for the solvers here: x at sigma, before it goes on
+                stopped.append(x)  # these solvers pass x at sigma before the last step
             return denoise(x, sigma)
 
         SOLVERS[name].solve(watch, x, np.append(np.geomspace(start, end, n + 1), 0.0))
