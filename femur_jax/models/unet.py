@@ -110,7 +110,7 @@ class UNet(nnx.Module):
         Args:
             x: The noisy patch, of about unit variance, and its side channels.
             c_noise: A quarter of the logarithm of the noise level.
-            conditions: The conditioning vector from `diffusion.patches.conditions`.
+            conditions: The conditioning vector from `diffusion.conditioning.Conditioning.vector`.
             key: PRNG key of dropout, None for no dropout.
         """
         embedding = jnp.concatenate([self.noise(c_noise), conditions], axis=-1)

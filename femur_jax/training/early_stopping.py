@@ -1,16 +1,16 @@
 """When to stop a training that no longer gets better, and which of its steps is the best."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class EarlyStopping:
     """The losses of a run's evaluations, and what follows from them.
 
     Attributes:
-        losses: The step and the loss of each evaluation so far, as lists that JSON can hold.
+        losses: The step and the loss of each evaluation so far.
     """
 
-    def __init__(self, patience: int = 0, losses: Iterable[tuple[int, float]] = ()):
+    def __init__(self, patience: int = 0, losses: Iterable[Sequence[int | float]] = ()):
         """Continues from earlier evaluations.
 
         Args:
@@ -18,7 +18,7 @@ class EarlyStopping:
                 never stops it.
             losses: The step and the loss of each evaluation before.
         """
-        self.losses = [(step, loss) for step, loss in losses]
+        self.losses = [(int(step), float(loss)) for step, loss in losses]
         self._patience = patience
 
     def add(self, step: int, loss: float) -> None:

@@ -187,7 +187,7 @@ def test_beyond_the_limit_it_cannot_know(apply, real):
 def test_p_rises_with_overfitting_and_stays_in_its_range():
     wins, loses = jnp.ones(()), -jnp.ones(())
     settings = {"target": 0.6, "batch_size": 10, "images": 1000}
-    state = module.start()
+    state = module.init()
     for _ in range(200):
         state = adapt(state, wins, **settings)
     assert float(state["p"]) == pytest.approx(P_LIMIT)
