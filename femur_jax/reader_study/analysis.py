@@ -245,7 +245,7 @@ def _delong(groups: list[list[Reading]], question: str) -> tuple[np.ndarray, np.
     if not _has_two_each(positive):
         return None
     ratings = np.stack([_ratings(group, question)[0] for group in groups])
-    return obuchowski_rockette.delong(ratings, positive)
+    return obuchowski_rockette.reader_areas(ratings, positive)
 
 
 def _mean_detection(single: dict[str, list[Reading]]) -> list[Finding]:

@@ -12,10 +12,10 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float
 
-from femur_jax.evaluation.statistics import Interval
+from femur_jax.evaluation.statistics import Interval, delong
 
 
-def delong(
+def reader_areas(
     ratings: Float[np.ndarray, "reading case"], positive: Bool[np.ndarray, " case"]
 ) -> tuple[Float[np.ndarray, " reading"], Float[np.ndarray, "reading reading"]]:
     """Empirical areas under the ROC curve and their covariances (DeLong et al. 1988, eqs. 4-6).
@@ -28,14 +28,10 @@ def delong(
     Returns:
         Areas; covariances, nan where a class has fewer than two cases.
     """
-    x, y = ratings[:, positive], ratings[:, ~positive]
-    psi = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
-    v10, v01 = psi.mean(axis=2), psi.mean(axis=1)
-    areas = psi.mean(axis=(1, 2))
-    if min(x.shape[1], y.shape[1]) < 2:
-        return areas, np.full((len(areas), len(areas)), np.nan)
-    s10, s01 = np.atleast_2d(np.cov(v10)), np.atleast_2d(np.cov(v01))
-    return areas, s10 / x.shape[1] + s01 / y.shape[1]
+    areas, covariances = delong(ratings, positive)
+    if min(positive.sum(), (~positive).sum()) < 2:
+        covariances = np.full_like(covariances, np.nan)
+    return areas, covariances
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import cohen_kappa_score
 
 from femur_jax.evaluation.statistics import Interval
-from femur_jax.reader_study.obuchowski_rockette import delong
+from femur_jax.reader_study.obuchowski_rockette import reader_areas
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -35,7 +35,7 @@ def roc_area(
     confidence: float = 0.95,
 ) -> Interval:
     """Empirical area under the ROC curve of one reader with DeLong's interval, cut at 0 and 1."""
-    areas, covariances = delong(ratings[None], positive)
+    areas, covariances = reader_areas(ratings[None], positive)
     half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariances[0, 0]))
     area = float(areas[0])
     return Interval(area, max(0.0, area - half), min(1.0, area + half))

@@ -42,14 +42,14 @@ def phantoms(tmp_path_factory):
 def features(extractor, dataset, chosen, change=lambda image, seed: image):
     """Of radiographs that were changed: small letterboxes, or their middles as they are."""
     side = extractor.side
-    made = []
+    pictures = []
     for seed, n in enumerate(chosen):
         image = change(dataset.read(n), seed)
         if side > 12:
             top, left = (max(0, (length - side) // 2) for length in image.shape)
             image = image[top : top + side, left : left + side]
-        made.append(paste_centred(shrink(image, (side, side)), (side, side))[0])
-    return extract_features(extractor, made)
+        pictures.append(paste_centred(shrink(image, (side, side)), (side, side))[0])
+    return extract_features(extractor, pictures)
 
 
 @pytest.mark.parametrize("kind", PIXELS)

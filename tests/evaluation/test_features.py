@@ -130,7 +130,7 @@ def test_the_network_is_recognised_from_its_file(tmp_path):
     with pytest.raises(UserError, match=r"no tensor Conv2d_1a_3x3\.bn\.weight"):
         network(save(tmp_path / "inception.safetensors", first))
     first = {"patch_embed.proj.weight": np.zeros((64, 3, 14, 14))}
-    with pytest.raises(UserError, match="no DINOv2 of size"):
+    with pytest.raises(UserError, match="not a DINOv2 of size"):
         network(save(tmp_path / "dinov2.safetensors", first))
 
 

@@ -69,27 +69,27 @@ def test_honest_sets_are_flagged_and_accused_at_the_stated_rates():
 def test_a_copied_crop_among_new_ones_is_found():
     """One crop in three is copied; whole samples are not near to anything."""
     rng = np.random.default_rng(10)
-    train, held_out, made = (rng.normal(size=(n, 3, 12)) for n in (300, 200, 220))
-    made[:20, 1] = train[50:70, 1] + 0.01 * rng.normal(size=(20, 12))
-    got = audit_crops(made, train, held_out)
+    train, held_out, synthetic = (rng.normal(size=(n, 3, 12)) for n in (300, 200, 220))
+    synthetic[:20, 1] = train[50:70, 1] + 0.01 * rng.normal(size=(20, 12))
+    got = audit_crops(synthetic, train, held_out)
     np.testing.assert_array_equal(got.index[:20], np.arange(50, 70))
     assert (got.crop[:20] == 1).all() and set(got.crop[20:]) == {0, 1, 2}
     assert got.copies[:20].all() and not got.copies[20:].any()
     assert not got.authentic[:20].any() and got.authentic[20:].mean() > 0.2
     assert got.flagged[20:].mean() < 0.05  # 1% expected
-    whole = audit(*(x.reshape(len(x), -1) for x in (made, train, held_out)))
+    whole = audit(*(x.reshape(len(x), -1) for x in (synthetic, train, held_out)))
     assert not whole.copies.any()
 
 
 def test_honest_crops_are_not_accused_more_often_than_stated():
     rng = np.random.default_rng(11)
     train = rng.normal(size=(60, 3, 6))
-    found = [
+    result = [
         audit_crops(rng.normal(size=(100, 3, 6)), train, rng.normal(size=(150, 3, 6)))
         for _ in range(100)
     ]
-    assert np.mean([f.p_value <= 0.05 for f in found]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
-    assert sum(f.copies.sum() for f in found) <= 100 * 0.01 + 3
+    assert np.mean([f.p_value <= 0.05 for f in result]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
+    assert sum(f.copies.sum() for f in result) <= 100 * 0.01 + 3
 
 
 def test_distance_ratio_is_carlinis():
@@ -108,8 +108,8 @@ def test_authenticity_follows_its_definition():
         others = [np.linalg.norm(train[star] - x) for i, x in enumerate(train) if i != star]
         expected.append(to_train[star] > min(others))
     assert 0.2 < np.mean(expected) < 0.8  # both outcomes occur
-    found = k_nearest(synthetic, train, 1)
-    got = is_authentic(found.index[:, 0], found.distance[:, 0], train)
+    result = k_nearest(synthetic, train, 1)
+    got = is_authentic(result.index[:, 0], result.distance[:, 0], train)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -134,12 +134,12 @@ def test_a_leak_of_one_in_a_hundred_is_found_however_it_is_disguised(pictures):
     origin = np.array([17, 140])
     leaked = np.stack([change(train[n], rng) for change in LEAKS.values() for n in origin])
     synthetic = np.concatenate([leaked, pictures["test"][: 200 - len(leaked)]])
-    found = audit(synthetic, train, held_out, most_correlated)
-    np.testing.assert_array_equal(found.index[: len(leaked)], np.tile(origin, len(LEAKS)))
-    assert not found.copies[len(leaked) :].any()
-    for kind, copies in zip(LEAKS, found.copies[: len(leaked)].reshape(-1, 2), strict=True):
+    result = audit(synthetic, train, held_out, most_correlated)
+    np.testing.assert_array_equal(result.index[: len(leaked)], np.tile(origin, len(LEAKS)))
+    assert not result.copies[len(leaked) :].any()
+    for kind, copies in zip(LEAKS, result.copies[: len(leaked)].reshape(-1, 2), strict=True):
         assert copies.any(), kind
-    assert conclude({"correlation": found}).found_copies
+    assert conclude({"correlation": result}).found_copies
 
 
 def test_an_honest_set_is_not_accused(pictures):
@@ -152,9 +152,9 @@ def test_an_honest_set_is_not_accused(pictures):
     }
     got = conclude(audits)
     assert not got.found_copies
-    for found in audits.values():
-        assert f"{found.copy_ratio:.2f}" in got.sentence
-        assert f"{found.threshold:.2f}" in got.sentence
+    for result in audits.values():
+        assert f"{result.copy_ratio:.2f}" in got.sentence
+        assert f"{result.threshold:.2f}" in got.sentence
 
 
 def test_membership_is_inferred_of_an_overfit_generator_alone(pictures):
@@ -165,8 +165,10 @@ def test_membership_is_inferred_of_an_overfit_generator_alone(pictures):
     honest = drawn_radiographs(rng, 50).astype(float)
     patients = [f"train {n // 2}" for n in range(100)], [f"other {n // 2}" for n in range(100)]
     results = [
-        membership_inference(*(x.reshape(len(x), -1) for x in (made, train, held_out)), *patients)
-        for made in (overfit, honest)
+        membership_inference(
+            *(x.reshape(len(x), -1) for x in (synthetic, train, held_out)), *patients
+        )
+        for synthetic in (overfit, honest)
     ]
     assert results[0].auc.low > 0.6 and results[0].tpr_at_1_fpr.value > 0.4
     assert results[1].auc.low < 0.5 < results[1].auc.high
@@ -187,8 +189,8 @@ def test_empty_sets_are_refused():
 
 def points(found_copies):
     return [
-        Point(100 * n, int(found), 0.1, 0.01, 0.9, 0.5, found)
-        for n, found in enumerate(found_copies, start=1)
+        Point(100 * n, int(copied), 0.1, 0.01, 0.9, 0.5, copied)
+        for n, copied in enumerate(found_copies, start=1)
     ]
 
 

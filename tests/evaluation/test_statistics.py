@@ -149,10 +149,10 @@ def test_delong_agrees_with_its_definition():
     classifiers = related(rng, 14, 31, [2.0, 1.0, 0.2])
     score = np.round(np.stack([c.score for c in classifiers]), 1)  # with ties
     areas, covariance = delong(score, classifiers[0].positive)
-    for found, expected in zip(
+    for result, expected in zip(
         (areas, covariance), delong_from_definition(score, classifiers[0].positive), strict=True
     ):
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        np.testing.assert_allclose(result, expected, rtol=1e-10)
 
 
 def test_contrast_of_two_classifiers():

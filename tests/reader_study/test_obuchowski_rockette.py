@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from femur_jax.reader_study.obuchowski_rockette import compare, delong, mean_area
+from femur_jax.reader_study.obuchowski_rockette import compare, mean_area, reader_areas
 
 # Van Dyke et al. 1993 compared cine and spin-echo MRI for aortic dissection: 5 readers, 45 cases
 # with a dissection and 69 without. The numbers count the pairs in which the positive case has the
@@ -60,7 +60,7 @@ def test_delong_by_the_definition():
     rng = np.random.default_rng(0)
     positive = np.arange(20) < 8
     ratings = rng.integers(1, 6, (3, 20)) + positive
-    areas, covariance = delong(ratings.astype(float), positive)
+    areas, covariance = reader_areas(ratings.astype(float), positive)
 
     def psi(x, y):
         return 1.0 if x > y else 0.5 if x == y else 0.0
@@ -86,7 +86,7 @@ def test_intervals_contain_the_truth_at_their_nominal_rate():
         case = rng.normal(size=(2, 80)) * 0.8  # each test has different cases
         skill = 1.2 + 0.3 * rng.normal(size=(1, 4, 1)) * np.ones((2, 1, 1))
         ratings = case[:, None] + skill * positive + 0.6 * rng.normal(size=(2, 4, 80))
-        estimates = [delong(test, positive) for test in ratings]
+        estimates = [reader_areas(test, positive) for test in ratings]
         covariance = np.zeros((2, 4, 2, 4))
         covariance[0, :, 0], covariance[1, :, 1] = estimates[0][1], estimates[1][1]
         rejected += compare(np.stack([areas for areas, _ in estimates]), covariance).p < 0.05
