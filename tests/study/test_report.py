@@ -475,13 +475,11 @@ def test_a_failure_leaves_the_former_report_and_no_half_file(
 ):
     path = tmp_path / "report.html"
     path.write_text("former")
-    write_text = Path.write_text
 
-    def disk_full(self: Path, data: str, **options):
-        write_text(self, data[: len(data) // 2], **options)
+    def disk_full(self: Path, target: Path):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", disk_full)
+    monkeypatch.setattr(Path, "replace", disk_full)
     with pytest.raises(OSError, match="No space"):
         write_report(made_up_results(), path)
     assert path.read_text() == "former"
