@@ -23,7 +23,7 @@ SMALLER = {
     "simulate --out=radiographs": "simulate --out=radiographs --patients=30 --images=48"
     " --hospitals=2 --long_side 40 72 --workers=1",
     "--patch=256": "--patch=16 --workers=1 --fractions 0.3 0.3",
-    "snapshot_every=5000": "snapshot_every=2",
+    "snapshot_every=5000": "snapshot_every=4",
     "((2500, 2000), (3000, 2000))": "((40, 30), (48, 36))",
     "train --config=configs/patch_diffusion.py:base": "train"
     " --config=configs/patch_diffusion.py:tiny --config.train.warmup_steps=1"
