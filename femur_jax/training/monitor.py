@@ -64,7 +64,9 @@ class Monitor:
                 kept = [line for line in _read(folder / file) if line["step"] <= start]
                 (folder / file).write_text("".join(json.dumps(line) + "\n" for line in kept))
             self._events = event_writer(folder)
-        self._bar = Progress(desc=name, total=steps, initial=start, disable=not self._writes)
+        self._bar = Progress(
+            desc=name, total=steps, initial=start, unit="step", disable=not self._writes
+        )
 
     def describe(self, config: ConfigDict, params: PyTree) -> None:
         """Logs the config, and the name, shape and sharding of each parameter."""

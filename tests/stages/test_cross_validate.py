@@ -44,7 +44,7 @@ def test_every_patient_is_tested_once(dataset, classifier_config, tmp_path):
     config.model.stage_sizes = (1,)
     config.train.update(steps=4, checkpoint_every=2, log_every=2, warmup_steps=1)
     workdir = tmp_path / "run"
-    cross_validate.run(config, workdir)
+    cross_validate.cross_validate(config, workdir)
     result = json.loads((workdir / cross_validate.RESULT).read_text())
     assert sorted(result["patient"]) == sorted(e.patient for e in dataset.entries)
     label_of = {e.patient: e.label == "AFF" for e in dataset.entries}
@@ -61,7 +61,7 @@ def test_every_patient_is_tested_once(dataset, classifier_config, tmp_path):
     assert result["cross_validated_auc"]["value"] == pytest.approx(np.mean(areas))
     with pytest.raises(UserError, match="Only a classifier"):
         config.task = "gan"
-        cross_validate.run(config, tmp_path / "other")
+        cross_validate.cross_validate(config, tmp_path / "other")
 
 
 def test_folds_of_a_dataset_keep_groups_together(dataset):
