@@ -48,7 +48,7 @@ class Progress(tqdm):
     def _line(self) -> str:
         rate = (self.n - self.initial) / max(self.format_dict["elapsed"], 1e-9)
 
-        def size(number: float) -> str:
+        def size(number: int | float) -> str:
             return self.format_sizeof(number) if self.unit_scale else f"{number:.6g}"
 
         parts = [f"{size(self.n)} of {size(self.total)}" if self.total else size(self.n)]
