@@ -166,7 +166,7 @@ def test_an_unreachable_pacs(arguments, message, folder):
         env=ENVIRONMENT,
     )
     assert result.returncode == 2 and message in result.stderr
-    assert result.stderr.startswith("send_dicom: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("femur_jax: ") and result.stderr.count("\n") == 1
 
 
 def test_unusable_folders_are_refused(tmp_path):
