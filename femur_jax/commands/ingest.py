@@ -1,13 +1,18 @@
 """Makes a radiograph dataset of a folder of DICOM or image files and a label table.
 
-Example:
+--draft_labels writes a label table from the headers of DICOM files, in which the labels are empty.
+
+Examples:
     femur ingest --dicom=radiographs --labels=labels.csv --out=data/femur
+    femur ingest --dicom=radiographs --draft_labels=labels.csv
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from femur_jax.commands.options import Parser
+from femur_jax.data.radiograph import LABELS
+from femur_jax.ingest.draft import draft_labels
 from femur_jax.ingest.pipeline import Limits, ingest
 
 
@@ -20,10 +25,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--labels",
         type=Path,
-        required=True,
         help="CSV with path,patient_id,hospital,label and, where known, view,laterality",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
+    parser.add_argument(
+        "--draft_labels",
+        type=Path,
+        metavar="LABELS",
+        help="write such a table from DICOM headers, with the label left empty, and do no more",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the new dataset")
     parser.add_argument(
         "--key", type=Path, help="the pseudonyms' key, kept outside the dataset (default: OUT.key)"
     )
@@ -59,6 +69,12 @@ def main(argv: Sequence[str]) -> int:
         "--timeout", type=float, default=120.0, help="seconds that reading one file may take"
     )
     args = parser.parse_args(argv)
+    limits = Limits(memory=int(args.memory * 2**30), seconds=args.timeout)
+    if args.draft_labels:
+        _draft(args.dicom, args.draft_labels, args.workers, limits)
+        return 0
+    if not (args.labels and args.out):
+        parser.error("--labels and --out are required")
     summary = ingest(
         args.dicom,
         args.labels,
@@ -70,10 +86,22 @@ def main(argv: Sequence[str]) -> int:
         seed=args.seed,
         max_quarantined=args.max_quarantined,
         workers=args.workers,
-        limits=Limits(memory=int(args.memory * 2**30), seconds=args.timeout),
+        limits=limits,
     )
     print(
         f"{summary.inputs} files = {summary.accepted} accepted + {summary.quarantined} quarantined "
         f"+ {summary.duplicates} duplicates"
     )
     return 0
+
+
+def _draft(folder: Path, table: Path, workers: int | None, limits: Limits) -> None:
+    drafted = draft_labels(
+        folder, table, workers=workers, memory=limits.memory, seconds=limits.seconds
+    )
+    print(f"{table} has {drafted.lines} lines; write {' or '.join(LABELS)} into the column label.")
+    if drafted.headerless:
+        print(f"Without a readable DICOM header, so with a path only: {drafted.headerless}.")
+    if drafted.left_out:
+        print(f"Left out as other kinds of files: {drafted.left_out}.")
+    print("The table names patients: protect it like the radiographs.")

@@ -1,19 +1,19 @@
 """The cohort: label table, pseudonyms, and splits by patient and hospital."""
 
-import csv
 import hashlib
 import hmac
 import math
 import os
 import re
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from femur_jax.data.radiograph import LABELS, LATERALITIES, VIEWS
+from femur_jax.data.table_file import SEPARATORS, Table, read_table
 from femur_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -43,7 +43,7 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
 
     Args:
         labels: CSV file with the columns path, patient_id, hospital, label and, where known,
-            view and laterality. Paths are relative to `folder`.
+            view and laterality; see `table_file.read_table`. Paths are relative to `folder`.
         folder: Folder of the radiographs.
         columns: Further columns to read as numbers; see `_as_numbers`.
 
@@ -60,13 +60,7 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
         )
     if not any(folder.iterdir()):
         raise UserError(f"The folder {folder} is empty; put the radiographs there.")
-    try:
-        with labels.open(newline="", encoding="utf-8-sig") as file:
-            entries = _read_table(labels, file, folder, columns)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{labels} is not a CSV file in UTF-8; save it as one, separated by commas."
-        ) from error
+    entries = _read_table(labels, folder, columns)
     if not entries:
         raise UserError(f"{labels} lists no radiograph; add a line for each file.")
     files: dict[str, LabelRow] = {}
@@ -87,35 +81,69 @@ def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list
     return entries
 
 
-def _read_table(labels: Path, file: TextIO, folder: Path, columns: Sequence[str]) -> list[LabelRow]:
-    reader = csv.DictReader(file)
+def _read_table(labels: Path, folder: Path, columns: Sequence[str]) -> list[LabelRow]:
     needed = (*_COLUMNS, *columns)
-    missing = [c for c in needed if c not in (reader.fieldnames or ())]
+    table = read_table(labels, (*needed, *_OPTIONAL))
+    missing = [c for c in needed if c not in table.columns]
     if missing:
-        raise UserError(
-            f"{labels} has no column {missing[0]!r}; it needs {', '.join(needed)}, "
-            "separated by commas."
-        )
+        raise UserError(f"{labels} has no column {missing[0]!r}; it needs {', '.join(needed)}.")
     known = [c for c in columns if c in _COLUMNS or c in _OPTIONAL]
     if known:
         raise UserError(
             f"The column {known[0]!r} is always read; name only further columns in --columns."
         )
-    rows = [(reader.line_num, row) for row in reader]
-    entries = [_entry(row, labels, line, folder) for line, row in rows]
+    _require_labels(labels, table)
+    entries = [_entry(row, labels, line, folder) for line, row in table.rows]
+    signs = set()
     for column in columns:
-        cells = [(line, (row[column] or "").strip()) for line, row in rows]
+        cells, sign = _with_points(labels, column, table)
+        signs.add(sign)
         for entry, number in zip(entries, _as_numbers(labels, column, cells), strict=True):
             entry.columns[column] = number
+    if not table.is_plain:
+        commas = ", with decimal commas" if "," in signs else ""
+        print(
+            f"femur_jax: {labels} is read as {table.encoding}, separated by "
+            f"{SEPARATORS.get(table.separator, repr(table.separator))}{commas}.",
+            file=sys.stderr,
+        )
     return entries
 
 
-def _entry(row: dict[str, str | None], labels: Path, line: int, folder: Path) -> LabelRow:
+def _require_labels(labels: Path, table: Table) -> None:
+    """Checks that no label is empty, as all are in a table that was drafted from headers."""
+    empty = [line for line, row in table.rows if not row["label"] and row["path"]]
+    if empty:
+        raise UserError(
+            f"{labels}, line {empty[0]}: label is empty, as in {len(empty)} of {len(table.rows)} "
+            f"lines; write {' or '.join(LABELS)} in each, or delete the line."
+        )
+
+
+def _with_points(labels: Path, column: str, table: Table) -> tuple[list[tuple[int, str]], str]:
+    """The lines and cells of a column of numbers with decimal points, and their sign before."""
+    try:
+        sign = table.decimal_sign(column)
+    except ValueError:
+        raise UserError(
+            f"{labels} has decimal commas and decimal points in column {column!r}; write all "
+            "numbers of the column alike."
+        ) from None
+    cells = [(line, row[column]) for line, row in table.rows]
+    return [(line, text.replace(",", ".") if sign == "," else text) for line, text in cells], sign
+
+
+def _entry(row: dict[str, str], labels: Path, line: int, folder: Path) -> LabelRow:
     where = f"{labels}, line {line}"
-    value = {key: (row.get(key) or "").strip() for key in (*_COLUMNS, *_OPTIONAL)}
+    value = {key: row.get(key, "") for key in (*_COLUMNS, *_OPTIONAL)}
     for column in _COLUMNS:
         if not value[column]:
             raise UserError(f"{where}: {column} is empty; fill it in or delete the line.")
+    if re.fullmatch(r"\d[.,]?\d*E\+\d+", value["patient_id"], re.IGNORECASE):
+        raise UserError(
+            f"{where}: a spreadsheet has rounded patient_id; format the column as text and write "
+            "the whole number."
+        )
     if value["label"] not in LABELS:
         raise UserError(f"{where}: the label is neither AFF nor NFF; write one of them.")
     for column, allowed in _OPTIONAL.items():

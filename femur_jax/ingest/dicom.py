@@ -426,7 +426,7 @@ def _source(dataset: Dataset, voi: str, pseudonym: Callable[[str, str], str]) ->
         intent=intent if intent in INTENTS else "unknown",
         vendor=_vendor(str(dataset.get("Manufacturer") or ""), pseudonym),
         sex=sex if sex in SEXES else "unknown",
-        age=_age(dataset),
+        age=patient_age(dataset),
     )
 
 
@@ -441,7 +441,7 @@ def _vendor(manufacturer: str, pseudonym: Callable[[str, str], str]) -> str:
     return pseudonym("vendor", manufacturer)
 
 
-def _age(dataset: Dataset) -> int:
+def patient_age(dataset: Dataset) -> int:
     """Age in years, at most GREATEST_AGE, 0 where unknown."""
     text = str(dataset.get("PatientAge") or "")
     if len(text) == 4 and text[:3].isdecimal() and text[3] == "Y":

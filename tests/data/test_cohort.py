@@ -65,7 +65,11 @@ def test_lines_are_those_of_an_editor(folder):
     ("text", "named"),
     [
         ("path,patient_id,label\na.png,p,AFF\n", "no column 'hospital'"),
-        ("path;patient_id;hospital;label\na.png;p;h;AFF\n", "commas"),
+        ("path label\na.png AFF\n", "no column 'path'"),
+        ("path,patient_id,hospital,label,label\na.png,p,h,AFF,NFF\n", "two columns of one name"),
+        (HEADER + "a.png,p,h,AFF,AP,L,70,5\n", "line 2: there are more cells than columns"),
+        (HEADER + "a.png,1.94003E+11,h,AFF,,\n", "line 2: a spreadsheet has rounded patient_id"),
+        (HEADER + "a.png,p,h,,,\nb.png,q,h,,,\nc.png,r,h,AFF,,\n", "as in 2 of 3 lines; write"),
         ("", "no column 'path'"),
         (HEADER, "lists no radiograph"),
         (HEADER + "a.png,p,h,aff,,\n", "line 2: the label is neither AFF nor NFF"),
@@ -116,9 +120,74 @@ def test_messages_name_lines_and_never_their_content(folder, bad):
     assert not any(canary in text for canary in CANARIES)
 
 
-def test_other_encodings_are_named(folder):
-    with pytest.raises(UserError, match="UTF-8"):
-        _read(folder, HEADER + "a.png,p,Örebro,AFF,,\n", "latin-1")
+SWEDISH = (
+    "path;patient_id;hospital;label;view;laterality;vikt\r\n"
+    "a.png;1;Örebro;AFF;AP;L;70,5\r\nb.png;2;Växjö;NFF;;;\r\n;;;;;;\r\n"
+)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "cp1252"])
+def test_tables_of_a_swedish_spreadsheet(folder, capsys, encoding, mark, separator):
+    if mark and encoding == "cp1252":
+        return
+    labels = folder.parent / "labels.csv"
+    labels.write_bytes((mark + SWEDISH.replace(";", separator)).encode(encoding))
+    assert read_labels(labels, folder, ["vikt"]) == [
+        LabelRow(2, "a.png", "1", "Örebro", "AFF", "AP", "L", {"vikt": 70.5}),
+        LabelRow(3, "b.png", "2", "Växjö", "NFF", "unknown", "unknown", {"vikt": None}),
+    ]
+    [line] = capsys.readouterr().err.splitlines()
+    name = {"cp1252": "Windows-1252"}.get(encoding, encoding.upper())
+    assert f"is read as {name}, separated by" in line and line.endswith("with decimal commas.")
+
+
+def test_a_plain_table_is_read_without_a_word(folder, capsys):
+    _read(folder, GOOD)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_line_that_states_the_separator_counts_as_a_line(folder):
+    rows = _read(folder, "sep=;\r\n" + SWEDISH, "utf-8-sig")
+    assert [row.line for row in rows] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["1,5", "-2,25"], [1.5, -2.25]),
+        (["1.5", "2"], [1.5, 2]),
+        (["ja", "Nej"], [0, 1]),
+        (["1,5", "2.5"], "decimal commas and decimal points"),
+        (["1,234,5", "2"], "does not hold a number"),
+        (["1 234,5", "2"], "does not hold a number"),
+    ],
+)
+def test_decimal_commas(folder, cells, numbers):
+    rows = [f"{f}.png;{f};h;AFF;{cell}" for f, cell in zip("ab", cells, strict=True)]
+    text = "\n".join(["path;patient_id;hospital;label;x", *rows])
+    labels = folder.parent / "labels.csv"
+    labels.write_text(text)
+    if isinstance(numbers, str):
+        with pytest.raises(UserError, match=numbers):
+            read_labels(labels, folder, ["x"])
+    else:
+        assert [r.columns["x"] for r in read_labels(labels, folder, ["x"])] == numbers
+
+
+def test_between_commas_a_number_with_a_comma_is_refused(folder):
+    """It could be a thousand."""
+    labels = folder.parent / "labels.csv"
+    labels.write_text('path,patient_id,hospital,label,x\na.png,p,h,AFF,"1,234"\n')
+    with pytest.raises(UserError, match="does not hold a number"):
+        read_labels(labels, folder, ["x"])
+
+
+@pytest.mark.parametrize("encoding", ["cp850", "mac-roman", "utf-32"])
+def test_encodings_whose_letters_would_be_exchanged_are_refused(folder, encoding):
+    with pytest.raises(UserError, match=r"none of the encodings|no column 'path'"):
+        _read(folder, HEADER + "a.png,p,Örebro,AFF,,\n", encoding)
 
 
 def test_missing_files_and_folders_are_named(folder, tmp_path):
