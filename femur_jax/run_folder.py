@@ -202,9 +202,13 @@ def config_hash(config: ConfigDict, *, without: Sequence[str] = ()) -> str:
 
 
 def keep_compiled(workdir: Path) -> None:
-    """Keeps compiled functions in the run directory, so that a restart need not compile again."""
+    """Keeps compiled functions in the run directory, so that a restart need not compile again.
+
+    The environment variable JAX_COMPILATION_CACHE_DIR names another folder, which runs share.
+    """
     logging.getLogger("jax._src.compilation_cache").setLevel(logging.ERROR)
-    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

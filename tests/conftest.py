@@ -1,6 +1,7 @@
 """Shared by all tests: shapes checked at run time, eight fake devices, tiny data and configs."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,6 +10,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     + " --xla_llvm_disable_expensive_passes=true"
+)
+# Tests compile much the same functions, so their processes share what one of them has compiled.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"femur_jax_{os.getuid()}")
 )
 
 from jaxtyping import install_import_hook

@@ -1,0 +1,30 @@
+"""Runs commands of `femur` one after another in one process, so that libraries are imported once.
+
+    python tests/run_commands.py < commands.json
+
+Standard input is a JSON list of pairs: the arguments of a command, and its accepted exit codes.
+The first command that ends otherwise ends the program.
+"""
+
+import json
+import sys
+import time
+
+from femur_jax.main import main
+
+
+def run(arguments: list[str]) -> int:
+    """Returns the exit code of one command, as a shell would see it."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+if __name__ == "__main__":
+    for arguments, accepted in json.load(sys.stdin):
+        start_time = time.monotonic()
+        code = run(arguments)
+        print(f"{time.monotonic() - start_time:6.1f} s  femur {' '.join(arguments)}", flush=True)
+        if code not in accepted:
+            sys.exit(f"femur {' '.join(arguments)}\nended with exit code {code}")
