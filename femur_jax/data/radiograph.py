@@ -53,6 +53,9 @@ class Source:
         bits: Stored bits of a pixel.
         photometric: MONOCHROME1 or MONOCHROME2.
         voi: Origin of the grey values: 'lut', 'window', or 'range' of the pixels themselves.
+        limits: Four values (modality units, from dark to bright) that became grey 0, 2048, 63487
+            and 65535 of a 'range', linear between them: one end, two limits, the other end. A
+            limit that equals its end became 0 or 65535. Empty for 'lut' and 'window'.
         intent: One of INTENTS (Presentation Intent Type).
         vendor: A name from `dicom.VENDORS`, a keyed pseudonym for any other maker, or unknown.
         sex: One of SEXES.
@@ -63,6 +66,7 @@ class Source:
     bits: int = 16
     photometric: str = "MONOCHROME2"
     voi: str = "range"
+    limits: tuple[float, ...] = ()
     intent: str = "unknown"
     vendor: str = "unknown"
     sex: str = "unknown"

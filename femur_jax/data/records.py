@@ -88,12 +88,13 @@ class RadiographEntry:
         Raises:
             TypeError, KeyError: The fields are not those of an entry.
         """
+        source = fields["source"]
         return cls(
             **fields
             | {
                 "crop": Box(*fields["crop"]),
                 "recorded": tuple(fields["recorded"]),
-                "source": Source(**fields["source"]),
+                "source": Source(**source | {"limits": tuple(source.get("limits", ()))}),
             }
         )
 

@@ -165,8 +165,8 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         _check_header(dataset)
         spacing, spacing_source = _spacing(dataset)
         stored = _decode(dataset, pixel_data)
-        grey, hidden, voi = presentation(stored, dataset)
-        source = _source(dataset, voi, pseudonym)
+        grey, hidden, voi, limits = presentation(stored, dataset)
+        source = _source(dataset, voi, limits, pseudonym)
         instance, made_from = _instances(dataset, pseudonym)
     except (RejectedFileError, MemoryError):
         raise
@@ -415,7 +415,9 @@ def _square(spacing) -> float:
     return float(spacing[0])
 
 
-def _source(dataset: Dataset, voi: str, pseudonym: Callable[[str, str], str]) -> Source:
+def _source(
+    dataset: Dataset, voi: str, limits: tuple[float, ...], pseudonym: Callable[[str, str], str]
+) -> Source:
     intent = str(dataset.get("PresentationIntentType") or "").removeprefix("FOR ").lower()
     sex = str(dataset.get("PatientSex") or "")
     return Source(
@@ -423,6 +425,7 @@ def _source(dataset: Dataset, voi: str, pseudonym: Callable[[str, str], str]) ->
         bits=int(dataset.BitsStored),
         photometric=str(dataset.PhotometricInterpretation),
         voi=voi,
+        limits=limits,
         intent=intent if intent in INTENTS else "unknown",
         vendor=_vendor(str(dataset.get("Manufacturer") or ""), pseudonym),
         sex=sex if sex in SEXES else "unknown",

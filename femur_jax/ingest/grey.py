@@ -3,11 +3,14 @@
 The steps are those of the standard (PS3.3 C.11.1, C.11.2, C.7.6.3): stored values -> modality LUT
 or rescale -> VOI LUT or window -> one inversion for MONOCHROME1 or Presentation LUT Shape INVERSE.
 The result depends only on the stored value, so it is computed once for each possible value, in
-float64, and looked up for each pixel.
+float64, and looked up for each pixel. Without LUT and window, the picture's own range is shown; see
+`robust_range`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Bool, Float64, Shaped, UInt16
+from jaxtyping import Bool, Float64, Integer, Shaped, UInt16
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -16,20 +19,101 @@ from scipy.special import expit
 from femur_jax.ingest.rejection import RejectedFileError, require
 
 _LEAST_WIDTH = {"LINEAR": 1.0, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
+_TAIL = 0.005
+"""Share of pixels at either end that may be defects of the detector or burnt-in letters."""
+_ROOM = 0.25
+"""Distance from the last pixel outside the tail to the limit, as a share of the range between."""
+_KNEE = 1 / 32
+"""Share of the grey levels that values beyond a limit are pressed into."""
+_COUNTED = 1_000_000
+"""Number of pixels that suffice to find the tails."""
 
 
-def presentation(
-    stored: Shaped[np.ndarray, "height width"], dataset: Dataset
-) -> tuple[UInt16[np.ndarray, "height width"], Bool[np.ndarray, "height width"] | None, str]:
+class Range(NamedTuple):
+    """The range of a picture's values, in ascending order.
+
+    Attributes:
+        least: Least value of all.
+        low: Lower limit of the values that are shown with full contrast.
+        high: Upper limit of these values.
+        greatest: Greatest value of all.
+    """
+
+    least: float
+    low: float
+    high: float
+    greatest: float
+
+
+def robust_range(
+    values: Float64[np.ndarray, "values"], counts: Integer[np.ndarray, "values"]
+) -> Range:
+    """Finds limits that a few outliers, such as hot pixels or a burnt-in letter, do not move.
+
+    A limit is the end of the range, but at most a quarter of the spread beyond the 0.5th or the
+    99.5th percentile. docs/decisions.md has the measurements.
+
+    Args:
+        values: Values that a pixel may have.
+        counts: Numbers of pixels with these values, at least one of them above 0.
+    """
+    values, counts = values[counts > 0], counts[counts > 0]
+    order = np.argsort(values, kind="stable")
+    values, share = values[order], np.cumsum(counts[order]) / counts.sum()
+    least, first, last, greatest = (
+        float(value) for value in values[[0, *np.searchsorted(share, (_TAIL, 1 - _TAIL)), -1]]
+    )
+    if first == last:  # nearly all pixels are equal, so there is no spread
+        return Range(least, least, greatest, greatest)
+    room = _ROOM * (last - first)
+    return Range(least, max(least, first - room), min(greatest, last + room), greatest)
+
+
+def stretch(values: Float64[np.ndarray, "values"], range_: Range) -> Float64[np.ndarray, "values"]:
+    """Maps least..greatest to 0..1 in order, so that nothing is cut.
+
+    The values between the limits get the whole of 0..1, but for 1/32 at an end where values lie
+    beyond the limit.
+    """
+    knots = {range_.low: _KNEE, range_.high: 1 - _KNEE, range_.least: 0.0, range_.greatest: 1.0}
+    return np.interp(values, sorted(knots), sorted(knots.values()))
+
+
+def counted(seen: Shaped[np.ndarray, "..."], low: int, high: int) -> Integer[np.ndarray, "values"]:
+    """Counts the pixels with each value from `low` to `high`.
+
+    About a million pixels of a large picture are counted, and always its least and greatest value.
+    """
+    # An odd step is prime to most widths, so that pixels of all columns are counted.
+    step = seen.size // _COUNTED | 1
+    sample = seen.reshape(-1)[::step].astype(np.intp) - low
+    counts = np.bincount(sample, minlength=high - low + 1)
+    counts[[int(seen.min()) - low, int(seen.max()) - low]] += 1
+    return counts
+
+
+class Presentation(NamedTuple):
+    """Grey values for presentation and where they come from.
+
+    Attributes:
+        grey: Grey values 0..65535, bone bright.
+        hidden: Mask of padding and of pixels behind shutters, None where there are none.
+        voi: Origin of the grey values: 'lut', 'window' or 'range'.
+        limits: The ends and limits of a 'range'; see `Source.limits`.
+    """
+
+    grey: UInt16[np.ndarray, "height width"]
+    hidden: Bool[np.ndarray, "height width"] | None
+    voi: str
+    limits: tuple[float, ...]
+
+
+def presentation(stored: Shaped[np.ndarray, "height width"], dataset: Dataset) -> Presentation:
     """Applies all steps; padding and pixels behind shutters become black.
 
     Args:
         stored: Stored values within the range that the header's bits allow.
         dataset: Header of the file.
-
-    Returns:
-        Grey values (0..65535, bone bright); the mask of hidden pixels, None where there are none;
-        and the origin of the grey values: 'lut', 'window' or 'range'.
 
     Raises:
         RejectedFileError: A lookup table, window or shutter is unusable, everything is hidden, or
@@ -39,14 +123,15 @@ def presentation(
     hidden = _hidden(stored, dataset)
     seen = stored if hidden is None else stored[~hidden]
     require(seen.size > 0, "shutter")
+    require(int(seen.min()) < int(seen.max()), "constant_image")
     with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused
-        table, voi = _table(low, high, int(seen.min()), int(seen.max()), dataset)
+        table, voi, limits = _table(low, high, seen, dataset)
     grey = _map(stored, low, table)
     shown = grey if hidden is None else grey[~hidden]
-    require(int(shown.min()) < int(shown.max()), "constant_image")
+    require(int(shown.min()) < int(shown.max()), "blank")
     if hidden is not None:
         grey[hidden] = 0
-    return grey, hidden, voi
+    return Presentation(grey, hidden, voi, limits)
 
 
 def _map(
@@ -71,32 +156,32 @@ def stored_range(dataset: Dataset) -> tuple[int, int]:
 
 
 def _table(
-    low: int, high: int, least: int, greatest: int, dataset: Dataset
-) -> tuple[UInt16[np.ndarray, "values"], str]:
-    """Grey values of the stored values from `low` to `high`; `least` to `greatest` occur."""
+    low: int, high: int, seen: Shaped[np.ndarray, "..."], dataset: Dataset
+) -> tuple[UInt16[np.ndarray, "values"], str, tuple[float, ...]]:
+    """Grey values of the stored values from `low` to `high`, their origin and its limits."""
     values = np.arange(low, high + 1, dtype=np.float64)
     if sequence := dataset.get("ModalityLUTSequence"):
         values = _look_up(values, sequence[0], dataset)[0]
     else:
         slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
         values = values * float(1 if slope is None else slope) + float(intercept or 0)
-        require(bool(np.isfinite(values).all()), "rescale")
+        require(bool(np.isfinite(values).all()) and bool(np.ptp(values) > 0), "rescale")
+    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
+    shape = dataset.get("PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):  # it replaces the photometric interpretation
+        inverse = shape == "INVERSE"
+    limits: tuple[float, ...] = ()
     if sequence := dataset.get("VOILUTSequence"):
         entries, bits = _look_up(values, sequence[0], dataset)
         shown, voi = np.clip(entries / ((1 << bits) - 1), 0, 1), "lut"
     elif any(_first(dataset.get(f"Window{part}")) is not None for part in ("Center", "Width")):
         shown, voi = _apply_window(values, dataset), "window"
     else:
-        occurring = values[least - low : greatest - low + 1]
-        darkest, brightest = occurring.min(), occurring.max()
-        shown = np.clip((values - darkest) / ((brightest - darkest) or 1), 0, 1)
-        voi = "range"
-    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-    shape = dataset.get("PresentationLUTShape")
-    if shape in ("IDENTITY", "INVERSE"):  # it replaces the photometric interpretation
-        inverse = shape == "INVERSE"
+        own = robust_range(values, counted(seen, low, high))
+        shown, voi = stretch(values, own), "range"
+        limits = tuple(own[::-1] if inverse else own)
     require(bool(np.isfinite(shown).all()), "window")
-    return np.round(65535 * (1 - shown if inverse else shown)).astype(np.uint16), voi
+    return np.round(65535 * (1 - shown if inverse else shown)).astype(np.uint16), voi, limits
 
 
 def _first(value):

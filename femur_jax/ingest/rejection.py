@@ -55,7 +55,7 @@ REASONS = {
     "high_bit": Reason("header", "HighBit is not BitsStored - 1."),
     "oblong_pixels": Reason("header", "The pixels are not square."),
     "rescale": Reason(
-        "header", "The rescale slope or intercept yields values that are not finite."
+        "header", "The rescale slope is 0, or slope and intercept yield values that are not finite."
     ),
     "window": Reason("header", "The window is incomplete or of an unknown kind."),
     "lookup_table": Reason("header", "A lookup table contradicts its descriptor."),
@@ -82,6 +82,10 @@ REASONS = {
     # grey values
     "value_range": Reason("grey values", "Pixel values exceed BitsStored."),
     "constant_image": Reason("grey values", "All pixels are equal."),
+    "blank": Reason(
+        "grey values",
+        "The window or lookup table shows all pixels equally; request an export without it.",
+    ),
     # exported pictures: PNG, TIFF, JPEG
     "tiff_kind": Reason(
         "header", "The compression or tile size of the TIFF file is not supported."

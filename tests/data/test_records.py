@@ -39,7 +39,9 @@ WHOLE = _radiograph(
     spacing_source="calibrated",
     view="lateral",
     laterality="R",
-    source=Source(syntax="JPEG-LS", bits=12, vendor="Agfa", sex="F", age=81),
+    source=Source(
+        syntax="JPEG-LS", bits=12, limits=(0.0, 1.0, 2.0, 9.5), vendor="Agfa", sex="F", age=81
+    ),
 )
 
 

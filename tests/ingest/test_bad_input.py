@@ -270,7 +270,8 @@ BAD = {
             PhotometricInterpretation="MONOCHROME1",
         ),
     ),
-    "window beyond all values": ("constant_image", _with(WindowWidth=9, WindowCenter=9999)),
+    "slope 0": ("rescale", _with(RescaleSlope="0")),
+    "window beyond all values": ("blank", _with(WindowWidth=9, WindowCenter=9999)),
 }
 
 

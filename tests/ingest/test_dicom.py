@@ -223,7 +223,7 @@ def test_nothing_else_of_a_header_is_kept(dicom_file, tmp_path):
     assert b"CANARY^nested" in (tmp_path / "f").read_bytes()
     kept = (picture.spacing_source, picture.source, picture.instance, picture.made_from)
     assert "CANARY" not in repr(kept)
-    assert picture.source == Source(syntax="explicit", bits=12)
+    assert picture.source == Source(syntax="explicit", bits=12, limits=(0.0, 0.0, 4095.0, 4095.0))
 
 
 def test_instances_and_what_they_were_made_from(dicom_file, tmp_path):

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from femur_jax.ingest.dicom import read_dicom
-from femur_jax.ingest.grey import window
+from femur_jax.ingest.grey import counted, robust_range, stretch, window
 from tests.ingest.conftest import LOSSLESS, same, smooth_values
 
 SYNTAXES = ["explicit", "implicit", "big-endian"]
@@ -143,7 +143,7 @@ def test_a_full_lut_of_65536_entries(dicom_file, tmp_path):
 
 def test_modality_luts(dicom_file, tmp_path):
     stored = smooth_values()
-    table = np.round(65535 * np.sqrt(np.linspace(0, 1, 4096)))
+    table = np.round(65535 * np.sqrt(np.linspace(0.3, 1, 4096)))
     path = dicom_file(tmp_path / "f", stored, change=_lut("ModalityLUTSequence", table, 0, 16))
     picture = _read(path)
     _assert_close(picture, _stretched(table[stored]))
@@ -171,6 +171,96 @@ def test_one_inversion(dicom_file, tmp_path, photometric, shape, inverse, window
     path = dicom_file(tmp_path / "f", stored, PhotometricInterpretation=photometric, **elements)
     expected = stored / 4095 * 65535
     _assert_close(_read(path), 65535 - expected if inverse else expected)
+
+
+# Without a window a few outliers do not darken the picture, and nothing is cut.
+
+
+def _film(shape=(120, 160)):
+    """A 12-bit picture without outliers: values 1000..2000 with a few beyond."""
+    values = smooth_values(12, shape=shape).astype(np.float64)
+    return np.round(1000 + values * 1000 / 4095).astype(np.uint16)
+
+
+def _with_outliers(stored, kind):
+    damaged = stored.copy()
+    if kind == "a hot pixel":
+        damaged[40, 50] = 4095
+    elif kind == "hot and dead pixels":
+        damaged.reshape(-1)[::2000] = 4095
+        damaged.reshape(-1)[7::2000] = 0
+    else:
+        damaged[5:9, 5:9] = 4095  # a letter
+    return damaged
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("kind", ["a hot pixel", "hot and dead pixels", "a letter"])
+def test_outliers_cost_little_contrast(dicom_file, tmp_path, kind, photometric):
+    stored = _film()
+    clean = _read(dicom_file(tmp_path / "c", stored, PhotometricInterpretation=photometric))
+    damaged = _with_outliers(stored, kind)
+    picture = _read(dicom_file(tmp_path / "d", damaged, PhotometricInterpretation=photometric))
+    same_pixels = damaged == stored
+    spread = np.ptp(np.percentile(picture.pixels[same_pixels], [5, 95]))
+    assert spread > 0.6 * np.ptp(np.percentile(clean.pixels, [5, 95]))
+    least, low, high, greatest = sorted(picture.source.limits)
+    assert (least, greatest) == (damaged.min(), damaged.max())
+    assert np.mean((stored < low) | (stored > high)) < 0.005
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("kind", ["a hot pixel", "hot and dead pixels", "a letter"])
+def test_the_record_restores_every_value(dicom_file, tmp_path, kind, photometric):
+    stored = _with_outliers(_film(), kind)
+    path = dicom_file(
+        tmp_path / "f",
+        stored,
+        PhotometricInterpretation=photometric,
+        RescaleSlope="0.5",
+        RescaleIntercept="-100",
+    )
+    picture = _read(path)
+    dark, darker, brighter, bright = picture.source.limits
+    ends = {darker: 1 / 32, brighter: 31 / 32, dark: 0.0, bright: 1.0}
+    shares, values = zip(*sorted((share, value) for value, share in ends.items()), strict=True)
+    restored = np.interp(picture.pixels / 65535, shares, values)
+    np.testing.assert_allclose((restored + 100) / 0.5, stored, atol=0.9)
+    inside = (stored >= 2 * (min(darker, brighter) + 100)) & (
+        stored <= 2 * (max(darker, brighter) + 100)
+    )
+    np.testing.assert_array_equal(np.round((restored + 100) / 0.5)[inside], stored[inside])
+
+
+def test_limits_are_at_most_a_quarter_of_the_spread_beyond_the_tails():
+    values = np.arange(10_000.0)
+    counts = np.zeros(10_000, int)
+    counts[2000:4000] = 1000  # the tails of 0.5% end at 2009 and 3989
+    counts[[0, 2900, 9999]] += 1
+    first, last = np.percentile(np.repeat(values, counts), [0.5, 99.5])
+    limits = robust_range(values, counts)
+    room = (last - first) / 4
+    assert (limits.least, limits.greatest) == (0, 9999)
+    np.testing.assert_allclose((limits.low, limits.high), (first - room, last + room), atol=2)
+    assert robust_range(values[::-1], counts[::-1]) == limits
+    counts[[0, 9999]] = 0
+    assert robust_range(values, counts) == (2000, 2000, 3999, 3999)  # nothing lies far beyond
+
+
+def test_the_range_of_almost_equal_pixels_is_whole():
+    values, counts = np.arange(100.0), np.zeros(100, int)
+    counts[[3, 50, 90]] = 1, 100_000, 1
+    assert robust_range(values, counts) == (3, 3, 90, 90)
+    np.testing.assert_allclose(stretch(values, robust_range(values, counts))[[3, 90]], [0, 1])
+
+
+def test_the_count_of_a_large_picture_finds_its_extremes():
+    stored = np.full((2000, 3000), 700, np.int16)
+    stored[:, ::2] = 900
+    stored[3, 4], stored[5, 6] = -2000, 1900
+    counts = counted(stored, -2048, 2047)
+    assert (np.flatnonzero(counts) - 2048).tolist() == [-2000, 700, 900, 1900]
+    assert abs(counts[700 + 2048] / counts[900 + 2048] - 1) < 0.01
 
 
 # Padding and shutters: hidden pixels are black, do not affect the range, and are cropped.
