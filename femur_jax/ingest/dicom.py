@@ -124,7 +124,8 @@ VENDORS = (
 )
 """Makers whose name is kept, since it reveals nothing about a patient; others get a pseudonym."""
 
-_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"BM", b"%PDF")
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+_OTHER_STARTS = (b"GIF8", b"BM", b"%PDF", b"RIFF", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def _part10(data: bytes) -> bytes:
     """Returns the bytes if they begin like a DICOM file (PS3.10 7.1)."""
     if data[128:132] != b"DICM":
         require(not data.startswith(_IMAGE_STARTS), "other_format")
+        require(not data.startswith(_OTHER_STARTS), "unsupported_format")
         # A file without a preamble begins with an element of group 2 or 8.
         require(data[:2] not in (b"\x02\x00", b"\x08\x00"), "no_preamble")
         raise RejectedFileError("not_dicom")

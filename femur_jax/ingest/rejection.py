@@ -19,7 +19,13 @@ REASONS = {
     "empty": Reason("file", "The file is empty; copy it again."),
     "not_dicom": Reason("file", "The file is not a DICOM file."),
     "other_format": Reason(
-        "file", "The file is a picture of another format; rename it with that format's suffix."
+        "file",
+        "The file is a PNG, TIFF or JPEG picture under another name; give it that suffix.",
+    ),
+    "unsupported_format": Reason(
+        "file",
+        "The file is a BMP, GIF, WebP or JPEG 2000 picture or a PDF; export it as DICOM, PNG, TIFF "
+        "or JPEG.",
     ),
     "no_preamble": Reason(
         "file",
@@ -88,11 +94,34 @@ REASONS = {
     ),
     # exported pictures: PNG, TIFF, JPEG
     "tiff_kind": Reason(
-        "header", "The compression or tile size of the TIFF file is not supported."
+        "header",
+        "The compression or tile size of the TIFF file is not supported; save it without "
+        "compression.",
     ),
-    "not_image": Reason("file", "The file is not an image of the format of its suffix."),
-    "not_grey": Reason("grey values", "The image is not a grey-scale image."),
-    "bit_depth": Reason("header", "The file is not a single image of 8 or 16 bits."),
+    "not_image": Reason(
+        "file", "The file is neither a PNG nor a TIFF nor a JPEG picture; export it as one of them."
+    ),
+    "not_grey": Reason(
+        "grey values",
+        "The colour channels differ by more than 8 of 255 levels; remove coloured marks and save "
+        "the picture as greyscale.",
+    ),
+    "colour_space": Reason(
+        "header",
+        "The picture is stored in CMYK or another colour space whose grey values are not exact; "
+        "save it as greyscale.",
+    ),
+    "transparent": Reason(
+        "grey values", "Parts of the picture are transparent; save it without transparency."
+    ),
+    "orientation": Reason(
+        "header",
+        "The picture's EXIF or TIFF data do not state clearly how it is turned; turn it upright "
+        "and remove these data.",
+    ),
+    "bit_depth": Reason(
+        "header", "The file is not a single image of 8 or 16 bits; save it with 8 or 16 bits."
+    ),
     # the cohort
     "label_conflict": Reason("labels", "The same picture is listed as AFF and as NFF."),
 }

@@ -130,6 +130,8 @@ BAD = {
     "empty": ("empty", _content(b"")),
     "text": ("not_dicom", _content(b"path,patient_id,hospital,label\n" * 20)),
     "PNG": ("other_format", _content(_png())),
+    "BMP": ("unsupported_format", _content(b"BM" + bytes(200))),
+    "PDF": ("unsupported_format", _content(b"%PDF-1.7" + bytes(200))),
     "no preamble": ("no_preamble", _bytes(lambda data: data[132:])),
     "no transfer syntax": (
         "transfer_syntax",
