@@ -32,12 +32,14 @@ class FileFacts:
         instance: Pseudonym of the SOP Instance UID, "" where there is none.
         made_from: Pseudonyms of the instances that this one was processed from.
         perceptual_hash: Hash of the picture; see `duplicates.perceptual_hash`.
+        polarity: Whether bone is bright, see `ingest.polarity`; "" for a synthetic radiograph.
     """
 
     entry: RadiographEntry
     instance: str
     made_from: tuple[str, ...]
     perceptual_hash: int
+    polarity: str = ""
 
 
 def write(path: Path, facts: FileFacts, encoded: Encoded) -> None:

@@ -2,8 +2,11 @@
 
 Outside the collimator's edge nothing is exposed, so where bone is bright this area is bright, often
 the brightest of all: a band along a side of the picture that shows nothing of the patient but much
-of the machine. Bands are searched along the four sides only; those of a collimator that is rotated
-against the detector remain.
+of the machine. Many machines and viewers paint it in one grey value instead, mostly black.
+
+Bands and constant margins are searched along the four sides only. Of a collimator that is turned
+against the detector, the rows and columns without any part of the field are left out; the triangles
+at its corners remain, since a smaller rectangle would cost anatomy.
 """
 
 import numpy as np
@@ -23,6 +26,10 @@ _STRAIGHT = 0.75
 """Least share of an edge's length with a rise, not counting bands along other sides."""
 _MOST_OTHER = 0.7
 """Greatest share of an edge's length that bands along other sides may take."""
+_CONSTANT = 4 * 257
+"""Greatest difference of grey values within constant margins: 4 of 255 levels, as in a JPEG."""
+_ROWS = 16
+"""Number of rows in which the search for constant margins proceeds."""
 _BRIGHT = 0.6
 """Least share of a band's pixels within 15% of the range below the brightest ones."""
 
@@ -31,17 +38,58 @@ def crop_box(
     grey: UInt16[np.ndarray, "height width"],
     hidden: Bool[np.ndarray, "height width"] | None = None,
 ) -> Box:
-    """Finds the area inside padding, shutters and the collimator's bright bands.
+    """Finds the area inside padding, shutters, constant margins and the collimator's bright bands.
 
     Args:
         grey: Grey values, bone bright.
         hidden: Mask of padding and of pixels behind shutters.
 
     Returns:
-        The area that shows the patient, everything where there are no bands. At a band it loses up
-        to three pixels of the smaller picture in which bands are searched.
+        The area that shows the patient, everything where there are no bands and margins. At a band
+        it loses up to three pixels of the smaller picture in which bands are searched.
     """
-    box = _within(hidden) if hidden is not None else Box(0, 0, *grey.shape)
+    box = Box(0, 0, *grey.shape) if hidden is None else _within(hidden)
+    box = _inside_margins(grey, box)
+    inside_bands = _inside_bands(grey, box)
+    return box if inside_bands == box else _inside_margins(grey, inside_bands)
+
+
+def _inside_margins(grey: UInt16[np.ndarray, "height width"], box: Box) -> Box:
+    """The part of a box without rows and columns at its sides that have one grey value."""
+    for _ in range(2):  # columns of a turned field become constant when rows are left out
+        inside = grey[box.slices]
+        top, bottom = _constant_rows(inside), _constant_rows(inside[::-1])
+        if top + bottom >= len(inside):
+            return box
+        rows = inside[top : len(inside) - bottom].T
+        left, right = _constant_rows(rows), _constant_rows(rows[::-1])
+        if left + right >= len(rows) or not any((top, bottom, left, right)):
+            return box
+        box = Box(
+            box.top + top,
+            box.left + left,
+            box.height - top - bottom,
+            box.width - left - right,
+        )
+    return box
+
+
+def _constant_rows(picture: UInt16[np.ndarray, "height width"]) -> int:
+    """Number of rows at a picture's top that have, together, one grey value."""
+    least, greatest = 0xFFFF, 0
+    for top in range(0, len(picture), _ROWS):
+        rows = picture[top : top + _ROWS]
+        low = np.minimum(np.minimum.accumulate(rows.min(1)), least).astype(int)
+        high = np.maximum(np.maximum.accumulate(rows.max(1)), greatest).astype(int)
+        varied = high - low > _CONSTANT
+        if varied.any():
+            return top + int(varied.argmax())
+        least, greatest = low[-1], high[-1]
+    return len(picture)
+
+
+def _inside_bands(grey: UInt16[np.ndarray, "height width"], box: Box) -> Box:
+    """The part of a box without bright bands along its sides."""
     scale = max(1, round(max(box.height, box.width) / _SIDE))
     height, width = box.height // scale, box.width // scale
     if min(height, width) < _LEAST_SIDE:

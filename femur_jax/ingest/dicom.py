@@ -30,6 +30,7 @@ from femur_jax.data.radiograph import GREATEST_AGE, INTENTS, SEXES, Box, Source
 from femur_jax.ingest import codestream
 from femur_jax.ingest.collimation import crop_box
 from femur_jax.ingest.grey import presentation, stored_range
+from femur_jax.ingest.polarity import POSITIVE, polarity
 from femur_jax.ingest.rejection import RejectedFileError, require
 
 MAX_PIXELS = 40_000_000
@@ -124,6 +125,9 @@ VENDORS = (
 )
 """Makers whose name is kept, since it reveals nothing about a patient; others get a pseudonym."""
 
+_CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))
+"""Photometric interpretations and Presentation LUT shapes that exclude each other (C.8.11.3)."""
+
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 _OTHER_STARTS = (b"GIF8", b"BM", b"%PDF", b"RIFF", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 
@@ -168,6 +172,10 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         stored = _decode(dataset, pixel_data)
         grey, hidden, voi, limits = presentation(stored, dataset)
         source = _source(dataset, voi, limits, pseudonym)
+        grey, hidden, voi = presentation(stored, dataset)
+        header = (dataset.PhotometricInterpretation, dataset.get("PresentationLUTShape"))
+        require(header not in _CONTRADICTIONS or polarity(grey) == POSITIVE, "polarity")
+        source = _source(dataset, voi, pseudonym)
         instance, made_from = _instances(dataset, pseudonym)
     except (RejectedFileError, MemoryError):
         raise

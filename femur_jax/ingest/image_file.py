@@ -30,7 +30,7 @@ _TIFF_COMPRESSIONS = (
     tifffile.COMPRESSION.PACKBITS,
 )
 """Compressions whose decoders survive any damaged input."""
-_TIFF_SAMPLES = {
+_TIFF_SAMPLES: dict[int, int] = {
     tifffile.PHOTOMETRIC.MINISBLACK: 1,
     tifffile.PHOTOMETRIC.MINISWHITE: 1,
     tifffile.PHOTOMETRIC.RGB: 3,
@@ -151,7 +151,8 @@ def _decode_tiff(data: bytes) -> _Decoded:
         channels = (page.samplesperpixel,) if page.samplesperpixel > 1 else ()
         require(pixels.shape == (page.imagelength, page.imagewidth, *channels), "tiff_kind")
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            require(pixels.ndim == 2 and page.colormap is not None, "colour_space")
+            if pixels.ndim > 2 or page.colormap is None:
+                raise RejectedFileError("colour_space")
             colours = page.colormap.T
             # Old writers filled the lower 8 of the 16 bits.
             scale = 257 if colours.max() < 256 else 1

@@ -25,12 +25,16 @@ from femur_jax.errors import UserError
 from femur_jax.ingest import duplicates
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.image_file import SUFFIXES, read_image_file
+from femur_jax.ingest.polarity import POSITIVE, polarity
 from femur_jax.ingest.rejection import REASONS, RejectedFileError
 from femur_jax.ingest.workers import run_in_workers
 from femur_jax.progress import Progress
 
 QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
+POLARITY = "polarity.jsonl"
 SUMMARY = "ingest.json"
+_READER = 2
+"""Version of the readers: a spool file of another version is not used."""
 _SIMILAR_BITS = 3
 """Greatest difference, of 64 bits, between two patients' pictures that a person should compare."""
 
@@ -86,9 +90,10 @@ def ingest(
     """Creates a radiograph dataset.
 
     The dataset keeps only the fields of `Radiograph` and `Source` and the named further columns of
-    the label table; identifiers become keyed pseudonyms. Three tables of JSON lines next to the
+    the label table; identifiers become keyed pseudonyms. Four tables of JSON lines next to the
     manifest list files by pseudonym and by line of the label table: unusable files
-    (docs/quarantine.md), duplicates, and pairs of patients whose pictures look alike. The result
+    (docs/quarantine.md), duplicates, pairs of patients whose pictures look alike, and pictures that
+    a person should look at, since bone is not clearly bright. The result
     depends on the inputs, the key and the arguments, not on the number of workers or on
     interruptions.
 
@@ -184,6 +189,10 @@ def ingest(
                     [read[n].entry for n in kept], [read[n].perceptual_hash for n in kept]
                 ),
             )
+            unclear = {n: read[n].polarity for n in sorted(kept) if read[n].polarity != POSITIVE}
+            writer.write_text(
+                POLARITY, _json_lines(about[n] | {"polarity": unclear[n]} for n in unclear)
+            )
             writer.write_text(SUMMARY, json.dumps(dataclasses.asdict(summary)))
     shutil.rmtree(spooled)
     return summary
@@ -202,7 +211,7 @@ def _job(
     status = path.stat()
     row = dataclasses.asdict(entry)
     del row["line"]  # it changes when lines above are removed
-    state = [SCHEMA, patch, row, status.st_size, status.st_mtime_ns]
+    state = [SCHEMA, _READER, patch, row, status.st_size, status.st_mtime_ns]
     return _Job(path, entry, pseudonym, patch, folder / pseudonym("spool", json.dumps(state)))
 
 
@@ -249,7 +258,13 @@ def _read(job: _Job) -> spool.FileFacts | str:
     except RejectedFileError as error:
         return error.code
     perceptual_hash = duplicates.perceptual_hash(picture.pixels)
-    facts = spool.FileFacts(encoded.entry, picture.instance, picture.made_from, perceptual_hash)
+    facts = spool.FileFacts(
+        encoded.entry,
+        picture.instance,
+        picture.made_from,
+        perceptual_hash,
+        polarity(picture.pixels),
+    )
     spool.write(job.spool, facts, encoded)
     return facts
 

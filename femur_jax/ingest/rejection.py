@@ -87,6 +87,11 @@ REASONS = {
     "crashed": Reason("decoding", "Reading the file ended its worker process."),
     # grey values
     "value_range": Reason("grey values", "Pixel values exceed BitsStored."),
+    "polarity": Reason(
+        "grey values",
+        "Photometric Interpretation and Presentation LUT Shape contradict each other, and the "
+        "pixels do not tell that bone is bright; correct one of them in the header.",
+    ),
     "constant_image": Reason("grey values", "All pixels are equal."),
     "blank": Reason(
         "grey values",

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.files import CHECKSUMS
-from femur_jax.ingest.pipeline import DUPLICATES, QUARANTINE, SIMILAR, SUMMARY
+from femur_jax.ingest.pipeline import DUPLICATES, POLARITY, QUARANTINE, SIMILAR, SUMMARY
+from femur_jax.ingest.polarity import NEGATIVE
 from femur_jax.inspection.leaks import (
     Leak,
     SimilarPair,
@@ -59,6 +60,8 @@ _CATEGORIES: dict[str, Callable[[RadiographEntry], str]] = {
     "sex": lambda e: e.source.sex,
     "age_known": lambda e: "yes" if e.source.age else "no",
 }
+_BRIGHTNESS = (0.1, 0.9)
+"""Mean grey values between which radiographs lie; those of 868 films were 0.19 to 0.75."""
 _COMPARED = ("megapixels", "aspect", "spacing_mm", "mean_grey", "contrast")
 
 
@@ -161,6 +164,7 @@ class Fingerprint:
         separations: Separation of the classes by each fact, greatest first.
         leaks: Leaks by kind of item, also where nothing leaks; see `find_leaks`.
         similar: Pairs that look alike, those across splits first.
+        unclear: Answers of `ingest.polarity` by name of the radiograph, negatives first.
         verdict: One or two sentences on leaks.
         checks: Questions with their results.
     """
@@ -178,6 +182,7 @@ class Fingerprint:
     separations: list[Separation]
     leaks: list[Leak]
     similar: list[SimilarPair]
+    unclear: dict[str, str]
     verdict: str
     checks: list[Check]
 
@@ -201,6 +206,8 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
     separations = _separations(entries, facts)
     leaks = find_leaks(entries)
     similar = read_similar_pairs(entries, _lines(dataset, SIMILAR))
+    rows = sorted(_lines(dataset, POLARITY), key=lambda row: row["polarity"] != NEGATIVE)
+    unclear = {row["file"]: row["polarity"] for row in rows}
     return Fingerprint(
         dataset=hashlib.sha256((dataset.folder / CHECKSUMS).read_bytes()).hexdigest(),
         provenance=dataset.provenance,
@@ -215,11 +222,13 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
         separations=separations,
         leaks=leaks,
         similar=similar,
+        unclear=unclear,
         verdict=summarise_leaks(leaks, similar),
         checks=[
             *_line_checks(entries, lines, len(quarantined), len(duplicates)),
             *_class_checks(entries),
             *_leak_checks(leaks, similar),
+            *_grey_checks(unclear, facts),
             *_look_checks(hospitals, separations, facts),
         ],
     )
@@ -452,6 +461,24 @@ def _leak_checks(leaks: Sequence[Leak], similar: Sequence[SimilarPair]) -> list[
     across = sum(pair.across for pair in similar)
     finding = f"pairs across splits: {across}; within one: {len(similar) - across}"
     return [*checks, Check("Do radiographs look alike across splits?", _look(across), finding)]
+
+
+def _grey_checks(unclear: Mapping[str, str], facts: DatasetFacts) -> list[Check]:
+    negatives = sum(answer == NEGATIVE for answer in unclear.values())
+    mean, (dark, bright) = facts.numbers["mean_grey"], _BRIGHTNESS
+    black, white = int((mean < dark).sum()), int((mean > bright).sum())
+    return [
+        Check(
+            "Is bone bright in each radiograph?",
+            _look(len(unclear)),
+            f"negatives, as it seems: {negatives}; doubtful: {len(unclear) - negatives}",
+        ),
+        Check(
+            "Are all radiographs neither nearly black nor nearly white?",
+            _look(black + white),
+            f"nearly black: {black}; nearly white: {white}; of {len(mean)}",
+        ),
+    ]
 
 
 def _look_checks(

@@ -23,6 +23,7 @@ from femur_jax.templates import template_environment
 
 _SIDE = 256
 _MOST_PAIRS = 50
+_MOST_UNCLEAR = 100
 _WIDTH, _HEIGHT = 300, 110  # size of a histogram's plot in pixels
 
 
@@ -69,6 +70,8 @@ def write_page(
     position = {entry.name: n for n, entry in enumerate(dataset.entries)}
     shown = [n for sheet in sheets.values() for n in sheet]
     shown += [position[name] for pair in pairs for name in pair.files]
+    unclear = list(result.unclear)[:_MOST_UNCLEAR]
+    shown += [position[name] for name in unclear]
     pictures = _thumbnails(dataset, sorted(set(shown)))
     environment = template_environment(Path(__file__).parent)
     short = short_names([hospital.name for hospital in result.hospitals])
@@ -81,6 +84,7 @@ def write_page(
         totals=totals,
         sheets={label: [pictures[n] for n in sheet] for label, sheet in sheets.items()},
         pairs=[(pair, [pictures[position[name]] for name in pair.files]) for pair in pairs],
+        unclear=[pictures[position[name]] for name in unclear],
         plot=(_WIDTH, _HEIGHT),
     )
     path.write_text(html, encoding="utf-8")

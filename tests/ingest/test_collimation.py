@@ -99,6 +99,44 @@ def test_small_pictures_are_left_whole(shape):
     assert crop_box(picture) == (0, 0, *shape)
 
 
+@pytest.mark.parametrize("value", [0, 40_000, 65_535])
+@pytest.mark.parametrize("ringing", [0, 1000])
+def test_constant_margins_are_cropped(value, ringing):
+    """Everything of the field remains, and nothing else; a JPEG's margins are nearly constant."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        top, bottom, left, right = rng.integers(0, 90, 4)
+        field = rng.integers(5000, 30_000, (300, 200))
+        picture = np.clip(value + rng.integers(0, ringing + 1, (700, 500)), 0, 65535)
+        box = Box(int(top), int(left), 700 - int(top + bottom), 500 - int(left + right))
+        picture[box.slices] = rng.integers(5000, 30_000, box[2:])
+        assert crop_box(picture.astype(np.uint16)) == box
+        assert crop_box(field.astype(np.uint16)) == (0, 0, 300, 200)
+
+
+@pytest.mark.parametrize("degrees", [2, 10, 30])
+def test_the_field_of_a_turned_collimator_is_whole(degrees):
+    rows, columns = np.mgrid[:700, :500] - np.array([350, 250])[:, None, None]
+    angle = np.deg2rad(degrees)
+    down, right = (
+        rows * np.cos(angle) - columns * np.sin(angle),
+        rows * np.sin(angle) + columns * np.cos(angle),
+    )
+    inside = (abs(down) < 200) & (abs(right) < 120)
+    picture = np.where(inside, np.random.default_rng(0).integers(9000, 30_000, inside.shape), 0)
+    box = crop_box(picture.astype(np.uint16))
+    assert box.top == np.flatnonzero(inside.any(1))[0]
+    assert box.left == np.flatnonzero(inside.any(0))[0]
+    assert (box.height, box.width) == (inside.any(1).sum(), inside.any(0).sum())
+
+
+def test_a_slow_ramp_is_no_margin():
+    """Without any noise, its first and last rows are alike; no more than these are cropped."""
+    ramp = np.tile(np.linspace(0, 60_000, 700)[:, None], (1, 500)).astype(np.uint16)
+    box = crop_box(ramp)
+    assert box.height >= 650 and box.width == 500
+
+
 def test_something_is_always_left():
     """Something always remains, also where all four sides look like bands."""
     rng = np.random.default_rng(0)

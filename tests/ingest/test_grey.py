@@ -8,6 +8,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.grey import counted, robust_range, stretch, window
+from femur_jax.ingest.grey import window
+from femur_jax.ingest.rejection import RejectedFileError
 from tests.ingest.conftest import LOSSLESS, same, smooth_values
 
 SYNTAXES = ["explicit", "implicit", "big-endian"]
@@ -157,9 +159,7 @@ def test_modality_luts(dicom_file, tmp_path):
         ("MONOCHROME1", None, True),
         ("MONOCHROME1", "", True),
         ("MONOCHROME1", "INVERSE", True),
-        ("MONOCHROME2", "INVERSE", True),
         ("MONOCHROME2", "IDENTITY", False),
-        ("MONOCHROME1", "IDENTITY", False),
     ],
 )
 @pytest.mark.parametrize("windowed", [False, True])
@@ -261,6 +261,23 @@ def test_the_count_of_a_large_picture_finds_its_extremes():
     counts = counted(stored, -2048, 2047)
     assert (np.flatnonzero(counts) - 2048).tolist() == [-2000, 700, 900, 1900]
     assert abs(counts[700 + 2048] / counts[900 + 2048] - 1) < 0.01
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverse"),
+    [("MONOCHROME2", "INVERSE", True), ("MONOCHROME1", "IDENTITY", False)],
+)
+def test_a_contradiction_counts_only_where_bone_is_bright(
+    dicom_file, tmp_path, photometric, shape, inverse
+):
+    """The standard prefers the shape; a file that becomes a negative or a riddle is refused."""
+    limb = np.tile(400 + 3000 * np.hanning(60), (80, 1)).astype(np.uint16)
+    elements = {"PhotometricInterpretation": photometric, "PresentationLUTShape": shape}
+    right = 4095 - limb if inverse else limb
+    grey = _read(dicom_file(tmp_path / "right", right, **elements)).pixels
+    assert grey[:, 30].min() > grey[:, [0, -1]].max()
+    for name, stored in (("negative", 4095 - right), ("riddle", smooth_values())):
+        with pytest.raises(RejectedFileError) as error:
+            _read(dicom_file(tmp_path / name, stored, **elements))
+        assert error.value.code == "polarity"
 
 
 # Padding and shutters: hidden pixels are black, do not affect the range, and are cropped.

@@ -118,7 +118,10 @@ def test_the_page_holds_every_radiograph_and_refers_to_nothing(cohort, inspected
     page = _Page(html)
     assert page.open == []
     sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(sources) == 22 and all(s.startswith("data:image/jpeg;base64,") for s in sources)
+    unclear = len(inspected[0]["unclear"])  # these are shown twice
+    assert len(sources) == 22 + unclear and all(
+        s.startswith("data:image/jpeg;base64,") for s in sources
+    )
     assert not any("href" in attrs for _, attrs in page.tags)
     assert not re.search(r"https?://|url\(|<script", html)
     text = "".join(page.text)
@@ -153,6 +156,32 @@ def test_a_leak_ends_with_1_and_is_shown(tmp_path, capsys):
     assert "The splits leak" in html and "<code>p0</code>" in html
     shown = [attrs["alt"] for tag, attrs in _Page(html).tags if tag == "img"]
     assert shown == ["radiograph r1", "radiograph r2", *(f"radiograph r{n}" for n in (0, 2, 1))]
+
+
+def test_dark_pictures_and_negatives_are_shown(tmp_path, capsys):
+    limb = np.tile(500 + 60_000 * np.hanning(40), (60, 1))
+    noise = np.random.default_rng(0).uniform(0, 65_535, limb.shape)
+    pictures = {"negative": 65_535 - limb, "doubtful": noise, "dark": limb / 16, "right": limb}
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "patient_id", "hospital", "label"))
+        for n, (name, picture) in enumerate(pictures.items()):
+            Image.fromarray((picture / 257).astype(np.uint8)).save(tmp_path / f"{name}.png")
+            writer.writerow((f"{name}.png", f"p{n}", "h", ("NFF", "AFF")[n % 2]))
+    dataset = tmp_path / "dataset"
+    options = {"patch": 64, "key_file": tmp_path / "key", "fractions": (0.0, 0.0), "workers": 1}
+    ingest(tmp_path, tmp_path / "labels.csv", dataset, **options)
+    main(["inspect", f"--dataset={dataset}"])
+    told = capsys.readouterr().out
+    assert "Is bone bright in each radiograph? negatives, as it seems: 1; doubtful: 1" in told
+    assert "nearly black: 1; nearly white: 0; of 4" in told
+    rows = [json.loads(line) for line in (dataset / "polarity.jsonl").read_text().splitlines()]
+    assert {row["line"]: row["polarity"] for row in rows} == {2: "negative", 3: "doubtful"}
+    html = (tmp_path / "dataset.fingerprint" / "fingerprint.html").read_text()
+    section = html[html.index("<h2>Is bone bright?</h2>") :]
+    section = section[: section.index("</section>")]
+    assert section.count("<img") == 2
+    assert section.index("<br>negative") < section.index("<br>doubtful")
 
 
 def test_chromium_shows_it(inspected, tmp_path):
