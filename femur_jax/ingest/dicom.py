@@ -171,11 +171,9 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         spacing, spacing_source = _spacing(dataset)
         stored = _decode(dataset, pixel_data)
         grey, hidden, voi, limits = presentation(stored, dataset)
-        source = _source(dataset, voi, limits, pseudonym)
-        grey, hidden, voi = presentation(stored, dataset)
         header = (dataset.PhotometricInterpretation, dataset.get("PresentationLUTShape"))
         require(header not in _CONTRADICTIONS or polarity(grey) == POSITIVE, "polarity")
-        source = _source(dataset, voi, pseudonym)
+        source = _source(dataset, voi, limits, pseudonym)
         instance, made_from = _instances(dataset, pseudonym)
     except (RejectedFileError, MemoryError):
         raise

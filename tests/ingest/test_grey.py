@@ -8,7 +8,6 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.grey import counted, robust_range, stretch, window
-from femur_jax.ingest.grey import window
 from femur_jax.ingest.rejection import RejectedFileError
 from tests.ingest.conftest import LOSSLESS, same, smooth_values
 
@@ -261,6 +260,8 @@ def test_the_count_of_a_large_picture_finds_its_extremes():
     counts = counted(stored, -2048, 2047)
     assert (np.flatnonzero(counts) - 2048).tolist() == [-2000, 700, 900, 1900]
     assert abs(counts[700 + 2048] / counts[900 + 2048] - 1) < 0.01
+
+
 @pytest.mark.parametrize(
     ("photometric", "shape", "inverse"),
     [("MONOCHROME2", "INVERSE", True), ("MONOCHROME1", "IDENTITY", False)],
