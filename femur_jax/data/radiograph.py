@@ -52,10 +52,11 @@ class Source:
         syntax: Name of the transfer syntax, or of the image format.
         bits: Stored bits of a pixel.
         photometric: MONOCHROME1 or MONOCHROME2.
-        voi: Origin of the grey values: 'lut', 'window', or 'range' of the pixels themselves.
+        voi: Origin of the grey values: 'lut', 'window', 'range' of the pixels themselves, or
+            'stored' where an exported picture's values are shown as they are.
         limits: Four values (modality units, from dark to bright) that became grey 0, 2048, 63487
             and 65535 of a 'range', linear between them: one end, two limits, the other end. A
-            limit that equals its end became 0 or 65535. Empty for 'lut' and 'window'.
+            limit that equals its end became 0 or 65535. Empty for all other origins.
         intent: One of INTENTS (Presentation Intent Type).
         vendor: A name from `dicom.VENDORS`, a keyed pseudonym for any other maker, or unknown.
         sex: One of SEXES.

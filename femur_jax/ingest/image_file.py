@@ -11,12 +11,13 @@ from typing import NamedTuple
 import imagecodecs
 import numpy as np
 import tifffile
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt16
 from PIL import ExifTags, Image
 
 from femur_jax.data.radiograph import Source
 from femur_jax.ingest.collimation import crop_box
 from femur_jax.ingest.dicom import MAX_PIXELS, Picture, file_bytes
+from femur_jax.ingest.grey import counted, robust_range, stretch
 from femur_jax.ingest.rejection import RejectedFileError, require
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -61,9 +62,12 @@ def read_image_file(path: Path) -> Picture:
     """Reads one exported radiograph; bone is assumed to be bright.
 
     The content decides on the format, not the suffix. The picture is turned and mirrored as its
-    EXIF data or its TIFF header state. 8-bit values are scaled to 0..65535. Three colour channels
-    count as grey where they differ by at most 8 of 255 levels. A TIFF whose photometric
-    interpretation is WhiteIsZero is inverted.
+    EXIF data or its TIFF header state. Three colour channels count as grey where they differ by at
+    most 8 of 255 levels. A TIFF whose photometric interpretation is WhiteIsZero is inverted.
+
+    8-bit values are scaled to 0..65535. 16-bit values are kept where they use the upper half of
+    this range. Otherwise they have fewer bits: those that a PNG's sBIT chunk states, or, where no
+    file states them, the picture's own range is shown as it is for DICOM; see `grey.robust_range`.
 
     Raises:
         RejectedFileError: The file is not an intact grey-scale image of at most 40 megapixels.
@@ -79,8 +83,10 @@ def read_image_file(path: Path) -> Picture:
         raise RejectedFileError("undecodable") from None
     pixels = _turned(_joined(decoded.pixels), decoded.orientation)
     require(int(pixels.min()) < int(pixels.max()), "constant_image")
-    source = Source(syntax=decoded.format, bits=decoded.bits or 8 * pixels.itemsize)
-    grey = pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
+    bits = decoded.bits or 8 * pixels.itemsize
+    grey, limits = _over_full_range(pixels, bits)
+    voi = "range" if limits else "stored"
+    source = Source(syntax=decoded.format, bits=bits, voi=voi, limits=limits)
     return Picture(grey, crop_box(grey), 0.0, "unknown", source)
 
 
@@ -209,6 +215,23 @@ def _joined(
     most = round(_MOST_COLOUR * np.iinfo(pixels.dtype).max)
     require(int((brightest - darkest).max()) <= most, "not_grey")
     return (pixels.mean(-1, dtype=np.float32) + 0.5).astype(pixels.dtype)
+
+
+def _over_full_range(
+    pixels: Shaped[np.ndarray, "height width"], bits: int
+) -> tuple[UInt16[np.ndarray, "height width"], tuple[float, ...]]:
+    """Scales values to 0..65535; also returns the limits where the picture's own range is shown."""
+    values = np.arange(1 << 16, dtype=np.float64)
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint16) * 257, ()
+    if bits < 16 and pixels.max() < 1 << bits:  # otherwise the writer has scaled them
+        table, limits = values / ((1 << bits) - 1), ()
+    else:
+        own = robust_range(values, counted(pixels, 0, 0xFFFF))
+        if own.high >= 1 << 15:
+            return pixels, ()
+        table, limits = stretch(values, own), tuple(own)
+    return np.round(65535 * table.clip(0, 1)).astype(np.uint16)[pixels], limits
 
 
 def _turned(

@@ -30,7 +30,9 @@ def test_eight_bits_are_spread(tmp_path, suffix):
     picture = read_image_file(path)
     assert picture.pixels.dtype == np.uint16
     np.testing.assert_array_equal(picture.pixels, np.round(pixels / 255 * 65535))
-    assert picture.source == Source(syntax="png" if suffix == ".png" else "tiff", bits=8)
+    assert picture.source == Source(
+        syntax="png" if suffix == ".png" else "tiff", bits=8, voi="stored"
+    )
     assert (picture.spacing_mm, picture.spacing_source) == (0.0, "unknown")
     assert (picture.crop, picture.instance) == ((0, 0, 31, 44), "")
 
@@ -40,6 +42,38 @@ def test_sixteen_bits_are_kept(tmp_path, suffix):
     pixels, path = _pixels(np.uint16), tmp_path / f"f{suffix}"
     Image.fromarray(pixels).save(path)
     np.testing.assert_array_equal(read_image_file(path).pixels, pixels)
+
+
+def _twelve_bits():
+    """Values of a 12-bit detector, 1000 to 3000."""
+    y, x = np.mgrid[:62, :88]
+    return (2000 + 500 * np.sin(y / 9) + 500 * np.cos(x / 11)).round().astype(np.uint16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_twelve_bits_are_spread_whatever_a_hot_pixel_says(tmp_path, suffix):
+    pixels, path = _twelve_bits(), tmp_path / f"f{suffix}"
+    Image.fromarray(pixels).save(path)
+    picture = read_image_file(path)
+    expected = (pixels - 1000.0) / 2000 * 65535
+    np.testing.assert_allclose(picture.pixels, expected, atol=100)
+    assert picture.source.voi == "range" and picture.source.limits[-1] == pixels.max()
+    pixels[20, 20] = 65_535
+    Image.fromarray(pixels).save(path)
+    assert np.median(read_image_file(path).pixels) > 20_000
+
+
+def test_stated_bits_are_believed_where_the_values_fit(tmp_path):
+    pixels, path = _twelve_bits(), tmp_path / "f.png"
+    data = imagecodecs.png_encode(pixels)
+    stated = struct.pack(">I", 1) + b"sBIT\x0c" + struct.pack(">I", zlib.crc32(b"sBIT\x0c"))
+    path.write_bytes(data[:33] + stated + data[33:])
+    picture = read_image_file(path)
+    np.testing.assert_array_equal(picture.pixels, np.round(pixels / 4095 * 65535))
+    assert (picture.source.voi, picture.source.bits) == ("stored", 12)
+    data = imagecodecs.png_encode(pixels << 4)  # as the standard of PNG demands
+    path.write_bytes(data[:33] + stated + data[33:])
+    np.testing.assert_array_equal(read_image_file(path).pixels, pixels << 4)
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
