@@ -5,7 +5,18 @@ python -m benchmarks --only train_over_torch_cpu
 
 import sys
 
-from benchmarks import data, demo, evaluation, gan, mutations, phantom, sampling, scale, training
+from benchmarks import (
+    data,
+    demo,
+    evaluation,
+    gan,
+    mutations,
+    phantom,
+    polarity,
+    sampling,
+    scale,
+    training,
+)
 from benchmarks.command import Suite, main
 from benchmarks.records import measurements_in
 
@@ -14,7 +25,7 @@ SUITE = Suite(
     target="bench",
     package="benchmarks",
     measurements=measurements_in(
-        (data, demo, evaluation, gan, mutations, phantom, sampling, scale, training)
+        (data, demo, evaluation, gan, mutations, phantom, polarity, sampling, scale, training)
     ),
 )
 
