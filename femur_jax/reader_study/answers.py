@@ -16,6 +16,7 @@ from typing import Any
 
 from femur_jax.errors import UserError
 from femur_jax.reader_study.design import Item, schedule
+from femur_jax.reader_study.questions import well_formed
 from femur_jax.reader_study.study import ANSWERS, Study
 
 _SCHEMA = """
@@ -70,6 +71,7 @@ class AnswerStore:
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             fingerprint = self._prepare()
+            self._opened = self._files()
         except sqlite3.DatabaseError as error:
             self.close()
             raise UserError(
@@ -123,13 +125,40 @@ class AnswerStore:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(
                 sqlite3.Error
             ):  # with a full disk, SQLite has already rolled back
                 self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _present(self) -> Iterator[None]:
+        """Checks before and after that the open files are those of the folder.
+
+        SQLite writes into a deleted file without an error.
+        """
+        self._require_present()
+        yield
+        self._require_present()
+
+    def _require_present(self) -> None:
+        files = self._files()
+        same = [file[:2] for file in files] == [file[:2] for file in self._opened]
+        if not same or files[0][2] < self._opened[0][2]:
+            raise sqlite3.OperationalError(
+                f"{ANSWERS} was removed, replaced or cut off while it was in use; stop the server "
+                "and restore the study from a copy"
+            )
+        self._opened = files
+
+    def _files(self) -> list[tuple[int, int, int]]:
+        """Device, number and size of the database, its log and the index of the log."""
+        path = self._study.folder / ANSWERS
+        paths = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+        files = [path.stat() for path in paths if path.exists()]
+        return [(status.st_dev, status.st_ino, status.st_size) for status in files]
 
     def readers(self) -> dict[str, str]:
         """Returns the readers' tokens, by reader."""
@@ -156,7 +185,7 @@ class AnswerStore:
             FROM answers JOIN items USING (reader, number) WHERE reader = ? ORDER BY number
         """
         return [
-            Answered(Item(block, tuple(json.loads(images))), json.loads(answers), ms, bool(final))
+            Answered(Item(block, tuple(json.loads(images))), _loads(answers), ms, bool(final))
             for block, images, answers, ms, final in self._db.execute(query, (reader,))
         ]
 
@@ -175,10 +204,11 @@ class AnswerStore:
 
         Raises:
             OutOfTurnError: The item is not the current one.
-            sqlite3.OperationalError: The disk is full. Earlier answers are kept.
+            sqlite3.Error: The disk is full, or somebody removed or cut off the file of answers
+                since it was opened. Earlier answers are kept.
         """
         text = json.dumps(answers, sort_keys=True)
-        with self._transaction():
+        with self._present(), self._transaction():
             if number != self.next_number(reader):
                 if final and self._final_answers(reader, number) == text:
                     return
@@ -193,3 +223,11 @@ class AnswerStore:
         query = "SELECT answers FROM answers WHERE reader = ? AND number = ? AND final"
         row: Sequence[str] | None = self._db.execute(query, (reader, number)).fetchone()
         return row[0] if row else None
+
+
+def _loads(text: str) -> dict[str, Any]:
+    """Answers from their JSON; a text that no file can hold, as old versions saved, is mended."""
+    return {
+        name: well_formed(answer) if isinstance(answer, str) else answer
+        for name, answer in json.loads(text).items()
+    }

@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from femur_jax.data.table_file import as_text
 from femur_jax.reader_study.analysis import Finding, Reading, Results
 from femur_jax.reader_study.design import REAL_SOURCE, Design
 from femur_jax.templates import template_environment
@@ -42,15 +43,8 @@ def write_results(results: Results, design: Design, out: Path) -> None:
 
     answers.csv has one line for each scored reading, with the true source and class.
     """
-    with (out / "findings.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, [field.name for field in dataclasses.fields(Finding)])
-        table.writeheader()
-        table.writerows(dataclasses.asdict(finding) for finding in results.findings)
-    with (out / "answers.csv").open("w", newline="") as file:
-        rows = [_row(reading) for reading in results.readings]
-        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        table.writeheader()
-        table.writerows(rows)
+    _write_table(out / "findings.csv", [dataclasses.asdict(f) for f in results.findings])
+    _write_table(out / "answers.csv", [_row(reading) for reading in results.readings])
     template = template_environment(Path(__file__).parent).get_template("results.html.j2")
     html = template.render(
         design=design,
@@ -67,6 +61,15 @@ def write_results(results: Results, design: Design, out: Path) -> None:
         remarks=[reading for reading in results.readings if reading.answers.get("remark")],
     )
     (out / "results.html").write_text(html, encoding="utf-8")
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes a CSV file whose texts a spreadsheet shows and does not execute."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        table.writeheader()
+        for row in rows:
+            table.writerow({k: as_text(v) if isinstance(v, str) else v for k, v in row.items()})
 
 
 def _conclusion(finding: Finding) -> str:

@@ -52,6 +52,11 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
 """Questions of each block, by its name."""
 
 
+def well_formed(text: str) -> str:
+    """The text with a replacement sign for each lone surrogate, which no encoding can write."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def check_answers(block: str, answers: dict[str, Any], *, final: bool) -> None:
     """Checks that the page could have sent these answers.
 
@@ -72,8 +77,10 @@ def check_answers(block: str, answers: dict[str, Any], *, final: bool) -> None:
             fits = type(answer) is int and 1 <= answer <= len(question.options)
         elif question.kind == "ticks":
             fits = isinstance(answer, list) and all(box in question.options for box in answer)
+            fits = fits and len(answer) == len(set(answer))
         else:
             fits = isinstance(answer, str) and len(answer) <= LONGEST_REMARK
+            fits = fits and answer == well_formed(answer)
         if not fits:
             raise ValueError(f"{answer!r} is not a valid answer to {name!r}")
     scales = {question.name for question in QUESTIONS[block] if question.kind == "scale"}

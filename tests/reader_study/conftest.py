@@ -95,7 +95,11 @@ class Server:
         ]
         if invited:
             command += ["--invite", *invited]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self._errors = Path(folder).with_name("errors")
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+            )
         self.links = {}
         for line in self.process.stdout:
             if line.startswith("Ctrl-C"):
@@ -114,6 +118,9 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+
+    def printed_errors(self):
+        return self._errors.read_text()
 
     def ask(self, path, *, token="", method="GET", body=None, host=None):
         """Sends a request with the exact path; returns status, body and headers."""

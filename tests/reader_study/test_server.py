@@ -1,9 +1,16 @@
+import csv
 import json
+import shutil
+import socket
+import threading
+from contextlib import closing, suppress
 
 import pytest
+import uvicorn
 
 from femur_jax.main import main
 from femur_jax.reader_study.answers import AnswerStore
+from femur_jax.reader_study.server import PromptHTTP, application
 from femur_jax.reader_study.study import open_study
 from tests.reader_study.conftest import Server, items_of
 from tests.reader_study.test_answers import SINGLE
@@ -96,6 +103,113 @@ def test_a_wrong_token_is_refused(server, path):
 def test_other_host_names_are_refused(server):
     assert server.ask("/", host="evil.example")[0] == 400
     assert server.ask("/", host=f"localhost:{server.port}")[0] == 200
+
+
+ODD_BODIES = {
+    "nested arrays": b"[" * 60_000,
+    "nested answers": b'{"answers": ' + b'{"a":' * 9000 + b"1" + b"}" * 9000 + b"}",
+    "thousands of digits": b'{"answers": {}, "milliseconds": ' + b"9" * 5000 + b', "final": true}',
+    "infinity": b'{"answers": {}, "milliseconds": 1e999, "final": true}',
+    "a lone surrogate": b'{"answers": {"remark": "\\ud800"}, "milliseconds": 1, "final": false}',
+    "a box ticked twice": b'{"answers": {"artefacts": ["texture", "texture"]}, "milliseconds": 1,'
+    b' "final": false}',
+    "UTF-32": json.dumps({}).encode("utf-32"),
+}
+
+
+def test_odd_requests_get_an_answer_and_no_traceback(served):
+    study, server = served
+    token = server.token("anna")
+    assert save(server, "anna", 0, {"visible": []}) == 204
+    for name, body in ODD_BODIES.items():
+        status, _, _ = server.ask("/api/items/1", token=token, method="PUT", body=body)
+        assert (name, status) == (name, 422)
+    for digits in (30, 5000):
+        number = "9" * digits
+        assert server.ask(f"/api/items/{number}/images/0", token=token)[0] == 404
+        assert server.ask(f"/api/items/1/images/{number}", token=token)[0] == 404
+        assert server.ask(f"/api/items/{number}", token=token, method="PUT", body=b"{}")[0] == 405
+    start = f"PUT /api/items/1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+    for rest in ("", "Content-Length: 9\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall((start + rest).encode())
+    images = study.folder / "images"
+    images.rename(study.folder / "elsewhere")
+    assert server.ask("/api/items/1/images/0", token=token)[0] == 503
+    (study.folder / "elsewhere").rename(images)
+    assert server.ask("/api/items/1/images/0", token=token)[0] == 200
+    assert server.printed_errors() == ""
+
+
+def test_nothing_is_acknowledged_once_the_file_of_answers_is_gone(served):
+    study, server = served
+    assert save(server, "anna", 0, {"visible": []}) == 204
+    moved = study.folder / "moved"
+    for number, suffix in enumerate(("", "-wal", "-shm"), start=1):
+        file = study.folder / f"answers.sqlite{suffix}"
+        file.rename(moved)
+        assert save(server, "anna", number, SINGLE) == 507
+        shutil.copy(moved, file)  # another file of the same name
+        assert save(server, "anna", number, SINGLE) == 507
+        file.unlink()
+        moved.rename(file)
+        assert save(server, "anna", number, SINGLE) == 204
+    with (study.folder / "answers.sqlite").open("r+b") as file:
+        file.truncate(100)
+    assert save(server, "anna", 4, SINGLE) == 507
+    assert server.printed_errors() == ""
+
+
+def test_a_request_that_never_ends_is_closed(study, monkeypatch):
+    monkeypatch.setattr(PromptHTTP, "seconds", 0.2)
+    store = AnswerStore(study)
+    store.invite("anna")
+    token = store.readers()["anna"]
+    store.close()
+    listener = socket.create_server(("127.0.0.1", 0))
+    servers = []
+
+    def run():
+        with closing(AnswerStore(study)) as opened:  # SQLite keeps to one thread
+            app = application(study, opened)
+            config = uvicorn.Config(app, http=PromptHTTP, ws="none", log_config=None)
+            servers.append(uvicorn.Server(config))
+            servers[0].run(sockets=[listener])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        head = f"PUT /api/items/0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+        for text in ("", "GET / HTT", head + "Content-Length: 9\r\n\r\n{"):
+            with socket.create_connection(listener.getsockname(), timeout=20) as connection:
+                connection.sendall(text.encode())
+                with suppress(ConnectionResetError):
+                    assert connection.recv(1000) == b""
+        with socket.create_connection(listener.getsockname(), timeout=20) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    finally:
+        servers[0].should_exit = True
+        thread.join()
+
+
+def test_remarks_reach_the_tables_as_text(study):
+    """Old versions saved lone surrogates, and a spreadsheet executes what begins with a sign."""
+    remarks = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "a\ud800b", 'plain, "quoted"', "Å\n="]
+    with closing(AnswerStore(study)) as store:
+        store.invite("anna")
+        blocks = [item.block for item in store.items("anna")][: 5 + len(remarks)]
+        for n, block in enumerate(blocks):
+            remark = {"remark": remarks[n % len(remarks)]}
+            answers = {"visible": []} if block == "display" else SINGLE | remark
+            store.save("anna", n, answers, 10, final=True)
+    assert main(["readers", "score", str(study.folder)]) == 0
+    out = study.folder.with_name("study.results")
+    with (out / "answers.csv").open(newline="", encoding="utf-8") as file:
+        found = [row["answer_remark"] for row in csv.DictReader(file) if row["block"] == "single"]
+    told = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "a\ufffdb", 'plain, "quoted"', "Å\n="]
+    assert found == [told[n % len(told)] for n, block in enumerate(blocks) if block == "single"]
+    assert "a\ufffdb" in (out / "results.html").read_text(encoding="utf-8")
 
 
 def test_acknowledged_answers_survive_a_kill(study):

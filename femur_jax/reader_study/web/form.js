@@ -44,7 +44,7 @@ export class Form {
     const answers = {};
     this.#questions.forEach(({ name, kind }, n) => {
       const inputs = [...this.#fieldsets[n].querySelectorAll("input:checked")];
-      if (kind === "text") answers[name] = this.#fieldsets[n].querySelector("textarea").value;
+      if (kind === "text") answers[name] = wellFormed(this.#fieldsets[n].querySelector("textarea").value);
       else if (kind === "ticks") answers[name] = inputs.map((input) => input.value);
       else if (inputs.length) answers[name] = Number(inputs[0].value);
     });
@@ -87,6 +87,9 @@ export class Form {
     this.#fieldsets[n]?.scrollIntoView({ block: "nearest" });
   }
 }
+
+/** Replaces lone surrogates, which the server refuses; old browsers cannot find them. */
+const wellFormed = (text) => text.toWellFormed?.() ?? text;
 
 /** Returns a <kbd> element with the name of a key. */
 export function key(name) {
