@@ -29,13 +29,9 @@ def polarity(grey: UInt16[np.ndarray, "height width"]) -> str:
     step = max(1, max(grey.shape) // _SIDE)
     sample = grey[step // 2 :: step, step // 2 :: step]
     # Bright bands along the sides are the collimator's in a picture, but air in a negative.
-    weaker, stronger = sorted(  # by magnitude
-        (
-            middle_minus_borders(sample[crop_box(sample).slices]),
-            middle_minus_borders(sample[crop_box(0xFFFF - sample).slices]),
-        ),
-        key=abs,
-    )
+    boxes = {crop_box(sample), crop_box(0xFFFF - sample)}
+    differences = sorted((middle_minus_borders(sample[box.slices]) for box in boxes), key=abs)
+    weaker, stronger = differences[0], differences[-1]
     contradict = abs(weaker) >= _LEAST and weaker * stronger < 0
     if abs(stronger) < _LEAST or contradict:
         return DOUBTFUL
