@@ -46,19 +46,17 @@ def summarise(
         f"{_SIZES[n - 1]} to {_SIZES[n]} MP" if n < len(_SIZES) else f"over {_SIZES[-1]} MP"
         for n in np.searchsorted(_SIZES, p.megapixels)
     ]
-    groups = {"hospital": p.hospitals, "size": sizes}
+    by = {
+        name: auc_by_group(logit, p.positive, p.patients, groups)
+        for name, groups in (("hospital", p.hospitals), ("size", sizes))
+    }
+    by["size"].sort(key=lambda row: row.group)
     return {
         "auc": dataclasses.asdict(roc_auc(patients)),
         "sensitivity_at_95_specificity": dataclasses.asdict(sensitivity_at_specificity(patients)),
         "calibration": dataclasses.asdict(calibration(predicted, patients.positive)),
         "patients": len(patients.score),
-        "by": {
-            name: [
-                dataclasses.asdict(row)
-                for row in auc_by_group(logit, p.positive, p.patients, group)
-            ]
-            for name, group in groups.items()
-        },
+        "by": {name: [dataclasses.asdict(row) for row in rows] for name, rows in by.items()},
         "published": PUBLISHED,
         "logit": logit.tolist(),
         "positive": p.positive.tolist(),

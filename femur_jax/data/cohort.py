@@ -243,7 +243,8 @@ def split_patients(
     """Assigns every patient to a split, stratified by label.
 
     Args:
-        labels: Label of each patient.
+        labels: Label of each patient. The split follows from the seed and the patients' names,
+            which therefore must be such as nobody can guess; see `ingest.content`.
         fractions: Shares of validation and test, 0 for none; the rest is for training.
         seed: Seed of the random split.
         connected: Disjoint sets of patients who share a picture. Each set goes into one split and
@@ -299,7 +300,8 @@ def split_hospitals(
     until each split holds its share of the patients and 2 of each class.
 
     Args:
-        patients: Labels by patient by hospital.
+        patients: Labels by patient by hospital. The split follows from the seed and the hospitals'
+            names; see `split_patients`.
         fractions: Shares of validation and test, 0 for none; the rest is for training.
         seed: Seed of the random order.
 
@@ -346,7 +348,7 @@ def deal_folds(labels: Mapping[str, str], folds: int) -> dict[str, int]:
     The sizes of any two folds differ by at most one patient, in total and in each class.
 
     Args:
-        labels: Label of each patient.
+        labels: Label of each patient, in the order in which they are dealt.
         folds: Number of folds.
 
     Returns:
@@ -362,7 +364,7 @@ def deal_folds(labels: Mapping[str, str], folds: int) -> dict[str, int]:
                 f"{counts[label]} patients with label {label} are too few for {folds} folds, which "
                 "need 2 each; use fewer folds."
             )
-    order = sorted(labels, key=lambda p: (LABELS.index(labels[p]), seeded_hash(0, p)))
+    order = sorted(labels, key=lambda p: LABELS.index(labels[p]))  # stable
     return {patient: n % folds for n, patient in enumerate(order)}
 
 

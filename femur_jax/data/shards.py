@@ -248,7 +248,8 @@ class RadiographDataset:
             return [n for n, entry in enumerate(self.entries) if entry.hospital_split == name]
         splits = fold_splits(by)
         labels: dict[str, str] = {}
-        for entry in self.entries:
+        # By content, since the order of the names would change with their key.
+        for entry in sorted(self.entries, key=lambda e: e.sha256):
             person = entry.group or entry.patient
             labels[person] = max(labels.get(person, LABELS[0]), entry.label, key=LABELS.index)
         fold = deal_folds(labels, len(splits))

@@ -40,7 +40,8 @@ def patient_scores(
 ) -> PatientScores:
     """Averages the scores of each patient's radiographs.
 
-    A patient with fractures of both classes counts once in each.
+    A patient with fractures of both classes counts once in each. Patients are in the order in which
+    they first occur, so that nothing depends on their names: those change with their key.
 
     Args:
         score: Predicted probability or logit of the positive class.
@@ -55,7 +56,8 @@ def patient_scores(
             f"{np.sum(~np.isfinite(score))} of {score.size} classifier scores are not finite: "
             "the classifier diverged; train it again with a lower learning rate."
         )
-    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    number = {name: n for n, name in enumerate(dict.fromkeys(patients))}
+    patient = np.array([number[name] for name in patients])
     case, index = np.unique(2 * patient + positive, return_inverse=True)
     case_positive = case % 2 == 1
     n_positive = int(case_positive.sum())
@@ -213,11 +215,11 @@ def auc_by_group(
 ) -> list[GroupRow]:
     """One row for each group of radiographs, such as a hospital or a range of sizes.
 
-    A patient whose radiographs fall into several groups counts in each, with those radiographs.
+    Groups are in the order in which they first occur. A patient whose radiographs fall into several groups counts in each, with those radiographs.
     """
     group_of, patient_of = np.asarray(groups), np.asarray(patients)
     rows = []
-    for group in sorted(set(groups)):
+    for group in dict.fromkeys(groups):
         member = group_of == group
         counts = [len(set(patient_of[member & of_class])) for of_class in (positive, ~positive)]
         auc = None

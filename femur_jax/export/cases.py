@@ -84,7 +84,8 @@ def choose(folder: Path, *, per_class: int | None, seed: int, allow_real: bool) 
                 f"{folder} has {len(of_label)} radiographs with label {label}, fewer than the "
                 f"requested {per_class}; request fewer."
             )
-        chosen += sorted(of_label, key=lambda case: seeded_hash(seed, case.entry.name))[:per_class]
+        of_label.sort(key=lambda case: seeded_hash(seed, case.entry.sha256))
+        chosen += of_label[:per_class]
     return sorted(chosen, key=lambda case: case.radiograph)
 
 

@@ -2,8 +2,9 @@
 
 Worker processes read the files and store the results in a spool next to the dataset. When all files
 have been read, duplicates are removed, patients are split, and the dataset is written in an order
-that depends neither on the number of workers nor on interruptions: a killed run resumes from its
-spool and ends with the same bytes.
+that follows from the radiographs' content alone: neither names and paths nor the key, the number
+of workers or interruptions change it. A killed run resumes from its spool and ends with the same
+bytes.
 """
 
 import dataclasses
@@ -22,7 +23,9 @@ from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import SCHEMA, DatasetWriter
 from femur_jax.errors import UserError
+from femur_jax.files import write_atomically
 from femur_jax.ingest import duplicates
+from femur_jax.ingest.content import ContentKeys, content_keys
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.image_file import SUFFIXES, read_image_file
 from femur_jax.ingest.polarity import POSITIVE, polarity
@@ -33,6 +36,7 @@ from femur_jax.progress import Progress
 QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
 POLARITY = "polarity.jsonl"
 SUMMARY = "ingest.json"
+LINES = "lines.csv"
 _READER = 2
 """Version of the readers: a spool file of another version is not used."""
 _SIMILAR_BITS = 3
@@ -91,11 +95,11 @@ def ingest(
 
     The dataset keeps only the fields of `Radiograph` and `Source` and the named further columns of
     the label table; identifiers become keyed pseudonyms. Four tables of JSON lines next to the
-    manifest list files by pseudonym and by line of the label table: unusable files
-    (docs/quarantine.md), duplicates, pairs of patients whose pictures look alike, and pictures that
-    a person should look at, since bone is not clearly bright. The result
-    depends on the inputs, the key and the arguments, not on the number of workers or on
-    interruptions.
+    manifest list files by pseudonym: unusable files (docs/quarantine.md), duplicates, pairs of
+    patients whose pictures look alike, and pictures that a person should look at, since bone is not
+    clearly bright. A table next to the key, OUT.lines.csv, gives the line of the label table for
+    each pseudonym. The result depends on the inputs, the key and the arguments, not on the number
+    of workers or on interruptions; of the key, only the pseudonyms depend.
 
     Args:
         folder: Folder of radiographs: DICOM, or PNG, TIFF and JPEG exports.
@@ -133,7 +137,6 @@ def ingest(
         shutil.rmtree(spooled)
         return Summary(**json.loads((out / SUMMARY).read_text()))
     entries = cohort.read_labels(labels, folder, columns)
-    entries.sort(key=lambda e: cohort.seeded_hash(seed, e.path))
     patients = {e.patient_id: e.label for e in entries}
     cohort.split_patients(patients, fractions=fractions, seed=seed)  # checked before the long work
     provenance = {
@@ -153,7 +156,14 @@ def ingest(
         read = {
             n: result for n, result in enumerate(results) if isinstance(result, spool.FileFacts)
         }
-        positions = list(read)
+        content = content_keys(
+            {n: facts.entry for n, facts in read.items()},
+            patients=[e.patient_id for e in entries],
+            hospitals=[e.hospital for e in entries],
+        )
+        positions = sorted(
+            read, key=lambda n: (cohort.seeded_hash(seed, content.file[n]), read[n].entry.name)
+        )
         repeated = duplicates.find_duplicates(
             [read[n] for n in positions], [entries[n].patient_id for n in positions]
         )
@@ -168,19 +178,26 @@ def ingest(
         accounted = summary.accepted + summary.quarantined + summary.duplicates
         if accounted != summary.inputs:
             raise RuntimeError(f"only {accounted} of {summary.inputs} files are accounted for")
-        splits = cohort.split_patients(
-            patients, fractions=fractions, seed=seed, connected=repeated.connected
+        usable = [n for n in positions if n not in codes]
+        splits = _patient_splits(usable, entries, content, repeated.connected, fractions, seed)
+        hospital_splits = _hospital_splits(
+            usable, entries, content, repeated.connected, fractions, seed
         )
-        hospital_splits = _hospital_splits(entries, repeated.connected, fractions, seed)
-        groups = {p: min(people) for people in repeated.connected for p in people}
+        groups = {
+            p: min(pseudonym("patient", other) for other in people)
+            for people in repeated.connected
+            for p in people
+        }
         kept.sort(key=lambda n: cohort.SPLITS.index(splits[entries[n].patient_id]))  # stable
         with writer:
             for n in Progress(kept, "write"):
                 patient = entries[n].patient_id
                 encoded = spool.read_encoded(jobs[n].spool, read[n])
-                group = pseudonym("patient", groups[patient]) if patient in groups else ""
+                group = groups.get(patient, "")
                 writer.add(encoded, splits[patient], hospital_splits.get(patient, ""), group)
             about = [_about(entry, pseudonym) for entry in entries]
+            lines_file = key_file.with_name(f"{out.name}.{LINES}")
+            write_atomically(lines_file, _lines_table(entries, about), mode=0o600)
             writer.write_text(QUARANTINE, _quarantine_lines(codes, about))
             writer.write_text(DUPLICATES, _duplicate_lines(same, about))
             writer.write_text(
@@ -189,9 +206,9 @@ def ingest(
                     [read[n].entry for n in kept], [read[n].perceptual_hash for n in kept]
                 ),
             )
-            unclear = {n: read[n].polarity for n in sorted(kept) if read[n].polarity != POSITIVE}
+            unclear = {n: read[n].polarity for n in kept if read[n].polarity != POSITIVE}
             writer.write_text(
-                POLARITY, _json_lines(about[n] | {"polarity": unclear[n]} for n in unclear)
+                POLARITY, _table_lines(about[n] | {"polarity": unclear[n]} for n in unclear)
             )
             writer.write_text(SUMMARY, json.dumps(dataclasses.asdict(summary)))
     shutil.rmtree(spooled)
@@ -269,8 +286,30 @@ def _read(job: _Job) -> spool.FileFacts | str:
     return facts
 
 
-def _hospital_splits(
+def _patient_splits(
+    usable: Sequence[int],
     entries: Sequence[cohort.LabelRow],
+    content: ContentKeys,
+    connected: Sequence[set[str]],
+    fractions: Sequence[float],
+    seed: int,
+) -> dict[str, str]:
+    """The split of each patient with a usable file."""
+    labels = {entries[n].patient_id: entries[n].label for n in usable}
+    groups = [{content.patient[p] for p in people & labels.keys()} for people in connected]
+    split = cohort.split_patients(
+        {content.patient[patient]: label for patient, label in labels.items()},
+        fractions=fractions,
+        seed=seed,
+        connected=filter(None, groups),
+    )
+    return {patient: split[content.patient[patient]] for patient in labels}
+
+
+def _hospital_splits(
+    usable: Sequence[int],
+    entries: Sequence[cohort.LabelRow],
+    content: ContentKeys,
     connected: Sequence[set[str]],
     fractions: Sequence[float],
     seed: int,
@@ -279,18 +318,18 @@ def _hospital_splits(
 
     The result is empty where a split would hold fewer than 2 patients of a label.
     """
+    label = {entries[n].patient_id: entries[n].label for n in usable}
     patients: dict[str, dict[str, str]] = {}
-    for e in entries:
-        patients.setdefault(e.hospital, {})[e.patient_id] = e.label
+    for e in (entries[n] for n in usable):
+        patients.setdefault(content.hospital[e.hospital], {})[e.patient_id] = e.label
     split = cohort.split_hospitals(patients, fractions=fractions, seed=seed)
-    seen: dict[str, set[str]] = {e.patient_id: set() for e in entries}
-    for e in entries:
-        seen[e.patient_id].add(split.get(e.hospital, ""))
-    for people in connected:
+    seen: dict[str, set[str]] = {patient: set() for patient in label}
+    for e in (entries[n] for n in usable):
+        seen[e.patient_id].add(split.get(content.hospital[e.hospital], ""))
+    for people in (group & label.keys() for group in connected):
         joint = set().union(*(seen[patient] for patient in people))
         seen |= dict.fromkeys(people, joint)
     splits = {patient: min(names) for patient, names in seen.items() if len(names) == 1}
-    label = {e.patient_id: e.label for e in entries}
     held = Counter((name, label[patient]) for patient, name in splits.items())
     return splits if all(held[name, la] >= 2 for name in split.values() for la in LABELS) else {}
 
@@ -315,29 +354,37 @@ def _check_share(
     )
 
 
-def _about(entry: cohort.LabelRow, pseudonym: cohort.Pseudonyms) -> dict[str, str | int]:
+def _about(entry: cohort.LabelRow, pseudonym: cohort.Pseudonyms) -> dict[str, str]:
     """The fields that describe a file in the tables next to the manifest."""
     return {
         "file": pseudonym("file", entry.path),
         "hospital": pseudonym("hospital", entry.hospital),
-        "line": entry.line,
     }
 
 
-def _quarantine_lines(codes: Mapping[int, str], about: Sequence[dict[str, str | int]]) -> str:
-    return _json_lines(
+def _lines_table(entries: Sequence[cohort.LabelRow], about: Sequence[dict[str, str]]) -> str:
+    """The line of the label table of each file; it names patients to whoever has that table."""
+    rows = (f"{entry.line},{row['file']}\n" for entry, row in zip(entries, about, strict=True))
+    return "".join(["line,file\n", *rows])
+
+
+def _quarantine_lines(codes: Mapping[int, str], about: Sequence[dict[str, str]]) -> str:
+    return _table_lines(
         about[n] | {"stage": REASONS[code].stage, "code": code, "hint": REASONS[code].hint}
-        for n, code in sorted(codes.items())
+        for n, code in codes.items()
     )
 
 
-def _duplicate_lines(
-    same: Mapping[int, tuple[int, str]], about: Sequence[dict[str, str | int]]
-) -> str:
-    return _json_lines(
+def _duplicate_lines(same: Mapping[int, tuple[int, str]], about: Sequence[dict[str, str]]) -> str:
+    return _table_lines(
         about[n] | {"original": about[original]["file"], "reason": reason}
-        for n, (original, reason) in sorted(same.items())
+        for n, (original, reason) in same.items()
     )
+
+
+def _table_lines(rows: Iterable[dict[str, str]]) -> str:
+    """Rows in the order of their pseudonyms, which tells nothing of the label table's order."""
+    return _json_lines(sorted(rows, key=lambda row: row["file"]))
 
 
 def _similar_lines(entries: Sequence[RadiographEntry], hashes: Sequence[int]) -> str:

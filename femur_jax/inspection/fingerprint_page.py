@@ -106,7 +106,7 @@ def contact_sheet(
     """
     candidates = sorted(
         (n for n, entry in enumerate(entries) if entry.label == label),
-        key=lambda n: seeded_hash(seed, entries[n].name),
+        key=lambda n: seeded_hash(seed, entries[n].sha256),
     )
     turn: dict[int, int] = {}
     seen: dict[str, int] = {}

@@ -261,7 +261,7 @@ def test_tables_of_an_older_version_are_reported(tmp_path):
 
 
 def test_the_contact_sheet_shows_all_hospitals_alike(dataset):
-    entries = [dataclasses.replace(dataset.entries[0], name=f"{n}") for n in range(60)]
+    entries = [dataclasses.replace(dataset.entries[0], sha256=f"{n}") for n in range(60)]
     sent = [40, 15, 4, 1]
     hospitals = [f"h{k}" for k, count in enumerate(sent) for _ in range(count)]
     entries = [dataclasses.replace(e, hospital=h) for e, h in zip(entries, hospitals, strict=True)]

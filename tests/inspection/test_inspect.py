@@ -176,7 +176,9 @@ def test_dark_pictures_and_negatives_are_shown(tmp_path, capsys):
     assert "Is bone bright in each radiograph? negatives, as it seems: 1; doubtful: 1" in told
     assert "nearly black: 1; nearly white: 0; of 4" in told
     rows = [json.loads(line) for line in (dataset / "polarity.jsonl").read_text().splitlines()]
-    assert {row["line"]: row["polarity"] for row in rows} == {2: "negative", 3: "doubtful"}
+    with (tmp_path / "dataset.lines.csv").open(newline="") as file:
+        line = {row["file"]: int(row["line"]) for row in csv.DictReader(file)}
+    assert {line[r["file"]]: r["polarity"] for r in rows} == {2: "negative", 3: "doubtful"}
     html = (tmp_path / "dataset.fingerprint" / "fingerprint.html").read_text()
     section = html[html.index("<h2>Is bone bright?</h2>") :]
     section = section[: section.index("</section>")]
