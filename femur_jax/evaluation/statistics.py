@@ -215,7 +215,8 @@ def auc_by_group(
 ) -> list[GroupRow]:
     """One row for each group of radiographs, such as a hospital or a range of sizes.
 
-    Groups are in the order in which they first occur. A patient whose radiographs fall into several groups counts in each, with those radiographs.
+    Groups are in the order in which they first occur. A patient whose radiographs fall into several
+    groups counts in each, with those radiographs.
     """
     group_of, patient_of = np.asarray(groups), np.asarray(patients)
     rows = []

@@ -1,9 +1,9 @@
 """Names for files, patients and hospitals that follow from what their radiographs show.
 
 Orders and splits go by these names. Whoever has a list of paths, patients and hospitals but not the
-radiographs cannot compute them, so an order or a split tells nothing about who is who. They do not
-depend on the key either, so that two datasets of the same files have the same splits and order, and
-reports on them the same numbers.
+radiographs cannot compute them, so an order or a split reveals nobody. They do not depend on the
+key either: two datasets of the same files have the same splits and order, and reports on them the
+same numbers.
 """
 
 import dataclasses

@@ -383,7 +383,7 @@ def _duplicate_lines(same: Mapping[int, tuple[int, str]], about: Sequence[dict[s
 
 
 def _table_lines(rows: Iterable[dict[str, str]]) -> str:
-    """Rows in the order of their pseudonyms, which tells nothing of the label table's order."""
+    """Rows in the order of their pseudonyms, which reveals nothing of the label table's order."""
     return _json_lines(sorted(rows, key=lambda row: row["file"]))
 
 

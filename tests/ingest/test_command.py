@@ -71,13 +71,13 @@ def test_success_prints_the_counts(cohort, tmp_path):
 
 
 def test_unusable_files_and_duplicates_are_counted(cohort, preprocess, capsys, tmp_path):
-    (tmp_path / "images" / "2.png").write_text("text")
+    (tmp_path / "images" / "broken.png").write_text("text")
     again = (tmp_path / "images" / "1.png").read_bytes()
     (tmp_path / "images" / "again.png").write_bytes(again)
     with (tmp_path / "labels.csv").open("a") as file:
-        file.write("\nagain.png,p1,h,NFF\n")
+        file.write("\nagain.png,p1,h,NFF\nbroken.png,p0,h,AFF\n")
     assert preprocess(*cohort, "--max_quarantined=0.2", "--memory=0.5", "--timeout=60") == 0
-    assert capsys.readouterr().out == "5 files = 3 accepted + 1 quarantined + 1 duplicates\n"
+    assert capsys.readouterr().out == "6 files = 4 accepted + 1 quarantined + 1 duplicates\n"
 
 
 @pytest.mark.parametrize(
