@@ -57,6 +57,7 @@ class Source:
         limits: Four values (modality units, from dark to bright) that became grey 0, 2048, 63487
             and 65535 of a 'range', linear between them: one end, two limits, the other end. A
             limit that equals its end became 0 or 65535. Empty for all other origins.
+        clipped: Number of pixels that lossy compression had moved beyond the stored range.
         intent: One of INTENTS (Presentation Intent Type).
         vendor: A name from `dicom.VENDORS`, a keyed pseudonym for any other maker, or unknown.
         sex: One of SEXES.
@@ -68,6 +69,7 @@ class Source:
     photometric: str = "MONOCHROME2"
     voi: str = "range"
     limits: tuple[float, ...] = ()
+    clipped: int = 0
     intent: str = "unknown"
     vendor: str = "unknown"
     sex: str = "unknown"

@@ -23,6 +23,7 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MAX_SEGMENTS = 1000
 """Bound on the segments before the entropy-coded data; real codestreams have about ten."""
 _MAX_TILE_PARTS = 1 << 16
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"  # the signature of a JP2 file (ISO/IEC 15444-1 I.5.1)
 _FILL = re.compile(rb"\xff+")
 
 # Byte stuffing keeps entropy-coded data free of marker codes. These patterns find any marker
@@ -42,6 +43,7 @@ class Frame(NamedTuple):
         components: Samples of a pixel.
         process: One of the processes above.
         parameter: Predictor of lossless JPEG or NEAR of JPEG-LS, otherwise 0.
+        signed: Whether JPEG 2000 states signed samples; others cannot.
     """
 
     height: int
@@ -50,6 +52,7 @@ class Frame(NamedTuple):
     components: int
     process: int
     parameter: int = 0
+    signed: bool = False
 
 
 def read_frame(code: bytes) -> Frame:
@@ -57,11 +60,13 @@ def read_frame(code: bytes) -> Frame:
 
     Raises:
         RejectedFileError: The codestream is of another kind, a marker is out of place, or the end
-            marker is missing or followed by anything but padding of 00 or FF.
+            marker is missing or followed by anything but padding: bytes of 00 or FF, and one byte
+            of any value.
     """
     try:
         if code.startswith(b"\xff\x4f\xff\x51"):
             return _jpeg2000(code)
+        require(not code.startswith(_JP2), "jp2")
         require(code.startswith(b"\xff\xd8"), "codestream")
         return _jpeg(code)
     except struct.error:
@@ -118,21 +123,23 @@ def _jpeg2000(code: bytes) -> Frame:
             break
         (length,) = struct.unpack_from(">I", code, position + 6)
         # A length of 0 means: up to the end marker.
-        end = position + length if length else len(code.rstrip(b"\x00\xff")) - 2
-        require(end <= len(code), "codestream_cut")
+        end = position + length if length else code.rfind(b"\xff\xd9")
+        require(0 <= end <= len(code), "codestream_cut")
         data = code.find(b"\xff\x93", position + 12, end)
         require(data >= 0, "codestream")
         require(_JPEG_2000_MARKER.search(code, data + 2, end) is None, "codestream")
         position = end
     _check_end(code, position)
-    return Frame(bottom - top, right - left, (depth & 0x7F) + 1, components, JPEG_2000)
+    size = (bottom - top, right - left)
+    return Frame(*size, (depth & 0x7F) + 1, components, JPEG_2000, signed=depth >= 0x80)
 
 
 def _check_end(code: bytes, end: int) -> None:
     """Requires the end marker at a position, and nothing but padding after it."""
     require(len(code) >= end + 2, "codestream_cut")
     require(code[end : end + 2] == b"\xff\xd9", "codestream")
-    require(not code[end + 2 :].strip(b"\x00\xff"), "codestream")
+    # Some writers pad fragments to an even length with another byte, such as 0x20.
+    require(len(code[end + 2 :].translate(None, b"\x00\xff")) <= 1, "codestream")
 
 
 def rle_segments(code: bytes, number: int) -> list[bytes]:

@@ -24,7 +24,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.filereader import data_element_generator
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
 
 from femur_jax.data.radiograph import GREATEST_AGE, INTENTS, SEXES, Box, Source
 from femur_jax.ingest import codestream
@@ -41,7 +42,12 @@ _MAX_PIECES = 100_000
 _MAX_VALUE = 1 << 20
 """Bound on the bytes of a header's element; a lookup table has at most 2 ** 17."""
 
+_MOST_CLIPPED, _MOST_FAR = 0.05, 0.001
+"""Greatest shares of pixels that lossy compression may have moved beyond the stored range, and that
+are further beyond than a sixteenth of the range."""
+
 _PIXEL_DATA = 0x7FE00010
+_ITEM, _ITEM_END = 0xFFFEE000, 0xFFFEE00D
 _UNDEFINED = 0xFFFFFFFF
 _USED = [
     tag_for_keyword(keyword) or 0
@@ -50,7 +56,8 @@ _USED = [
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
         *("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType"),
         *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence"),
-        *("WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape"),
+        *("WindowCenter", "WindowWidth", "VOILUTFunction"),
+        *("PresentationLUTShape", "PresentationLUTSequence"),
         *("PixelPaddingValue", "PixelPaddingRangeLimit", "ShutterShape"),
         *("ShutterLeftVerticalEdge", "ShutterRightVerticalEdge"),
         *("ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge"),
@@ -60,6 +67,9 @@ _USED = [
     )
 ]
 """Tags of all elements that are read; the values of other elements are skipped."""
+
+_TABLES = [Tag(f"{name}LUTSequence") for name in ("Modality", "VOI")]
+"""Tags of sequences that hold lookup tables."""
 
 _RAW = {
     uid.ImplicitVRLittleEndian: "implicit",
@@ -100,6 +110,12 @@ _COMPRESSED = {
     uid.JPEG2000Lossless: _Compression("JPEG 2000 lossless", _JPEG_2000, (codestream.JPEG_2000,)),
     uid.JPEG2000: _Compression("JPEG 2000", _JPEG_2000, (codestream.JPEG_2000,)),
 }
+_LOSSY = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+)
 _NAMES = {
     **_RAW,
     uid.RLELossless: "RLE",
@@ -169,11 +185,11 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         dataset, pixel_data = _parse(_part10(file_bytes(path)))
         _check_header(dataset)
         spacing, spacing_source = _spacing(dataset)
-        stored = _decode(dataset, pixel_data)
+        stored, clipped = _decode(dataset, pixel_data)
         grey, hidden, voi, limits = presentation(stored, dataset)
         header = (dataset.PhotometricInterpretation, dataset.get("PresentationLUTShape"))
         require(header not in _CONTRADICTIONS or polarity(grey) == POSITIVE, "polarity")
-        source = _source(dataset, voi, limits, pseudonym)
+        source = _source(dataset, voi, limits, clipped, pseudonym)
         instance, made_from = _instances(dataset, pseudonym)
     except (RejectedFileError, MemoryError):
         raise
@@ -223,12 +239,16 @@ def _parse(data: bytes) -> tuple[Dataset, RawDataElement]:
     source = _Pieces(data, start, _MAX_VALUE)
     header = _elements(source, syntax, "header_cut", lambda tag: tag >= _PIXEL_DATA, _USED)
     require(source.tell() <= len(data), "header_cut")
+    for tag in _TABLES:
+        if tag in header:
+            header[tag] = _first_item(data, header[tag], syntax)
     source = _Pieces(data, source.tell())
     pixel_data = _elements(source, syntax, "pixels_cut", lambda tag: tag != _PIXEL_DATA)
     require(len(pixel_data) == 1, "no_pixels")
     [pixels] = pixel_data.values()
     if not isinstance(pixels, RawDataElement):
         raise RejectedFileError("encapsulation")
+    _check_rest(_Pieces(data, source.tell()), syntax, pixels)
     dataset = Dataset(header)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -257,18 +277,22 @@ def _elements(
     end: Callable[[int], bool],
     used: list[BaseTag | int] | None = None,
 ) -> dict[BaseTag, RawDataElement | DataElement]:
-    """Elements before the tag that is the `end`; `cut` is the code where the bytes end earlier."""
+    """Elements before the tag that is the `end`; `cut` is the code where the bytes end earlier.
+
+    Raises:
+        RejectedFileError: An element is malformed, or occurs twice with different values.
+    """
+    elements: dict[BaseTag, RawDataElement | DataElement] = {}
     try:
-        elements = {
-            element.tag: element
-            for element in data_element_generator(
-                source,
-                syntax.is_implicit_VR,
-                syntax.is_little_endian,
-                stop_when=lambda tag, vr, length: end(tag),
-                specific_tags=used,
-            )
-        }
+        for element in data_element_generator(
+            source,
+            syntax.is_implicit_VR,
+            syntax.is_little_endian,
+            stop_when=lambda tag, vr, length: end(tag),
+            specific_tags=used,
+        ):
+            first = elements.setdefault(element.tag, element)
+            require(first is element or first.value == element.value, "header")
     except Exception as error:
         cause: BaseException = error
         while cause.__context__ is not None:  # pydicom wraps an exception within a sequence
@@ -283,6 +307,48 @@ def _elements(
         if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
             require(len(element.value or b"") == element.length, cut)
     return elements
+
+
+def _first_item(
+    data: bytes, sequence: RawDataElement | DataElement, syntax: uid.UID
+) -> RawDataElement | DataElement:
+    """The sequence with its first item alone, whose values are raw bytes.
+
+    pydicom guesses the sign of numbers in an item, and keeps the last of two equal tags.
+    """
+    raw = isinstance(sequence, RawDataElement)
+    start = (sequence.value_tell if raw else sequence.file_tell) or 0
+    order = "<" if syntax.is_little_endian else ">"
+    group, element, length = struct.unpack_from(f"{order}HHI", data, start)
+    if not sequence.value or group << 16 | element != _ITEM:
+        return sequence
+    start += 8
+    # A copy of an item without a length would be one of all pixels.
+    source = _Pieces(data, start, _MAX_VALUE)
+    if length != _UNDEFINED:
+        source = _Pieces(data[start : start + length], 0, _MAX_VALUE)
+    item = _elements(source, syntax, "header_cut", lambda tag: tag == _ITEM_END)
+    return DataElement(sequence.tag, "SQ", Sequence([Dataset(item)]))
+
+
+def _check_rest(source: _Pieces, syntax: uid.UID, pixels: RawDataElement) -> None:
+    """Refuses elements after the pixels that a reader of the whole file would take instead."""
+    try:
+        for element in data_element_generator(
+            source,
+            syntax.is_implicit_VR,
+            syntax.is_little_endian,
+            specific_tags=[*_USED, _PIXEL_DATA],
+        ):
+            again = element.tag == _PIXEL_DATA and element.value == pixels.value
+            require(again or element.tag not in (*_USED, _PIXEL_DATA), "header")
+    except MemoryError:
+        raise
+    except RejectedFileError as error:
+        if error.code == "header":
+            raise
+    except Exception:  # what follows is padding and not an element
+        return
 
 
 def _inflate(body: bytes) -> bytes:
@@ -313,8 +379,10 @@ def _check_header(dataset: Dataset) -> None:
     require(dataset.get("PixelRepresentation") in (0, 1), "header")
 
 
-def _decode(dataset: Dataset, pixel_data: RawDataElement) -> Shaped[np.ndarray, "height width"]:
-    """Decodes the stored values, signed or unsigned."""
+def _decode(
+    dataset: Dataset, pixel_data: RawDataElement
+) -> tuple[Shaped[np.ndarray, "height width"], int]:
+    """Decodes the stored values, signed or unsigned, and counts those that were clipped."""
     syntax = dataset.file_meta.TransferSyntaxUID
     require(len(pixel_data.value or b"") > 0, "pixels_empty")
     wrapped = pixel_data.length == _UNDEFINED
@@ -332,9 +400,17 @@ def _decode(dataset: Dataset, pixel_data: RawDataElement) -> Shaped[np.ndarray, 
             # The sign need not extend over the unused bits, which most codestreams lack.
             unused = 16 - dataset.BitsStored
             pixels = (pixels << unused) >> unused
-    # In old files the unused high bits may hold overlays; such values are out of range.
-    require(low <= int(pixels.min()) and int(pixels.max()) <= high, "value_range")
-    return pixels
+    if low <= int(pixels.min()) and int(pixels.max()) <= high:
+        return pixels, 0
+    # In old files the unused high bits may hold overlays; such values are out of range. Lossy
+    # compression rings at sharp edges.
+    require(syntax in _LOSSY, "value_range")
+    room = (high - low) // 16
+    far = np.count_nonzero((pixels < low - room) | (pixels > high + room))
+    clipped = int(np.count_nonzero((pixels < low) | (pixels > high)))
+    few = far <= _MOST_FAR * pixels.size and clipped <= _MOST_CLIPPED * pixels.size
+    require(bool(few), "value_range")
+    return np.clip(pixels, low, high), clipped
 
 
 def _dtype(dataset: Dataset) -> np.dtype:
@@ -385,8 +461,12 @@ def _decompress(dataset: Dataset, frame: bytes) -> Shaped[np.ndarray, "height wi
     require(stated.process in compression.processes, "codestream")
     require(stated.parameter in compression.parameters, "codestream")
     require((stated.height, stated.width) == shape, "codestream_size")
-    fits = dataset.BitsStored <= stated.bits <= dataset.BitsAllocated and stated.components == 1
-    require(fits, "codestream_bits")
+    # Cosine transforms scale values to their bits; others keep them, so fewer bits do no harm, but
+    # a sign must be known.
+    keeps = stated.process not in (codestream.BASELINE, codestream.EXTENDED)
+    keeps = keeps and (stated.signed or not dataset.PixelRepresentation)
+    fits = stated.components == 1 and stated.bits <= dataset.BitsAllocated
+    require(fits and (keeps or dataset.BitsStored <= stated.bits), "codestream_bits")
     pixels = _guarded(compression.decode, frame)
     require(pixels.shape == shape, "codestream_size")
     return pixels
@@ -424,7 +504,11 @@ def _square(spacing) -> float:
 
 
 def _source(
-    dataset: Dataset, voi: str, limits: tuple[float, ...], pseudonym: Callable[[str, str], str]
+    dataset: Dataset,
+    voi: str,
+    limits: tuple[float, ...],
+    clipped: int,
+    pseudonym: Callable[[str, str], str],
 ) -> Source:
     intent = str(dataset.get("PresentationIntentType") or "").removeprefix("FOR ").lower()
     sex = str(dataset.get("PatientSex") or "")
@@ -434,6 +518,7 @@ def _source(
         photometric=str(dataset.PhotometricInterpretation),
         voi=voi,
         limits=limits,
+        clipped=clipped,
         intent=intent if intent in INTENTS else "unknown",
         vendor=_vendor(str(dataset.get("Manufacturer") or ""), pseudonym),
         sex=sex if sex in SEXES else "unknown",

@@ -167,9 +167,10 @@ def _table(
         values = values * float(1 if slope is None else slope) + float(intercept or 0)
         require(bool(np.isfinite(values).all()) and bool(np.ptp(values) > 0), "rescale")
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-    shape = dataset.get("PresentationLUTShape")
-    if shape in ("IDENTITY", "INVERSE"):  # it replaces the photometric interpretation
+    if shape := dataset.get("PresentationLUTShape"):  # it replaces the photometric interpretation
+        require(shape in ("IDENTITY", "INVERSE"), "presentation_lut")
         inverse = shape == "INVERSE"
+    require(not dataset.get("PresentationLUTSequence"), "presentation_lut")
     limits: tuple[float, ...] = ()
     if sequence := dataset.get("VOILUTSequence"):
         entries, bits = _look_up(values, sequence[0], dataset)
@@ -192,20 +193,27 @@ def _look_up(
     values: Float64[np.ndarray, "values"], item: Dataset, dataset: Dataset
 ) -> tuple[Float64[np.ndarray, "values"], int]:
     """Applies a modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1); returns its bits as well."""
+    descriptor, data = item.get_item("LUTDescriptor"), item.get_item("LUTData")
+    order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
     try:
-        entries, first, bits = (int(n) for n in item.LUTDescriptor)
+        entries, first, bits = np.frombuffer(descriptor.value, f"{order}u2").tolist()
         entries = entries or 65536
-        table = item.LUTData
-        if isinstance(table, bytes):
-            order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
-            table = np.frombuffer(table, f"{order}u{2 if len(table) >= 2 * entries else 1}")
-        table = np.asarray(table, np.float64)[:entries]
+        if len(data.value) == 2 * entries:
+            table = np.frombuffer(data.value, f"{order}u2")
+        else:
+            require(bits == 8 and len(data.value) == entries + entries % 2, "lookup_table")
+            table = np.frombuffer(data.value, np.uint8)
+            if order == ">" and data.VR == "OW":
+                table = table.reshape(-1, 2)[:, ::-1].reshape(-1)
     except (AttributeError, TypeError, ValueError):
         raise RejectedFileError("lookup_table") from None
-    # A picture needs 8 bits, and the last entry of a truncated table would be repeated.
-    require(len(table) == entries and 8 <= bits <= 16, "lookup_table")
+    # A picture needs 8 bits, and entries of more bits than stated would all be white.
+    require(8 <= bits <= 16 and int(table.max()) < 1 << bits, "lookup_table")
+    # The first value is negative where the VR or the values to look up say so.
+    if first >= 1 << 15 and (descriptor.VR == "SS" or values.min() < 0):
+        first -= 1 << 16
     index = np.clip(np.round(values) - first, 0, entries - 1)
-    return table[index.astype(np.int64)], bits
+    return table[index.astype(np.int64)].astype(np.float64), bits
 
 
 def _apply_window(

@@ -39,7 +39,9 @@ REASONS = {
     ),
     "inflate": Reason("file", "The deflated content is damaged; export the file again."),
     # header
-    "header": Reason("header", "The header is malformed."),
+    "header": Reason(
+        "header", "The header is malformed, or gives an element twice with different values."
+    ),
     "header_cut": Reason("header", "An element claims more bytes than the file has."),
     "nested": Reason("header", "The header's sequences are nested too deeply."),
     "too_many_elements": Reason(
@@ -64,7 +66,13 @@ REASONS = {
         "header", "The rescale slope is 0, or slope and intercept yield values that are not finite."
     ),
     "window": Reason("header", "The window is incomplete or of an unknown kind."),
-    "lookup_table": Reason("header", "A lookup table contradicts its descriptor."),
+    "lookup_table": Reason(
+        "header", "A lookup table contradicts its descriptor; request an export without it."
+    ),
+    "presentation_lut": Reason(
+        "header",
+        "The presentation LUT is neither IDENTITY nor INVERSE; request an export without it.",
+    ),
     "shutter": Reason("header", "The display shutter is incomplete or hides the whole image."),
     # pixel data, before it is decoded
     "pixels_empty": Reason("pixel data", "The pixel data element is empty."),
@@ -77,6 +85,10 @@ REASONS = {
     "codestream": Reason(
         "pixel data", "The codestream is damaged or does not match the transfer syntax."
     ),
+    "jp2": Reason(
+        "pixel data",
+        "The pixels are a JP2 file, which DICOM forbids; export the bare JPEG 2000 codestream.",
+    ),
     "codestream_cut": Reason("pixel data", "The codestream lacks its end marker."),
     "codestream_size": Reason("pixel data", "Header and codestream differ in size."),
     "codestream_bits": Reason("pixel data", "Header and codestream differ in bits or components."),
@@ -86,7 +98,9 @@ REASONS = {
     "timeout": Reason("decoding", "Reading the file takes longer than a worker may."),
     "crashed": Reason("decoding", "Reading the file ended its worker process."),
     # grey values
-    "value_range": Reason("grey values", "Pixel values exceed BitsStored."),
+    "value_range": Reason(
+        "grey values", "Pixel values exceed BitsStored, and not only a few of a lossy codec."
+    ),
     "polarity": Reason(
         "grey values",
         "Photometric Interpretation and Presentation LUT Shape contradict each other, and the "

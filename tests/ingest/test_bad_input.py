@@ -9,6 +9,7 @@ import textwrap
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -248,9 +249,20 @@ BAD = {
         "codestream_bits",
         _with(syntax=JPEG, BitsAllocated=8, BitsStored=8, HighBit=7),
     ),
-    "codestream with fewer bits than stored": (
+    "cosine transform with fewer bits than stored": (
         "codestream_bits",
-        _with(syntax=JPEG, BitsStored=16, HighBit=15),
+        _with(syntax=uid.JPEGExtended12Bit, BitsStored=16, HighBit=15),
+    ),
+    "signed codestream with fewer bits than stored": (
+        "codestream_bits",
+        _with(syntax=JPEG, BitsStored=16, HighBit=15, PixelRepresentation=1),
+    ),
+    "JP2 file in place of a codestream": (
+        "jp2",
+        _with(
+            syntax=uid.JPEG2000Lossless,
+            frame=bytes(imagecodecs.jpeg2k_encode(STORED, codecformat="jp2")),
+        ),
     ),
     "RLE of one byte a pixel": (
         "codestream_bits",

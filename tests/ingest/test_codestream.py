@@ -55,7 +55,9 @@ def _code(code):
 
 
 @pytest.mark.parametrize("name", CODES)
-@pytest.mark.parametrize("padding", [b"", b"\0", b"\xff\xff", b"\xff\0"])
+@pytest.mark.parametrize(
+    "padding", [b"", b"\0", b"\xff\xff", b"\xff\0", b"\x20", b"\xcc", b"\0\x20\0"]
+)
 def test_reads_what_was_encoded(name, padding):
     code, frame = CODES[name]
     assert read_frame(code + padding) == frame
@@ -73,7 +75,7 @@ def test_every_cut_is_seen(name):
 @pytest.mark.parametrize("name", CODES)
 def test_more_behind_the_end_is_seen(name):
     code, _ = CODES[name]
-    assert _code(code + b"\1\0") == _code(code + code) == "codestream"
+    assert _code(code + b"\1\2") == _code(code + code) == "codestream"
 
 
 @pytest.mark.parametrize("name", CODES)

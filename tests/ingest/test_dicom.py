@@ -1,8 +1,13 @@
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom import dcmread, uid
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 
 from femur_jax.data.radiograph import Source
 from femur_jax.ingest.dicom import MAX_PIXELS, VENDORS, read_dicom
@@ -95,7 +100,7 @@ def test_big_endian_bytes_come_alone_or_in_words(dicom_file, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["JPEG lossless SV1", "JPEG-LS", "JPEG 2000 lossless"])
-@pytest.mark.parametrize("padding", [b"", b"\0", b"\xff\xff"])
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\xff\xff", b"\0\x20", b"\xcc"])
 def test_codestreams_in_fragments_and_padded(dicom_file, tmp_path, name, padding):
     stored = smooth_values()
     code = encode_frame(stored, LOSSLESS[name]).rstrip(b"\0") + padding
@@ -105,6 +110,95 @@ def test_codestreams_in_fragments_and_padded(dicom_file, tmp_path, name, padding
 
     path = dicom_file(tmp_path / "f", stored, syntax=LOSSLESS[name], change=in_fragments)
     _assert_shows(_read(path), stored)
+
+
+@pytest.mark.parametrize("name", ["JPEG lossless SV1", "JPEG-LS", "JPEG 2000 lossless"])
+def test_codestreams_of_fewer_bits_than_stored(dicom_file, tmp_path, name):
+    stored = smooth_values(12)
+    frame = encode_frame(stored, LOSSLESS[name])
+    elements = {"syntax": LOSSLESS[name], "bits": 16, "frame": frame}
+    path = dicom_file(tmp_path / "f", stored, **elements, **WIDE)
+    again = (_read(path).pixels / 65535 - 0.5) * (1 << 17)
+    np.testing.assert_allclose(again, stored, atol=1.1)
+
+
+def test_signed_jpeg_2000_of_fewer_bits(dicom_file, tmp_path):
+    stored = smooth_values(12, signed=True)
+    frame = bytes(
+        imagecodecs.jpeg2k_encode(
+            stored, codecformat="j2k", reversible=True, level=0, bitspersample=12, resolutions=3
+        )
+    )
+    options = {"syntax": uid.JPEG2000Lossless, "bits": 16, "frame": frame}
+    path = dicom_file(tmp_path / "f", stored, **options, **WIDE)
+    again = (_read(path).pixels / 65535 - 0.5) * (1 << 17)
+    np.testing.assert_allclose(again, stored, atol=1.1)
+
+
+@pytest.mark.parametrize("name", ["JPEG extended", "JPEG 2000"])
+def test_lossy_ringing_beyond_the_range_is_clipped_and_counted(dicom_file, tmp_path, name):
+    stored = smooth_values(10, shape=(300, 400)) // 2 + 200
+    stored[100:110, 100:112] = 1023  # a letter, whose sharp edge rings
+    frame = encode_frame(stored, LOSSY[name], bits=12)
+    options = {"syntax": LOSSY[name], "bits": 10, "frame": frame}
+    decode = imagecodecs.jpeg8_decode if name == "JPEG extended" else imagecodecs.jpeg2k_decode
+    beyond = int((decode(frame) > 1023).sum())
+    assert 0 < beyond <= 120
+    picture = _read(dicom_file(tmp_path / "f", stored, **options, **WIDE))
+    assert picture.source.clipped == beyond
+    assert picture.pixels.max() == round((1023 / (1 << 17) + 0.5) * 65535)
+    wrong = options | {"bits": 9}  # far more values are beyond a wrong range
+    with pytest.raises(RejectedFileError, match="value_range"):
+        _read(dicom_file(tmp_path / "f", stored, **wrong))
+
+
+def _twice(path, keyword, value, vr=None):
+    """Writes an element a second time, in front of the pixel data, or behind it."""
+    element = DataElement(keyword, vr or dictionary_VR(keyword), value)
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    write_data_element(file, element)
+    data, pixels = path.read_bytes(), b"\xe0\x7f\x10\0"
+    place = data.index(pixels)
+    return data[:place] + file.getvalue() + data[place:], data + file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "other"),
+    [
+        ("PhotometricInterpretation", "MONOCHROME2", "MONOCHROME1"),
+        ("Rows", 33, 32),
+        ("WindowWidth", "900", "901"),
+        ("PixelRepresentation", 0, 1),
+    ],
+)
+def test_elements_given_twice_must_agree(dicom_file, tmp_path, keyword, value, other):
+    path = dicom_file(tmp_path / "f", smooth_values(), WindowCenter="800", WindowWidth="900")
+    for content in _twice(path, keyword, other):
+        (tmp_path / "g").write_bytes(content)
+        with pytest.raises(RejectedFileError, match="header"):
+            _read(tmp_path / "g")
+    expected = _read(path).pixels
+    (tmp_path / "g").write_bytes(_twice(path, keyword, value)[0])
+    np.testing.assert_array_equal(_read(tmp_path / "g").pixels, expected)
+
+
+def test_pixels_given_twice_must_agree(dicom_file, tmp_path):
+    stored = smooth_values()
+    path = dicom_file(tmp_path / "f", stored)
+    (tmp_path / "g").write_bytes(_twice(path, "PixelData", stored.tobytes() + b"", "OW")[0])
+    _read(tmp_path / "g")
+    (tmp_path / "g").write_bytes(_twice(path, "PixelData", stored[::-1].tobytes(), "OW")[0])
+    with pytest.raises(RejectedFileError, match="header"):
+        _read(tmp_path / "g")
+
+
+@pytest.mark.parametrize("rest", [bytes(3000), b"\xfc\xff\xfc\xffOB\0\0\x08\0\0\0" + bytes(8)])
+def test_padding_after_the_pixels_is_no_element(dicom_file, tmp_path, rest):
+    path = dicom_file(tmp_path / "f", smooth_values())
+    expected = _read(path).pixels
+    path.write_bytes(path.read_bytes() + rest)
+    np.testing.assert_array_equal(_read(path).pixels, expected)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,10 @@ def _lut(keyword, entries, first, bits):
         item.LUTDescriptor = [len(entries) % 65536, first, bits]
         order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
         size = 1 if bits == 8 else 2
-        item.add_new("LUTData", "OW", np.asarray(entries).astype(f"{order}u{size}").tobytes())
+        data = np.asarray(entries).astype(f"{order}u{size}").tobytes()
+        if size == 1 and order == ">":  # words with the first entry low
+            data = np.frombuffer(data, "<u2").astype(">u2").tobytes()
+        item.add_new("LUTData", "OW", data)
         setattr(dataset, keyword, [item])
 
     return change
@@ -134,6 +137,84 @@ def test_luts_whose_first_value_is_negative(dicom_file, tmp_path, syntax):
     path = dicom_file(tmp_path / "f", stored, syntax=LOSSLESS[syntax], change=change)
     shown = [[table[min(max(int(x) + 1000, 0), 1999)] for x in row] for row in stored]
     _assert_close(_read(path), np.array(shown))
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("vr", ["US", "SS"])
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_signs_of_luts_in_every_coding(dicom_file, tmp_path, syntax, vr, undefined, keyword):
+    """The first value may be coded US although it is negative; implicit VR codes no sign at all."""
+    stored = smooth_values(signed=True)
+    table = np.round(65535 * np.linspace(0.2, 1, 4096) ** 2)
+
+    def change(dataset):
+        item = Dataset()
+        first = -2048 if vr == "SS" else 65536 - 2048
+        item.add_new("LUTDescriptor", vr, [4096, first, 16])
+        values = table if vr == "US" else table.astype(np.uint16).view(np.int16)
+        item.add_new("LUTData", vr, values.astype(int).tolist())
+        item.is_undefined_length_sequence_item = undefined
+        setattr(dataset, keyword, [item])
+        dataset[keyword].is_undefined_length = undefined
+
+    path = dicom_file(tmp_path / "f", stored, syntax=LOSSLESS[syntax], change=change)
+    shown = table[stored.astype(int) + 2048]
+    _assert_close(_read(path), _stretched(shown) if keyword[0] == "M" else shown)
+
+
+@pytest.mark.parametrize("short", [1, 1000, 2048, 2100])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_luts_of_other_lengths_are_refused(dicom_file, tmp_path, short, bits, keyword):
+    table = np.zeros(4096 - short, np.uint16)
+
+    def change(dataset):
+        _lut(keyword, table, 0, 16)(dataset)
+        dataset[keyword][0].LUTDescriptor = [4096, 0, bits]
+
+    path = dicom_file(tmp_path / "f", smooth_values(), change=change)
+    if bits == 8 and short == 2048:  # exactly the bytes that the descriptor states
+        change = _lut(keyword, np.arange(4096) % 256, 0, 8)
+        _read(dicom_file(tmp_path / "f", smooth_values(), change=change))
+        return
+    with pytest.raises(RejectedFileError, match="lookup_table"):
+        _read(path)
+
+
+def test_lut_entries_beyond_their_bits_are_refused(dicom_file, tmp_path):
+    change = _lut("VOILUTSequence", np.arange(4096) * 16, 0, 12)
+    with pytest.raises(RejectedFileError, match="lookup_table"):
+        _read(dicom_file(tmp_path / "f", smooth_values(), change=change))
+
+
+def test_descriptors_given_twice_must_agree(dicom_file, tmp_path):
+    path = dicom_file(
+        tmp_path / "f", smooth_values(), change=_lut("VOILUTSequence", np.arange(4096), 0, 12)
+    )
+    _read(path)
+    data = path.read_bytes()
+    # The first tag of the item, (0028,3002) US of 6 bytes, again with 4096, 9, 12; and the lengths
+    # of the item and the sequence.
+    place = data.index(b"\x28\0\x02\x30US")
+    again = data[place : place + 8] + np.array([4096, 9, 12], "<u2").tobytes()
+    longer = bytearray(data[:place] + again + data[place:])
+    for start in (place - 4, place - 12):
+        length = int.from_bytes(longer[start : start + 4], "little") + len(again)
+        longer[start : start + 4] = length.to_bytes(4, "little")
+    path.write_bytes(longer)
+    with pytest.raises(RejectedFileError, match="header"):
+        _read(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of the shapes
+@pytest.mark.parametrize("shape", ["LIN OD", "inverse", ["IDENTITY", "INVERSE"]])
+def test_other_presentation_luts_are_refused(dicom_file, tmp_path, shape):
+    with pytest.raises(RejectedFileError, match="presentation_lut"):
+        _read(dicom_file(tmp_path / "f", smooth_values(), PresentationLUTShape=shape))
+    change = _lut("PresentationLUTSequence", np.arange(4096), 0, 12)
+    with pytest.raises(RejectedFileError, match="presentation_lut"):
+        _read(dicom_file(tmp_path / "f", smooth_values(), change=change))
 
 
 def test_a_full_lut_of_65536_entries(dicom_file, tmp_path):
