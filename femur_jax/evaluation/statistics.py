@@ -280,3 +280,12 @@ def _bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.quantile(statistic(*counts), [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusts the p values of a family of tests by Holm's method (1979)."""
+    order = np.argsort(p)
+    steps = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted.tolist()

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
 
 from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
@@ -25,6 +24,7 @@ from femur_jax.errors import UserError
 from femur_jax.files import CHECKSUMS
 from femur_jax.ingest.pipeline import DUPLICATES, POLARITY, QUARANTINE, SIMILAR, SUMMARY
 from femur_jax.ingest.polarity import NEGATIVE
+from femur_jax.inspection.chance import LEVEL, differences
 from femur_jax.inspection.leaks import (
     Leak,
     SimilarPair,
@@ -32,12 +32,10 @@ from femur_jax.inspection.leaks import (
     read_similar_pairs,
     summarise_leaks,
 )
-from femur_jax.inspection.separation import TELLING_AUC, Separation, separation
+from femur_jax.inspection.separation import TELLING_AUC, Separation, flag, separation
 from femur_jax.progress import Progress
 
 _BINS = 24
-_ODD_CLASS = 0.05  # probability that chance gives a hospital only patients of one class
-_ODD_SHARE = 0.001  # probability that chance gives a hospital such a share of AFF
 
 _NUMBERS: dict[str, Callable[[RadiographEntry], float]] = {
     "megapixels": lambda e: e.height * e.width / 1e6,
@@ -308,7 +306,7 @@ def _hospitals(
                 quarantined=_counts(row["code"] for row in quarantined if row["hospital"] == name),
             )
         )
-    _mark(hospitals, facts)
+    _mark(hospitals, entries, facts)
     return sorted(hospitals, key=lambda h: (-sum(h.radiographs.values()), h.name))
 
 
@@ -320,38 +318,77 @@ def _span(values: Float[np.ndarray, " radiograph"]) -> Span | None:
     return Span(len(known), float(low), float(median), float(mean), float(high))
 
 
-def _mark(hospitals: Sequence[Hospital], facts: DatasetFacts) -> None:
-    """Marks each hospital's differences from the others."""
+def _mark(
+    hospitals: Sequence[Hospital], entries: Sequence[RadiographEntry], facts: DatasetFacts
+) -> None:
+    """Marks each hospital's differences from the others that chance does not explain.
+
+    A number is compared as the mean over a patient's radiographs, and marked only where the
+    hospital's median lies also far from those of the others: with different devices nearly all
+    hospitals differ by a little.
+    """
+    units: dict[tuple[str, str], list[int]] = {}
+    for n, entry in enumerate(entries):
+        units.setdefault((entry.hospital, entry.patient), []).append(n)
+    members = list(units.values())
     usual = next(iter(_counts(facts.categories["photometric"])))
-    atypical = sum(h.patients["AFF"] for h in hospitals)
-    share = atypical / sum(sum(h.patients.values()) for h in hospitals)
+    unusual = np.array([word != usual for word in facts.categories["photometric"]], float)
+    raw = np.array([word == "processing" for word in facts.categories["intent"]], float)
+    atypical = np.array([entry.label == "AFF" for entry in entries], float)
+    values = {fact: facts.numbers[fact] for fact in _COMPARED}
+    values |= {"patients": atypical, "photometric": unusual, "intent": raw}
+    p = differences(
+        [hospital for hospital, _ in units],
+        {
+            fact: np.array([_known_mean(v[group]) for group in members])
+            for fact, v in values.items()
+        },
+    )
+    with_aff = sum(h.patients["AFF"] for h in hospitals)
+    patients = sum(sum(h.patients.values()) for h in hospitals)
+    counted = (
+        ("photometric", unusual, f"radiographs other than {usual}"),
+        ("intent", raw, "radiographs for processing"),
+    )
     for hospital in hospitals:
-        labels = [label for label, n in hospital.radiographs.items() if n]
-        if not labels:
+        own = np.array([entry.hospital == hospital.name for entry in entries])
+        if not own.any():
             hospital.marks["radiographs"] = "none of its files could be used"
             continue
-        patients, with_aff = sum(hospital.patients.values()), hospital.patients["AFF"]
-        # A small hospital is likely to have patients of only one class.
-        by_chance = share**with_aff * (1 - share) ** (patients - with_aff)
-        if len(labels) == 1 and by_chance < _ODD_CLASS:
-            hospital.marks["patients"] = f"{labels[0]} only"
-        elif binomtest(with_aff, patients, share).pvalue < _ODD_SHARE:
-            hospital.marks["patients"] = (
-                f"{with_aff / patients:.0%} with AFF, far from the {share:.0%} of all"
+        if (chance := p.get(("patients", hospital.name), 1.0)) < LEVEL:
+            k, n = hospital.patients["AFF"], sum(hospital.patients.values())
+            hospital.marks["patients"] = _shares(
+                k, n, with_aff - k, patients - n, "patients with AFF", chance
             )
-        kinds = list(hospital.categories["photometric"])
-        if kinds != [usual] and len(kinds) == 1:
-            hospital.marks["photometric"] = f"{kinds[0]} only, while most are {usual}"
-        if raw := hospital.categories["intent"].get("processing"):
-            hospital.marks["intent"] = f"{raw} for processing, not for presentation"
+        for fact, is_such, what in counted:
+            k, n, others = int(is_such[own].sum()), int(own.sum()), int(is_such[~own].sum())
+            chance = p.get((fact, hospital.name), 1.0)
+            if chance < LEVEL and k / n > others / (len(own) - n):
+                hospital.marks[fact] = _shares(k, n, others, len(own) - n, what, chance)
     for fact in _COMPARED:
         known = [(h, span.median) for h in hospitals if (span := h.numbers[fact])]
         medians = np.array([median for _, median in known])
         for (hospital, median), off in zip(known, far_off(medians), strict=True):
-            if off:
-                centre = float(np.median(medians))
-                side = "above" if median > centre else "below"
-                hospital.marks[fact] = f"median {median:.3g}, far {side} the others' {centre:.3g}"
+            chance = p.get((fact, hospital.name), 1.0)
+            if off and chance < LEVEL:
+                others = float(np.median(medians[[h is not hospital for h, _ in known]]))
+                hospital.marks[fact] = (
+                    f"median {median:.3g}, median of the others' medians {others:.3g} "
+                    f"(p {_p(chance)})"
+                )
+
+
+def _known_mean(values: Float[np.ndarray, " radiograph"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _shares(k: int, n: int, others: int, size: int, what: str, chance: float) -> str:
+    return f"{k} of {n} {what}, elsewhere {others} of {size} (p {_p(chance)})"
+
+
+def _p(chance: float) -> str:
+    return "below 0.001" if chance < 0.001 else f"{chance:.3f}"
 
 
 def far_off(values: Float[np.ndarray, " hospital"]) -> Bool[np.ndarray, " hospital"]:
@@ -409,7 +446,7 @@ def _separations(entries: Sequence[RadiographEntry], facts: DatasetFacts) -> lis
     for fact, words in facts.categories.items():
         joined = [" + ".join(sorted({words[n] for n in group})) for group in groups]
         separations.append(separation(fact, atypical, joined))
-    return sorted(separations, key=lambda s: -(s.auc or 0))
+    return sorted(flag(separations), key=lambda s: -(s.auc or 0))
 
 
 # Checks
@@ -489,12 +526,12 @@ def _look_checks(
     raw = facts.categories["intent"].count("processing")
     return [
         Check(
-            f"Does a single fact reveal the class (AUC above {TELLING_AUC})?",
+            f"Does a single fact reveal the class (AUC above {TELLING_AUC}, not by chance)?",
             _look(len(telling)),
             ", ".join(telling).replace("_", " ") or "none does",
         ),
         Check(
-            "Does a hospital differ from the others?",
+            "Does a hospital differ from the others, not by chance?",
             _look(marked),
             f"marked: {marked} of {len(hospitals)}",
         ),

@@ -10,14 +10,13 @@ from jaxtyping import Bool, Float
 
 from femur_jax.data.radiograph import LABELS
 from femur_jax.errors import UserError
-from femur_jax.evaluation.statistics import Interval
+from femur_jax.evaluation.statistics import Interval, holm
 from femur_jax.reader_study import obuchowski_rockette
 from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.design import REAL_SOURCE, Case
 from femur_jax.reader_study.questions import CONFIDENCE, QUESTIONS
 from femur_jax.reader_study.statistics import (
     equivalence_p,
-    holm,
     kappa,
     paired_difference,
     proportion,

@@ -1,6 +1,5 @@
 """Statistics of one or two readers: exact intervals, equivalence, paired tests and agreement."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,15 +53,6 @@ def paired_difference(
         return 0.0, 1.0
     test: Any = scipy.stats.wilcoxon(difference, zero_method="pratt", method="asymptotic")
     return float(difference.mean()), float(test.pvalue)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjusts the p values of a family of tests by Holm's method (1979)."""
-    order = np.argsort(p)
-    steps = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted.tolist()
 
 
 def kappa(first: Int[np.ndarray, " case"], second: Int[np.ndarray, " case"]) -> float:

@@ -6,14 +6,16 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binom, mannwhitneyu
 
 from femur_jax.data.radiograph import Box, Radiograph, Source
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.inspection.chance import LEVEL, differences
 from femur_jax.inspection.fingerprint import far_off, fingerprint
 from femur_jax.inspection.fingerprint_page import contact_sheet, short_names, thumbnail
-from femur_jax.inspection.separation import separation
+from femur_jax.inspection.separation import TELLING_AUC, flag, separation
 
 
 def _radiograph(name, pixels, **fields):
@@ -65,9 +67,9 @@ def test_the_counts_of_a_known_dataset(dataset):
     json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
-@pytest.mark.parametrize(("count", "marked"), [(3, False), (4, False), (5, True)])
+@pytest.mark.parametrize(("count", "marked"), [(3, False), (4, False), (6, True)])
 def test_a_hospital_of_one_class_is_marked_where_chance_is_unlikely(tmp_path, count, marked):
-    """Half of all patients have AFF, so all of five are of a given class with probability 1/32."""
+    """Chance gives two hospitals of six the two classes with probability 2/924, of four 2/70."""
     radiographs = [
         _radiograph(
             f"{hospital} {n}", _noise(n), label=label, hospital=hospital, patient=f"{hospital}{n}"
@@ -76,8 +78,12 @@ def test_a_hospital_of_one_class_is_marked_where_chance_is_unlikely(tmp_path, co
         for n in range(count)
     ]
     dataset = _write(tmp_path / "dataset", [(r, "train", "") for r in radiographs])
-    marks = {h.name: h.marks.get("patients") for h in fingerprint(dataset).hospitals}
-    assert marks == ({"g": "AFF only", "h": "NFF only"} if marked else {"g": None, "h": None})
+    marks = {h.name: h.marks.get("patients", "") for h in fingerprint(dataset).hospitals}
+    if marked:
+        assert marks["g"].startswith("6 of 6 patients with AFF, elsewhere 0 of 6 (p 0.0")
+        assert marks["h"].startswith("0 of 6 patients with AFF, elsewhere 6 of 6 (p 0.0")
+    else:
+        assert marks == {"g": "", "h": ""}
 
 
 def test_facts_of_a_hospital(tmp_path):
@@ -105,7 +111,7 @@ def test_facts_of_a_hospital(tmp_path):
     assert (spans["spacing_mm"].known, spans["spacing_mm"].median) == (1, 0.5)
     assert hospital.categories["bits"] == {"12": 1, "16": 1}
     assert "patients" not in hospital.marks  # a single patient always has one class
-    assert hospital.marks["intent"] == "1 for processing, not for presentation"
+    assert hospital.marks == {}  # what five patients show may be chance
 
 
 def test_a_dark_and_an_inverted_hospital_are_marked(tmp_path):
@@ -120,7 +126,7 @@ def test_a_dark_and_an_inverted_hospital_are_marked(tmp_path):
     result = fingerprint(_write(tmp_path / "dataset", radiographs))
     marks = {h.name: set(h.marks) for h in result.hospitals if h.marks}
     assert marks == {"h2": {"mean_grey", "contrast"}, "h4": {"photometric"}}
-    assert _checks(result)["Does a hospital differ from the others?"] == "look"
+    assert _checks(result)["Does a hospital differ from the others, not by chance?"] == "look"
 
 
 def test_a_hospital_with_an_odd_share_of_aff_is_marked(tmp_path):
@@ -154,13 +160,16 @@ def test_separation_by_a_number_counts_pairs():
     below = np.mean(pairs < 0) + np.mean(pairs == 0) / 2
     result = separation("age", atypical, values)
     assert result.auc == pytest.approx(below) and result.auc > 0.6
-    assert result.telling and result.patients == 60
+    assert result.patients == 60
+    [flagged] = flag([result])
+    assert flagged.telling and flagged.p == result.p
 
 
 def test_separation_by_a_word():
     atypical = np.arange(60) % 3 == 0
     telling = ["A" if a else "B" for a in atypical]
-    assert separation("vendor", atypical, telling).auc == 1
+    [perfect] = flag([separation("vendor", atypical, telling)])
+    assert perfect.auc == 1 and perfect.p == 1 / 2000 and perfect.telling
     unique = [f"hospital {n}" for n in range(60)]  # fits its only patient, says nothing of others
     result = separation("hospital", atypical, unique)
     assert result.auc == pytest.approx(0.5, abs=0.05) and not result.telling
@@ -176,6 +185,53 @@ def test_the_bound_by_chance_is_that_of_random_ranks():
     ranks = rng.permuted(np.tile(np.arange(50), (4000, 1)), axis=1)
     aucs = (ranks[:, :15].sum(1) - 15 * 14 / 2) / (15 * 35)
     assert result.chance == pytest.approx(np.quantile(aucs, 0.975), abs=0.01)
+
+
+TRIALS, MOST = 150, 17
+"""Of so many random assignments, 5% are 7.5; more than 17 have the probability 0.001."""
+
+
+def test_random_hospitals_differ_at_the_stated_rate():
+    rng = np.random.default_rng(5)
+    found = 0
+    for _ in range(TRIALS):
+        hospitals = [f"h{k}" for k in rng.integers(0, 8, 40)]
+        facts = {
+            "number": rng.normal(size=40),
+            "rounded": np.round(rng.normal(size=40)),
+            "skewed": np.where(rng.random(40) < 0.2, np.nan, rng.exponential(size=40)),
+            "rare": (rng.random(40) < 0.1).astype(float),
+            "constant": np.ones(40),
+        }
+        p = differences(hospitals, facts)
+        assert not any(fact == "constant" for fact, _ in p)
+        found += min(p.values()) < LEVEL
+    assert binom.sf(MOST, TRIALS, LEVEL) < 0.001
+    assert found <= MOST
+
+
+def test_a_difference_has_the_probability_of_wilcoxon():
+    """Holm's correction doubles it, since both hospitals make the same comparison."""
+    values = np.arange(20.0)
+    for text in ("ggggghghghghghghghhh", "gghhgghhgghhgghhgghh", "hhhhgggggggggggggggg"):
+        ours = np.array([letter == "g" for letter in text])
+        exact = mannwhitneyu(values[ours], values[~ours], method="exact").pvalue
+        p = differences(list(text), {"age": values})
+        assert p["age", "g"] == p["age", "h"] == pytest.approx(min(1, 2 * exact), abs=0.03)
+
+
+def test_random_classes_are_told_by_a_fact_at_the_stated_rate():
+    rng = np.random.default_rng(6)
+    found = by_auc = 0
+    for _ in range(25):
+        atypical = rng.permutation(np.arange(40) < 10)
+        facts = [separation("number", atypical, rng.normal(size=40))]
+        words = [[f"w{k}" for k in rng.integers(0, most, 40)] for most in (2, 5, 40)]
+        facts += [separation("word", atypical, word) for word in words]
+        found += any(s.telling for s in flag(facts))
+        by_auc += any((s.auc or 0) > TELLING_AUC for s in facts)
+    assert binom.sf(6, 25, LEVEL) < 0.001
+    assert found <= 6 < by_auc
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from femur_jax.evaluation.statistics import holm
 from femur_jax.reader_study.statistics import (
     detectable_accuracy,
     equivalence_p,
     equivalence_power,
-    holm,
     kappa,
     paired_difference,
     proportion,
