@@ -16,8 +16,9 @@ from femur_jax.commands.options import Parser
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.files import new_folder, require_absent
+from femur_jax.ingest.pipeline import LINES
 from femur_jax.inspection.fingerprint import Fingerprint, fingerprint
-from femur_jax.inspection.fingerprint_page import write_page
+from femur_jax.inspection.fingerprint_page import read_lines, write_page
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,10 +33,18 @@ def main(argv: Sequence[str]) -> int:
         "--per_class", type=int, default=200, help="radiographs of each class to show at most"
     )
     shown.add_argument("--all", action="store_true", help="show every radiograph")
+    parser.add_argument(
+        "--lines",
+        type=Path,
+        help="table of the lines of the label table (default: DATASET.lines.csv, where it exists)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of radiographs")
     args = parser.parse_args(argv)
     out = args.out or args.dataset.with_name(f"{args.dataset.resolve().name}.fingerprint")
-    result = inspect(args.dataset, out, None if args.all else args.per_class, args.seed)
+    beside = args.dataset.with_name(f"{args.dataset.resolve().name}.{LINES}")
+    lines_file = args.lines or (beside if beside.is_file() else None)
+    per_class = None if args.all else args.per_class
+    result = inspect(args.dataset, out, per_class, args.seed, lines_file)
     for check in result.checks:
         if check.status != "pass":
             print(f"{check.status}: {check.question} {check.finding}")
@@ -44,12 +53,14 @@ def main(argv: Sequence[str]) -> int:
     return 1 if result.failed else 0
 
 
-def inspect(folder: Path, out: Path, per_class: int | None, seed: int) -> Fingerprint:
+def inspect(
+    folder: Path, out: Path, per_class: int | None, seed: int, lines_file: Path | None
+) -> Fingerprint:
     """Writes the page and the numbers into a new folder, which appears when both are complete.
 
     Raises:
-        UserError: There is no dataset or it is damaged, `out` exists or lies in the dataset, or
-            `per_class` is below 1.
+        UserError: There is no dataset or it is damaged, `out` exists or lies in the dataset,
+            `per_class` is below 1, or `lines_file` is not a table of lines.
     """
     require_absent(out)
     if folder.resolve() in out.resolve().parents:
@@ -57,8 +68,10 @@ def inspect(folder: Path, out: Path, per_class: int | None, seed: int) -> Finger
     if per_class is not None and per_class < 1:
         raise UserError(f"--per_class is {per_class}; give 1 or more.")
     dataset = RadiographDataset(folder)
+    lines = read_lines(lines_file) if lines_file else None
     result = fingerprint(dataset)
     with new_folder(out) as partial:
         (partial / "fingerprint.json").write_text(json.dumps(dataclasses.asdict(result), indent=1))
-        write_page(result, dataset, partial / "fingerprint.html", per_class=per_class, seed=seed)
+        page = partial / "fingerprint.html"
+        write_page(result, dataset, page, per_class=per_class, seed=seed, lines=lines)
     return result

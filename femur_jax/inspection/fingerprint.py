@@ -526,12 +526,12 @@ def _look_checks(
     raw = facts.categories["intent"].count("processing")
     return [
         Check(
-            f"Does a single fact reveal the class (AUC above {TELLING_AUC}, not by chance)?",
+            f"Does a single fact reveal the class (AUC above {TELLING_AUC})?",
             _look(len(telling)),
             ", ".join(telling).replace("_", " ") or "none does",
         ),
         Check(
-            "Does a hospital differ from the others, not by chance?",
+            "Does a hospital differ from the others?",
             _look(marked),
             f"marked: {marked} of {len(hospitals)}",
         ),

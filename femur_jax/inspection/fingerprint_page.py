@@ -1,6 +1,7 @@
 """A dataset's fingerprint as one self-contained HTML page, with pictures for a person to check."""
 
 import base64
+import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.errors import UserError
 from femur_jax.inspection.fingerprint import Fingerprint, Histogram
 from femur_jax.progress import Progress
 from femur_jax.templates import template_environment
@@ -52,6 +54,7 @@ def write_page(
     *,
     per_class: int | None,
     seed: int = 0,
+    lines: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the page, which shows patients' radiographs and has no external references.
 
@@ -61,6 +64,8 @@ def write_page(
         path: Path of the new HTML file.
         per_class: Greatest number of radiographs of each class, None for all.
         seed: Seed of the random choice of radiographs.
+        lines: Lines of the label table by radiograph, to be shown next to the names; see
+            `read_lines`.
 
     Raises:
         UserError: A radiograph is damaged.
@@ -76,6 +81,8 @@ def write_page(
     environment = template_environment(Path(__file__).parent)
     short = short_names([hospital.name for hospital in result.hospitals])
     environment.filters |= {"short": short.__getitem__, "outline": _outline}
+    known = lines or {}
+    environment.filters["line"] = lambda name: f"line {known[name]}" if name in known else ""
     totals = {label: sum(e.label == label for e in dataset.entries) for label in LABELS}
     template = environment.get_template("fingerprint.html.j2")
     html = template.render(
@@ -88,6 +95,21 @@ def write_page(
         plot=(_WIDTH, _HEIGHT),
     )
     path.write_text(html, encoding="utf-8")
+
+
+def read_lines(path: Path) -> dict[str, str]:
+    """Reads the lines of the label table by radiograph, which ingestion writes next to the key.
+
+    Raises:
+        UserError: The file is not such a table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["file"]: row["line"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{path} is not a table of lines; name the one that femur ingest wrote next to the key."
+        ) from None
 
 
 def contact_sheet(

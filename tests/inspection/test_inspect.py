@@ -129,6 +129,21 @@ def test_the_page_holds_every_radiograph_and_refers_to_nothing(cohort, inspected
     assert inspected[0]["dataset"] in text
 
 
+def test_captions_name_the_lines_of_the_label_table(cohort, inspected, tmp_path):
+    rows, dataset = cohort
+    text = "".join(_Page(inspected[1].read_text()).text)
+    entries = RadiographDataset(dataset).entries
+    captions = dict(re.findall(r"^([0-9a-f]{16}) line (\d+)$", text, re.MULTILINE))
+    captions |= dict(re.findall(r"([0-9a-f]{16}) line (\d+)(?=[AN]FF)", text))
+    assert captions.keys() == {entry.name for entry in entries}
+    for entry in entries:
+        assert rows[int(captions[entry.name]) - 2][3] == entry.label
+    alone = shutil.copytree(dataset, tmp_path / "alone")
+    assert main(["inspect", f"--dataset={alone}"]) == 0
+    html = (tmp_path / "alone.fingerprint" / "fingerprint.html").read_text()
+    assert not re.search(r"[0-9a-f]{16} line \d", html)
+
+
 def test_nothing_but_what_the_dataset_holds(inspected):
     _, html = inspected
     for path in (html, html.with_name("fingerprint.json")):
@@ -218,6 +233,8 @@ def test_chromium_shows_it(inspected, tmp_path):
         (["--out={dataset}/inside"], "lies in the dataset"),
         (["--out={tmp}/new", "--per_class=0"], "--per_class is 0"),
         (["--out={tmp}/new", "--dataset={tmp}/taken"], "holds no radiograph dataset"),
+        (["--out={tmp}/new", "--lines={tmp}/taken"], "is not a table of lines"),
+        (["--out={tmp}/new", "--lines={dataset}/dataset.json"], "is not a table of lines"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(cohort, tmp_path, capsys, arguments, named):
