@@ -188,7 +188,7 @@ def test_the_bound_by_chance_is_that_of_random_ranks():
 
 
 TRIALS, MOST = 150, 17
-"""In so many random assignments, 5% are 7.5; more than 17 have a probability below 0.001."""
+"""The expected number is 5% of these, 7.5; more than 17 have a probability below 0.001."""
 
 
 def test_random_hospitals_differ_at_the_stated_rate():
