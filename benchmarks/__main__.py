@@ -10,6 +10,7 @@ from benchmarks import (
     demo,
     evaluation,
     gan,
+    identities,
     mutations,
     phantom,
     polarity,
@@ -25,7 +26,19 @@ SUITE = Suite(
     target="bench",
     package="benchmarks",
     measurements=measurements_in(
-        (data, demo, evaluation, gan, mutations, phantom, polarity, sampling, scale, training)
+        (
+            data,
+            demo,
+            evaluation,
+            gan,
+            identities,
+            mutations,
+            phantom,
+            polarity,
+            sampling,
+            scale,
+            training,
+        )
     ),
 )
 
