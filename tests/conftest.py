@@ -1,7 +1,6 @@
 """Shared by all tests: shapes checked at run time, eight fake devices, tiny data and configs."""
 
 import os
-import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,7 +12,7 @@ os.environ["XLA_FLAGS"] = (
 )
 # Tests compile much the same functions, so their processes share what one of them has compiled.
 os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"femur_jax_{os.getuid()}")
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
 
 from jaxtyping import install_import_hook

@@ -91,11 +91,11 @@ def test_every_command_of_the_guide_works(written, tmp_path):
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     }
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    run, waiting = [sys.executable, str(ROOT / "tests" / "run_commands.py")], []
+    runner, waiting = [sys.executable, str(ROOT / "tests" / "run_commands.py")], []
 
     def run_waiting():
         result = subprocess.run(
-            run,
+            runner,
             input=json.dumps(waiting),
             cwd=tmp_path,
             env=environment,

@@ -22,12 +22,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--dicom", type=Path, required=True, help="folder of DICOM files or PNG, TIFF, JPEG exports"
     )
-    parser.add_argument(
+    tables = parser.add_mutually_exclusive_group(required=True)
+    tables.add_argument(
         "--labels",
         type=Path,
         help="CSV with path,patient_id,hospital,label and, where known, view,laterality",
     )
-    parser.add_argument(
+    tables.add_argument(
         "--draft_labels",
         type=Path,
         metavar="LABELS",
@@ -73,8 +74,8 @@ def main(argv: Sequence[str]) -> int:
     if args.draft_labels:
         _draft(args.dicom, args.draft_labels, args.workers, limits)
         return 0
-    if not (args.labels and args.out):
-        parser.error("--labels and --out are required")
+    if not args.out:
+        parser.error("--out is required with --labels")
     summary = ingest(
         args.dicom,
         args.labels,

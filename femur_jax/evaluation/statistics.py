@@ -283,7 +283,15 @@ def _bootstrap(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusts the p values of a family of tests by Holm's method (1979)."""
+    """Adjusts the p values of a family of tests (Holm, Scand. J. Stat. 6, 1979).
+
+    Args:
+        p: P values of the tests, 0 to 1, in any order.
+
+    Returns:
+        Adjusted p values in the same order. The probability that any true null hypothesis gets a
+        value below alpha is at most alpha.
+    """
     order = np.argsort(p)
     steps = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))

@@ -221,9 +221,9 @@ def _over_full_range(
     pixels: Shaped[np.ndarray, "height width"], bits: int
 ) -> tuple[UInt16[np.ndarray, "height width"], tuple[float, ...]]:
     """Scales values to 0..65535; also returns the limits where the picture's own range is shown."""
-    values = np.arange(1 << 16, dtype=np.float64)
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint16) * 257, ()
+    values = np.arange(1 << 16, dtype=np.float64)
     if bits < 16 and pixels.max() < 1 << bits:  # otherwise the writer has scaled them
         table, limits = values / ((1 << bits) - 1), ()
     else:

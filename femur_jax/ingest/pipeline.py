@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from femur_jax.data import cohort, spool
-from femur_jax.data.radiograph import LABELS, Radiograph
+from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import SCHEMA, DatasetWriter
 from femur_jax.errors import UserError
 from femur_jax.files import write_atomically
 from femur_jax.ingest import duplicates
-from femur_jax.ingest.content import ContentKeys, content_keys
+from femur_jax.ingest.content import content_keys
 from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.image_file import SUFFIXES, read_image_file
 from femur_jax.ingest.polarity import POSITIVE, polarity
 from femur_jax.ingest.rejection import REASONS, RejectedFileError
+from femur_jax.ingest.splits import split_by_content
 from femur_jax.ingest.workers import run_in_workers
 from femur_jax.progress import Progress
 
@@ -178,10 +179,12 @@ def ingest(
         accounted = summary.accepted + summary.quarantined + summary.duplicates
         if accounted != summary.inputs:
             raise RuntimeError(f"only {accounted} of {summary.inputs} files are accounted for")
-        usable = [n for n in positions if n not in codes]
-        splits = _patient_splits(usable, entries, content, repeated.connected, fractions, seed)
-        hospital_splits = _hospital_splits(
-            usable, entries, content, repeated.connected, fractions, seed
+        splits, hospital_splits = split_by_content(
+            [entries[n] for n in positions if n not in codes],
+            content,
+            repeated.connected,
+            fractions=fractions,
+            seed=seed,
         )
         groups = {
             p: min(pseudonym("patient", other) for other in people)
@@ -284,54 +287,6 @@ def _read(job: _Job) -> spool.FileFacts | str:
     )
     spool.write(job.spool, facts, encoded)
     return facts
-
-
-def _patient_splits(
-    usable: Sequence[int],
-    entries: Sequence[cohort.LabelRow],
-    content: ContentKeys,
-    connected: Sequence[set[str]],
-    fractions: Sequence[float],
-    seed: int,
-) -> dict[str, str]:
-    """The split of each patient with a usable file."""
-    labels = {entries[n].patient_id: entries[n].label for n in usable}
-    groups = [{content.patient[p] for p in people & labels.keys()} for people in connected]
-    split = cohort.split_patients(
-        {content.patient[patient]: label for patient, label in labels.items()},
-        fractions=fractions,
-        seed=seed,
-        connected=filter(None, groups),
-    )
-    return {patient: split[content.patient[patient]] for patient in labels}
-
-
-def _hospital_splits(
-    usable: Sequence[int],
-    entries: Sequence[cohort.LabelRow],
-    content: ContentKeys,
-    connected: Sequence[set[str]],
-    fractions: Sequence[float],
-    seed: int,
-) -> dict[str, str]:
-    """The split of each patient where whole hospitals are held out, without patients of several.
-
-    The result is empty where a split would hold fewer than 2 patients of a label.
-    """
-    label = {entries[n].patient_id: entries[n].label for n in usable}
-    patients: dict[str, dict[str, str]] = {}
-    for e in (entries[n] for n in usable):
-        patients.setdefault(content.hospital[e.hospital], {})[e.patient_id] = e.label
-    split = cohort.split_hospitals(patients, fractions=fractions, seed=seed)
-    seen: dict[str, set[str]] = {patient: set() for patient in label}
-    for e in (entries[n] for n in usable):
-        seen[e.patient_id].add(split.get(content.hospital[e.hospital], ""))
-    for people in (group & label.keys() for group in connected):
-        joint = set().union(*(seen[patient] for patient in people))
-        seen |= dict.fromkeys(people, joint)
-    splits = {patient: min(names) for patient, names in seen.items() if len(names) == 1}
-    held = Counter((name, label[patient]) for patient, name in splits.items())
-    return splits if all(held[name, la] >= 2 for name in split.values() for la in LABELS) else {}
 
 
 def _check_share(

@@ -30,7 +30,7 @@ def polarity(grey: UInt16[np.ndarray, "height width"]) -> str:
     sample = grey[step // 2 :: step, step // 2 :: step]
     # Bright bands along the sides are the collimator's in a picture, but air in a negative.
     boxes = {crop_box(sample), crop_box(0xFFFF - sample)}
-    differences = sorted((middle_minus_borders(sample[box.slices]) for box in boxes), key=abs)
+    differences = sorted((_middle_minus_borders(sample[box.slices]) for box in boxes), key=abs)
     weaker, stronger = differences[0], differences[-1]
     contradict = abs(weaker) >= _LEAST and weaker * stronger < 0
     if abs(stronger) < _LEAST or contradict:
@@ -38,7 +38,7 @@ def polarity(grey: UInt16[np.ndarray, "height width"]) -> str:
     return POSITIVE if stronger > 0 else NEGATIVE
 
 
-def middle_minus_borders(picture: UInt16[np.ndarray, "height width"]) -> float:
+def _middle_minus_borders(picture: UInt16[np.ndarray, "height width"]) -> float:
     """Mean grey value of the middle third minus that of the outer sixths, -1 to 1.
 
     Columns count fully and rows by half; the one with the greater difference decides.

@@ -87,7 +87,7 @@ def separation(
 
 
 def flag(separations: Sequence[Separation]) -> list[Separation]:
-    """Corrects the p values for their number (Holm, Scand. J. Stat. 6, 1979) and sets `telling`."""
+    """Corrects the p values for their number (see `statistics.holm`) and sets `telling`."""
     adjusted = iter(holm([s.p for s in separations if s.p is not None]))
     corrected = [replace(s, p=None if s.p is None else next(adjusted)) for s in separations]
     return [

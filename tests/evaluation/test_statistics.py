@@ -1,5 +1,9 @@
 """Statistics against scikit-learn, hand-counted cases and the coverage that a 95% interval owes."""
 
+import dataclasses
+import hashlib
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -11,6 +15,7 @@ from femur_jax.evaluation.statistics import (
     auc_by_group,
     auc_contrast,
     delong,
+    holm,
     patient_scores,
     roc_auc,
     seed_spread,
@@ -219,3 +224,31 @@ def test_groups_have_rows_of_their_own():
     a, b = auc_by_group(score, positive, patients, hospitals)
     assert (a.negative_patients, b.negative_patients, b.positive_patients) == (4, 2, 0)
     assert a.auc is None and b.auc is None
+
+
+def test_holm_is_the_closure_of_bonferroni():
+    """A hypothesis is rejected if Bonferroni's test rejects every set that contains it."""
+    p = [0.01, 0.04, 0.03, 0.005, 0.2]
+    sets = [s for n in range(1, 6) for s in itertools.combinations(range(5), n)]
+    for n, adjusted in enumerate(holm(p)):
+        closed = max(min(1.0, len(s) * min(p[k] for k in s)) for s in sets if n in s)
+        assert adjusted == pytest.approx(closed)
+    assert holm([]) == []
+
+
+def test_names_of_patients_change_nothing():
+    """Pseudonyms change with their key, and the numbers of a report do not."""
+    rng = np.random.default_rng(0)
+    number = rng.integers(40, size=90)
+    positive, score = number % 3 == 0, rng.normal(size=90)
+    hospital = number % 4
+    results = []
+    for key in (b"a", b"b"):
+        names = [hashlib.sha256(key + bytes([n])).hexdigest() for n in number]
+        groups = [hashlib.sha256(key + b"h" + bytes([n])).hexdigest() for n in hospital]
+        patients = patient_scores(score, positive, names)
+        rows = [
+            dataclasses.replace(r, group="") for r in auc_by_group(score, positive, names, groups)
+        ]
+        results.append((roc_auc(patients), sensitivity_at_specificity(patients), rows))
+    assert results[0] == results[1]

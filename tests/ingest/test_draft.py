@@ -112,6 +112,14 @@ def test_a_draft_replaces_no_table(films, tmp_path, capsys):
     assert (tmp_path / "labels.csv").read_text() == "filled in"
 
 
-def test_labels_and_out_are_needed_without_a_draft(films, capsys):
-    assert main(["ingest", f"--dicom={films}"]) == 2
-    assert "--labels and --out are required" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--labels --draft_labels is required"),
+        (["--labels=a.csv"], "--out is required with --labels"),
+        (["--labels=a.csv", "--draft_labels=b.csv"], "not allowed with argument --labels"),
+    ],
+)
+def test_a_table_is_either_read_or_drafted(films, capsys, arguments, named):
+    assert main(["ingest", f"--dicom={films}", *arguments]) == 2
+    assert named in capsys.readouterr().err

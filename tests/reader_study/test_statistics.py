@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from femur_jax.evaluation.statistics import holm
 from femur_jax.reader_study.statistics import (
     detectable_accuracy,
     equivalence_p,
@@ -49,16 +48,6 @@ def test_the_planned_sizes():
     assert equivalence_power(100, 0.15) == pytest.approx(
         shown[rng.binomial(100, 0.5, 40000)].mean(), abs=0.01
     )
-
-
-def test_holm_is_the_closure_of_bonferroni():
-    """A hypothesis is rejected if Bonferroni's test rejects every set that contains it."""
-    p = [0.01, 0.04, 0.03, 0.005, 0.2]
-    sets = [s for n in range(1, 6) for s in itertools.combinations(range(5), n)]
-    for n, adjusted in enumerate(holm(p)):
-        closed = max(min(1.0, len(s) * min(p[k] for k in s)) for s in sets if n in s)
-        assert adjusted == pytest.approx(closed)
-    assert holm([]) == []
 
 
 def test_kappa_of_a_known_table():
