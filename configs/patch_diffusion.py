@@ -63,8 +63,10 @@ def get_config(variant: str = "base") -> ConfigDict:
     )
     config.diffusion = ConfigDict(
         {
-            "P_mean": -0.8,  # mean of log sigma in training
-            "P_std": 1.4,  # standard deviation of log sigma in training
+            # By level, where the last value holds for all finer ones. A finer level differs from
+            # the interpolated coarser one by a standard deviation of about 0.1.
+            "P_mean": (-0.4, -2.0),  # mean of log sigma in training
+            "P_std": (1.6, 1.2),  # standard deviation of log sigma in training
             "sigma_data": 0.5,  # standard deviation of the data
             "label_dropout": 0.1,  # share of patches without a class, for guidance
             "context_sigma": (0.02, 0.5),  # range of the noise on the coarser level's crop
@@ -75,6 +77,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "steps": 200_000,  # optimizer steps
             "batch_size": 64,  # patches in a step, over all devices
             "accumulate": 1,  # microbatches of a step, for less memory; slower on CPU
+            "optimizer": "muon",  # muon or adam; see training/optimizers.py
             "learning_rate": 2e-4,  # highest learning rate; a cosine falls to a tenth
             "warmup_steps": 1000,  # steps until the highest learning rate
             "ema_widths": (0.05, 0.1),  # widths of the moving averages; see training/ema.py
@@ -92,10 +95,10 @@ def get_config(variant: str = "base") -> ConfigDict:
             "seed": 0,  # seed of the noise and of the drawn sizes
             "ema": 0.05,  # width of the moving average, one of train.ema_widths
             "snapshot": 0,  # step of the snapshot to sample from; 0: the newest checkpoint
-            "guidance": 1.0,  # weight of guidance; 1: none
+            "guidance": (1.0,),  # weight of guidance by level, the last for all finer; 1: none
             "autoguidance": "",  # run directory of a weaker model that guides in place of no class
             "solver": "dpm_solver_2m",  # dpm_solver_2m or heun; see diffusion/solvers.py
-            "sigma_max": (80.0, 2.0),  # highest sigma by level; the last for all finer ones
+            "sigma_max": (80.0, 0.6),  # highest sigma by level; the last for all finer ones
             "sigma_min": 0.002,  # lowest sigma
             "steps": (24, 8),  # solver steps by level; heun evaluates twice a step
             "context_sigma": 0.05,  # noise on the coarser level's crop
@@ -113,7 +116,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         }
     )
     if variant == "tiny":
-        config.data.level_weights = (2.0, 1.0)
+        config.data.level_weights = (3.0, 2.0, 1.0)
         config.model.update(
             channels=32,
             multipliers=(1, 2, 2),
@@ -125,15 +128,15 @@ def get_config(variant: str = "base") -> ConfigDict:
             remat=False,
         )
         config.train.update(
-            steps=900,
-            batch_size=32,
-            learning_rate=1e-3,
+            steps=1800,
+            batch_size=16,
+            learning_rate=2e-3,
             warmup_steps=50,
             log_every=10,
             checkpoint_every=150,
             images_every=300,
         )
-        config.sample.update(per_label=32, sigma_max=(80.0, 1.0), steps=(20, 6))
+        config.sample.update(per_label=32, guidance=(1.5, 1.0), steps=(20, 6))
     elif variant == "large":
         config.mesh.fsdp = 8  # the GPUs of a node
         config.model.update(channels=256, blocks=3)

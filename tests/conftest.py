@@ -74,7 +74,7 @@ def diffusion_config(dataset):
     config.dataset = str(dataset.folder)
     config.model.update(channels=8, multipliers=(1,), attention=(True,))
     config.train.update(steps=6, batch_size=8, checkpoint_every=2, log_every=2, warmup_steps=1)
-    config.sample.update(per_label=1, steps=(2,), tile_batch=4)
+    config.sample.update(per_label=1, steps=(2,), guidance=(1.0,), tile_batch=4)
     return config
 
 

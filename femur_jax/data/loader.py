@@ -204,9 +204,19 @@ def random_patches(
 
 
 def random_origin(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
-    """A random even origin, as sampling's tiles have; the last one may overhang by a pixel."""
-    row, column = (2 * int(rng.integers(last_origin(n, side) // 2 + 1)) for n in size)
-    return row, column
+    """A random even origin, as sampling's tiles have; the last one may overhang by a pixel.
+
+    Origins are drawn up to a quarter of a side beyond the first and the last, and moved back to
+    these, since sampling has tiles at the borders of every radiograph, however large.
+    """
+    beyond = side // 4
+
+    def along(length: int) -> int:
+        last = last_origin(length, side)
+        origin = 2 * (int(rng.integers(-beyond, last + beyond + 1)) // 2)
+        return min(max(origin, 0), last)
+
+    return along(size[0]), along(size[1])
 
 
 def last_origin(length: int, patch: int) -> int:

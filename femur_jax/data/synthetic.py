@@ -25,6 +25,10 @@ from femur_jax.progress import Progress
 SMALLEST, LARGEST = 0.1e6, 15e6
 """Range of pixels in a request; the range of the training radiographs extends it."""
 
+JITTER = 0.03
+"""Standard deviation of the logarithm of the factors by which models see and make sizes and
+spacings that differ from those of the training radiographs."""
+
 _ASPECT_TOLERANCE = 1.01  # sizes are rounded to whole pixels
 
 
@@ -70,15 +74,18 @@ def draw_requests(
     by: str = "patient",
     square: int | None = None,
 ) -> list[Request]:
-    """Draws sizes and spacings from the training radiographs, the same number for each label.
+    """Draws sizes and spacings like the training radiographs', the same number for each label.
+
+    They differ by some percent from those of any radiograph, since an exact size and spacing can
+    be a patient's own.
 
     Args:
         dataset: Dataset that the model was trained on.
         per_label: Number of radiographs of each label.
         seed: Seed of the random draws.
         labels: Classes to generate.
-        sizes: Heights and widths to use in turn instead. The spacing is then scaled to keep the
-            area of the drawn radiograph in mm^2.
+        sizes: Heights and widths to use in turn instead. The spacing is then scaled to keep
+            about the area of the drawn radiograph in mm^2.
         by: Kind of the train split; see `RadiographDataset.split`.
         square: Side of the square that a letterboxing model reduces radiographs to. The longer
             side of each of `sizes` must then be within the range of the training radiographs.
@@ -102,10 +109,19 @@ def draw_requests(
             )
         for number, n in enumerate(rng.integers(len(known), size=per_label)):
             entry = known[n]
-            height, width = sizes[number % len(sizes)] if sizes else (entry.height, entry.width)
-            scale = math.sqrt(entry.height * entry.width / (height * width))
+            height, width = (
+                sizes[number % len(sizes)]
+                if sizes
+                else (max(1, round(side * _jitter(rng))) for side in (entry.height, entry.width))
+            )
+            scale = math.sqrt(entry.height * entry.width / (height * width)) * _jitter(rng)
             requests.append(Request(height, width, entry.spacing_mm * scale, label))
     return requests
+
+
+def _jitter(rng: np.random.Generator) -> float:
+    """A factor for a size or a spacing."""
+    return math.exp(JITTER * rng.standard_normal())
 
 
 def _check_sizes(

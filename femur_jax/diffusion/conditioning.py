@@ -1,5 +1,6 @@
 """What the denoiser knows of a patch in addition to its noisy pixels and their noise level."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,12 @@ NO_LABEL = len(LABELS)
 CHANNELS = 5
 """The number of channels of the network's input: noisy pixels, context, mask, two coordinates."""
 
-LENGTH = len(LABELS) + 8
-"""The length of the vector `Conditioning.vector`."""
+_NUMBERS = 6  # in `Conditioning.vector`
+
+
+def vector_length(levels: int) -> int:
+    """Returns the length of `Conditioning.vector`."""
+    return len(LABELS) + levels + _NUMBERS
 
 
 class Conditioning(NamedTuple):
@@ -73,30 +78,38 @@ class Conditioning(NamedTuple):
         context = jnp.where(finer, self.context, 0) * mask
         return jnp.concatenate([context, mask, self.coordinates()], axis=-1)
 
-    def vector(self) -> Float[Array, "batch length"]:
-        """Returns class, level, size, spacing, mirroring and the context's noise, all about 1.
+    def vector(self, levels: int) -> Float[Array, "batch length"]:
+        """Returns class, level, and numbers: size, spacing, mirroring and the context's noise.
 
-        NO_LABEL gives zeros for the class; a spacing of 0 gives the flag of an unknown one. The
-        network is informed of mirroring as in EDM's augmentation (Karras et al. 2022, arXiv
+        The class, the level and all numbers together each have a norm of about 1, so that the
+        network attends to each alike. NO_LABEL gives zeros for the class; a spacing of 0 gives the
+        flag of an unknown one. The spacing is the level's, on which the appearance of bone depends.
+        The network is informed of mirroring as in EDM's augmentation (Karras et al. 2022, arXiv
         2206.00364, appendix F.2), so that it does not draw the lead letters that mark a side in
         mirror writing.
+
+        Args:
+            levels: The number of levels that the model knows.
         """
+        size = jnp.asarray(self.size, jnp.float32)
+        reduction = size.max(axis=-1) / self.level_size.max(axis=-1)
         known = jnp.asarray(self.spacing_mm > 0, jnp.float32)
-        spacing = jnp.where(self.spacing_mm > 0, self.spacing_mm, 1.0)
-        size = jnp.log2(jnp.asarray(self.size, jnp.float32)) - 8
+        spacing = jnp.where(self.spacing_mm > 0, self.spacing_mm, 1.0) * reduction
         context_sigma = jnp.where(self.level > 0, self.context_sigma, 0)
         numbers = [
-            self.level / 2.0,
-            jnp.asarray(self.level == 0, jnp.float32),
-            size[:, 0],
-            size[:, 1],
+            *(jnp.log2(size) - 8).T,
             known * jnp.log(spacing),
             known,
             jnp.log(jnp.maximum(context_sigma, 1e-3)) / 4,
             jnp.asarray(self.mirrored, jnp.float32),
         ]
         return jnp.concatenate(
-            [jax.nn.one_hot(self.label, len(LABELS)), jnp.stack(numbers, axis=-1)], axis=-1
+            [
+                jax.nn.one_hot(self.label, len(LABELS)),
+                jax.nn.one_hot(self.level, levels),
+                jnp.stack(numbers, axis=-1) / math.sqrt(_NUMBERS),
+            ],
+            axis=-1,
         )
 
     def _index(self, axis: int) -> Int[AnyArray, "batch side"]:

@@ -30,10 +30,10 @@ def denoise(
 
 
 def draw_sigma(
-    key: Key[Array, ""], count: int, *, P_mean: float, P_std: float
-) -> Float[Array, "count"]:
+    key: Key[Array, ""], *, P_mean: Float[Array, "batch"], P_std: Float[Array, "batch"]
+) -> Float[Array, "batch"]:
     """Noise levels of training, ln sigma ~ N(P_mean, P_std^2) (table 1)."""
-    return jnp.exp(P_mean + P_std * jax.random.normal(key, (count,)))
+    return jnp.exp(P_mean + P_std * jax.random.normal(key, P_mean.shape))
 
 
 def loss(
@@ -67,10 +67,11 @@ def uncertainty_loss(
     """The loss weighted by a learned uncertainty, loss / exp(u(sigma)) + u(sigma).
 
     EDM2 (Karras et al. 2023, arXiv 2312.02696, equation 21): at its optimum u is the logarithm of
-    the mean loss at a noise level, so all noise levels weigh alike during the whole training.
+    the mean loss at a noise level (and, here, under its conditions), so all noise levels weigh
+    alike during the whole training.
 
     Args:
         losses: The value of `loss` for each patch.
-        u: The network's answer for each patch's noise level.
+        u: The network's answer for each patch's noise level and conditions.
     """
     return losses / jnp.exp(u) + u

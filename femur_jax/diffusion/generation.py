@@ -1,5 +1,6 @@
 """The trained denoiser with guidance, compiled for all devices of this process."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32
 
 from femur_jax.diffusion.conditioning import Conditioning
-from femur_jax.diffusion.sampler import TileDenoiser
+from femur_jax.diffusion.sampler import TileDenoiser, at_level
 from femur_jax.models.functional import Params
 
 
@@ -35,16 +36,17 @@ class Model(NamedTuple):
 
 
 def tile_denoiser(
-    model: Model, *, guidance: float = 1.0, weak: Model | None = None
+    model: Model, *, guidance: Sequence[float] = (1.0,), weak: Model | None = None
 ) -> TileDenoiser:
-    """Compiles the guided denoiser D_0 + guidance (D - D_0) of tiles, divided over local devices.
+    """Compiles the guided denoiser D_0 + w (D - D_0) of tiles, divided over local devices.
 
     Compiled functions are kept: the same model is compiled once for each batch size.
 
     Args:
         model: The model D, with the class.
-        guidance: The factor w in the notation of the second source, 1 + w in that of the first; 1
-            is the plain conditional model.
+        guidance: The factor w by level, where the last value holds for all finer levels. It is w
+            in the notation of the second source, 1 + w in that of the first; 1 is the plain
+            conditional model, at half of the cost.
         weak: The model D_0 for autoguidance, a worse one with the class (Karras et al. 2024, arXiv
             2406.02507, equation 3). Without it, D_0 is `model` without the class, as in
             classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6).
@@ -63,7 +65,9 @@ def tile_denoiser(
     ) -> Float[Array, "batch patch patch 1"]:
         tiles = jax.device_put((x, sigma, conditioning), split)
         weak_denoise = weak.denoise if weak else None
-        return _guided(params, *tiles, denoise=model.denoise, weak=weak_denoise, guidance=guidance)
+        (level,) = set(np.asarray(conditioning.level).tolist())
+        w = at_level(guidance, level)
+        return _guided(params, *tiles, denoise=model.denoise, weak=weak_denoise, guidance=w)
 
     return denoise
 

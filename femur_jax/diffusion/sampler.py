@@ -39,7 +39,10 @@ Size = tuple[int, int]
 
 @runtime_checkable
 class TileDenoiser(Protocol):
-    """Estimates clean tiles; compiled for one batch size. It may return before it is done."""
+    """Estimates clean tiles of one level; compiled for one batch size.
+
+    It may return before it is done.
+    """
 
     def __call__(
         self,

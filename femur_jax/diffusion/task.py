@@ -16,23 +16,28 @@ from femur_jax.data.loader import Pool, Stream
 from femur_jax.data.radiograph import to_unit
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
-from femur_jax.data.synthetic import Request, draw_requests, wanted_labels
+from femur_jax.data.synthetic import JITTER, Request, draw_requests, wanted_labels
 from femur_jax.diffusion import edm
-from femur_jax.diffusion.conditioning import CHANNELS, LENGTH, NO_LABEL, Conditioning
+from femur_jax.diffusion.conditioning import CHANNELS, NO_LABEL, Conditioning, vector_length
 from femur_jax.diffusion.generation import Model, tile_denoiser
-from femur_jax.diffusion.sampler import Job, Sampler
+from femur_jax.diffusion.sampler import Job, Sampler, at_level
 from femur_jax.errors import UserError
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
 from femur_jax.parallel.rules import Rules
 from femur_jax.training import ema
 from femur_jax.training.accumulate import mean_over_microbatches
+from femur_jax.training.optimizers import clipped_optimizer
 from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, init_state, update_state
 from femur_jax.training.task import Metrics
 
 _QUARTILES = (-0.6745, 0.0, 0.6745)
 """The quartiles of a standard normal variable."""
+
+
+_NOT_ORTHOGONAL = ("head/kernel", "uncertainty/kernel")
+"""The matrices of one output, whose orthogonal form would be their direction alone."""
 
 
 class DiffusionTask:
@@ -61,11 +66,21 @@ class DiffusionTask:
         check(config.data)
         _check_model(config.model, min(patch_sides(config.data, dataset.patch)))
         self.model = functional(
-            lambda rngs: UNet(in_channels=CHANNELS, conditions=LENGTH, **config.model, rngs=rngs)
+            lambda rngs: UNet(
+                in_channels=CHANNELS,
+                conditions=vector_length(self.levels),
+                **config.model,
+                rngs=rngs,
+            )
         )
-        self.optimizer = optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adam(self._schedule(), b2=0.99)
+        self.optimizer = clipped_optimizer(
+            config.train.optimizer, self._schedule(), by_adam=_follows_adam
         )
+
+    @property
+    def levels(self) -> int:
+        """The number of levels of the model."""
+        return self.dataset.levels if self.config.data.strategy == "pyramid" else 1
 
     def _schedule(self, steps: int | None = None) -> optax.Schedule:
         return warm_up_and_decay(self.config.train, last=0.1, steps=steps)
@@ -104,29 +119,29 @@ class DiffusionTask:
         self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
         """Returns the loss of a batch of `loader.Patch`, and the metrics to log."""
-        losses, sigma = self.losses(params, batch, key)
+        losses, sigma, conditioning = self.losses(params, batch, key)
         metrics = {"loss": losses.mean(), **self._losses_by_group(losses, sigma, batch["level"])}
         if not self.config.model.uncertainty:
             return losses.mean(), metrics
-        u = self.model.apply(params, jnp.log(sigma) / 4, method="log_variance")
+        vector = conditioning.vector(self.levels)
+        u = self.model.apply(params, jnp.log(sigma) / 4, vector, method="log_variance")
         return edm.uncertainty_loss(losses, u).mean(), metrics
 
     def losses(
         self, params: Params, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
-        """Returns the loss of each patch of a batch of `loader.Patch`, and its noise level."""
+    ) -> tuple[Float[Array, "batch"], Float[Array, "batch"], Conditioning]:
+        """Returns loss, noise level and conditioning of each patch of a batch of `loader.Patch`."""
         config = self.config.diffusion
-        keys = jax.random.split(key, 6)
-        conditioning = self._training_conditioning(batch, *keys[:3])
+        keys = jax.random.split(key, 7)
+        conditioning = self._training_conditioning(batch, *keys[:3], keys[6])
         mask = conditioning.mask()
         F = self.network(params, conditioning, keys[3])
-        sigma = edm.draw_sigma(
-            keys[4], len(batch["pixels"]), P_mean=config.P_mean, P_std=config.P_std
-        )
+        P_mean, P_std = self._noise_levels(batch["level"])
+        sigma = edm.draw_sigma(keys[4], P_mean=P_mean, P_std=P_std)
         # As in sampling, there are only zeros outside of the radiograph.
         y = to_unit(batch["pixels"])[..., None] * mask
         n = sigma[:, None, None, None] * jax.random.normal(keys[5], y.shape) * mask
-        return edm.loss(F, y, n, sigma, mask, sigma_data=config.sigma_data), sigma
+        return edm.loss(F, y, n, sigma, mask, sigma_data=config.sigma_data), sigma, conditioning
 
     def _training_conditioning(
         self,
@@ -134,19 +149,39 @@ class DiffusionTask:
         label_key: Key[Array, ""],
         sigma_key: Key[Array, ""],
         noise_key: Key[Array, ""],
+        jitter_key: Key[Array, ""],
     ) -> Conditioning:
-        """Drops some labels, and corrupts the context as its own sampling will leave it."""
+        """Drops some labels, and corrupts the context as its own sampling will leave it.
+
+        Sizes and spacings differ a little from the true ones, which are often a radiograph's own
+        and would be a key to it.
+        """
         config, count = self.config.diffusion, len(batch["label"])
         dropped = jax.random.bernoulli(label_key, config.label_dropout, (count,))
         low, high = jnp.log(jnp.asarray(config.context_sigma))
         sigma = jnp.exp(jax.random.uniform(sigma_key, (count,), minval=low, maxval=high))
         noise = jax.random.normal(noise_key, batch["context"].shape)
+        jitter = jnp.exp(JITTER * jax.random.normal(jitter_key, (count, 3)))
         fields = {name: batch[name] for name in Conditioning._fields if name in batch} | {
             "context": to_unit(batch["context"]) + sigma[:, None, None, None] * noise,
             "context_sigma": sigma,
             "label": jnp.where(dropped, NO_LABEL, batch["label"]),
+            "size": jnp.round(batch["size"] * jitter[:, :2]).astype(jnp.int32),
+            "spacing_mm": batch["spacing_mm"] * jitter[:, 2],
         }
         return Conditioning(**fields)
+
+    def _noise_levels(
+        self, level: Int[Array, "batch"]
+    ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
+        """The mean and the standard deviation of the logarithm of training's noise levels."""
+        config = self.config.diffusion
+        by_level = (
+            jnp.asarray([at_level(values, n) for n in range(self.levels)], jnp.float32)
+            for values in (config.P_mean, config.P_std)
+        )
+        P_mean, P_std = (values[level] for values in by_level)
+        return P_mean, P_std
 
     def _losses_by_group(
         self,
@@ -155,11 +190,10 @@ class DiffusionTask:
         level: Int[Array, "batch"],
     ) -> Metrics:
         """Sums and counts of the losses by level, and by quarter of the noise levels."""
-        config = self.config.diffusion
-        z = (jnp.log(sigma) - config.P_mean) / config.P_std
+        P_mean, P_std = self._noise_levels(level)
+        z = (jnp.log(sigma) - P_mean) / P_std
         quarter = jnp.searchsorted(jnp.asarray(_QUARTILES), z)
-        levels = self.dataset.levels if self.config.data.strategy == "pyramid" else 1
-        groups = {f"loss_level_{n}": level == n for n in range(levels)}
+        groups = {f"loss_level_{n}": level == n for n in range(self.levels)}
         groups |= {f"loss_sigma_{n + 1}": quarter == n for n in range(4)}
         return {
             name: jnp.stack([jnp.where(members, losses, 0).sum(), members.sum()])
@@ -176,7 +210,7 @@ class DiffusionTask:
             conditioning: The inputs apart from the noisy patch.
             key: The key of dropout, in training.
         """
-        channels, vector = conditioning.channels(), conditioning.vector()
+        channels, vector = conditioning.channels(), conditioning.vector(self.levels)
 
         def F(x: Float[Array, "batch height width 1"], c_noise: Float[Array, "batch"]):
             x = jnp.concatenate([x, channels], axis=-1)
@@ -239,6 +273,11 @@ class DiffusionTask:
         side = max(max(pixels.shape) for pixels in samples.values())
         grid = np.stack([paste_centred(samples[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}
+
+
+def _follows_adam(path: tuple[jax.tree_util.KeyEntry, ...]) -> bool:
+    """Whether a parameter is the head of one channel, which has no directions to balance."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") in _NOT_ORTHOGONAL
 
 
 def _check_model(model: ConfigDict, side: int) -> None:

@@ -96,7 +96,8 @@ class UNet(nnx.Module):
         self.head = _conv(width, 1, dtype, rngs, kernel_init=_ZEROS)
         self.uncertainty = nnx.data(None)
         if uncertainty:
-            self.uncertainty = nnx.Linear(2 * channels, 1, kernel_init=_ZEROS, rngs=rngs)
+            inputs = 2 * channels + conditions
+            self.uncertainty = nnx.Linear(inputs, 1, kernel_init=_ZEROS, rngs=rngs)
 
     def __call__(
         self,
@@ -111,9 +112,10 @@ class UNet(nnx.Module):
             x: The noisy patch, of about unit variance, and its side channels.
             c_noise: A quarter of the logarithm of the noise level.
             conditions: The conditioning vector from `diffusion.conditioning.Conditioning.vector`.
+                Entries of a norm of 1 together weigh as much as the noise level.
             key: PRNG key of dropout, None for no dropout.
         """
-        embedding = jnp.concatenate([self.noise(c_noise), conditions], axis=-1)
+        embedding = self._conditions(c_noise, conditions)
         for layer in self.embed:
             embedding = jax.nn.silu(layer(embedding))
         stages = [*self.down, [self.middle], *self.up]
@@ -139,10 +141,22 @@ class UNet(nnx.Module):
                 x = run(block, jnp.concatenate([x, skips.pop()], axis=-1))
         return self.head(jax.nn.silu(self.norm(x))).astype(jnp.float32)
 
-    def log_variance(self, c_noise: Float[Array, "batch"]) -> Float[Array, "batch"]:
-        """The u of `edm.uncertainty_loss`: the learned logarithm of the loss at a noise level."""
+    def log_variance(
+        self, c_noise: Float[Array, "batch"], conditions: Float[Array, "batch conditions"]
+    ) -> Float[Array, "batch"]:
+        """The u of `edm.uncertainty_loss`: the learned logarithm of the expected loss.
+
+        It depends on the conditions, since losses of levels differ tenfold at the same noise.
+        """
         assert self.uncertainty is not None
-        return self.uncertainty(self.noise(c_noise))[:, 0]
+        return self.uncertainty(self._conditions(c_noise, conditions))[:, 0]
+
+    def _conditions(
+        self, c_noise: Float[Array, "batch"], conditions: Float[Array, "batch conditions"]
+    ) -> Float[Array, "batch features"]:
+        noise = self.noise(c_noise)
+        norm = math.sqrt(noise.shape[-1] / 2)  # of cosines and sines
+        return jnp.concatenate([noise, norm * conditions], axis=-1)
 
 
 class Fourier(nnx.Module):

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from femur_jax.data import loader
 from femur_jax.data.loader import (
@@ -9,6 +10,7 @@ from femur_jax.data.loader import (
     cut_patch,
     last_origin,
     random_letterboxes,
+    random_origin,
     random_patches,
 )
 from femur_jax.data.pyramid import double
@@ -115,6 +117,19 @@ def test_half_of_the_patches_are_mirrored_where_requested(data):
 )
 def test_the_last_origin_reaches_the_border(length, expected):
     assert last_origin(length, PATCH) == expected
+
+
+@pytest.mark.parametrize(("length", "side"), [(40, 16), (33, 16), (16, 16), (400, 32)])
+def test_origins_crowd_at_both_borders(length, side):
+    rng = np.random.default_rng(0)
+    origins = np.array([random_origin(rng, (length, 16), side)[0] for _ in range(4000)])
+    last = last_origin(length, side)
+    drawn = np.arange(-(side // 4), last + side // 4 + 1)
+    values, expected = np.unique(np.clip(drawn // 2 * 2, 0, last), return_counts=True)
+    found, counts = np.unique(origins, return_counts=True)
+    np.testing.assert_array_equal(found, values)
+    if last:
+        assert chisquare(counts, 4000 * expected / len(drawn)).pvalue > 1e-3
 
 
 def _patches(pool, count, level_weights=(1.0,), seed=0):

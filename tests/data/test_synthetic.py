@@ -1,22 +1,32 @@
+import numpy as np
 import pytest
 
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.synthetic import draw_requests, wanted_labels
+from femur_jax.data.synthetic import JITTER, draw_requests, wanted_labels
 from femur_jax.errors import UserError
 
 
-def test_requests_are_drawn_from_the_training_radiographs(dataset):
-    requests = draw_requests(dataset, per_label=40, seed=0)
-    assert [r.label for r in requests] == [LABELS[0]] * 40 + [LABELS[1]] * 40
+def test_requests_are_like_training_radiographs_but_not_one_of_them(dataset):
+    requests = draw_requests(dataset, per_label=100, seed=0)
+    assert [r.label for r in requests] == [LABELS[0]] * 100 + [LABELS[1]] * 100
+    spreads = []
     for label in LABELS:
-        known = {
-            (e.height, e.width, e.spacing_mm)
-            for e in dataset.entries
-            if e.split == "train" and e.label == label
-        }
-        drawn = {(r.height, r.width, r.spacing_mm) for r in requests if r.label == label}
-        assert drawn <= known
-        assert len(drawn) > len(known) / 2
+        known = np.log(
+            [
+                (e.height, e.width, e.spacing_mm)
+                for e in dataset.entries
+                if e.split == "train" and e.label == label
+            ]
+        )
+        drawn = np.log([(r.height, r.width, r.spacing_mm) for r in requests if r.label == label])
+        distances = np.abs(drawn[:, None, :2] - known[:, :2]).max(axis=2)
+        nearest = distances.argmin(axis=1)
+        assert distances.min(axis=1).max() < 0.2
+        assert len(set(nearest)) > len(known) / 2
+        spreads += list(drawn[:, 2] - known[nearest, 2])
+    # The spacing differs by its own factor, and makes up for those of height and width.
+    assert np.std(spreads) == pytest.approx(JITTER * np.sqrt(1 + 2 / 4), rel=0.25)
+    assert min(abs(np.array(spreads))) > 0
 
 
 def test_the_seed_decides(dataset):
@@ -39,7 +49,7 @@ def test_requested_sizes_are_used_in_turn_and_keep_the_area(dataset):
     areas = {e.height * e.width * e.spacing_mm**2 for e in dataset.entries if e.split == "train"}
     for r in requests:
         area = r.height * r.width * r.spacing_mm**2
-        assert min(abs(area / known - 1) for known in areas) < 1e-6
+        assert min(abs(np.log(area / known)) for known in areas) < 2 * 4 * JITTER
 
 
 @pytest.mark.parametrize("size", [(3000, 5000), (400, 251), (20, 20)])

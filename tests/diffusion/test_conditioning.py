@@ -45,7 +45,7 @@ def test_the_context_is_hidden_outside_of_the_radiograph_and_at_level_0():
 
 
 def test_the_vector_tells_everything_apart():
-    base = conditioning().vector()[0]
+    base = conditioning().vector(3)[0]
     for changes in (
         {"label": [1]},
         {"label": [NO_LABEL]},
@@ -53,13 +53,14 @@ def test_the_vector_tells_everything_apart():
         {"level": [2]},
         {"size": [[20, 20]]},
         {"size": [[10, 40]]},
+        {"level_size": [[5, 10]]},
         {"spacing_mm": [0.4]},
         {"spacing_mm": [0.0]},
         {"mirrored": [1]},
         {"context_sigma": [0.5]},
     ):
-        assert not np.allclose(base, conditioning(**changes).vector()[0])
-    assert np.isfinite(conditioning(spacing_mm=[0.0], context_sigma=[0.0]).vector()).all()
+        assert not np.allclose(base, conditioning(**changes).vector(3)[0])
+    assert np.isfinite(conditioning(spacing_mm=[0.0], context_sigma=[0.0]).vector(3)).all()
     np.testing.assert_array_equal(
-        conditioning().without_label().vector(), conditioning(label=[NO_LABEL]).vector()
+        conditioning().without_label().vector(3), conditioning(label=[NO_LABEL]).vector(3)
     )

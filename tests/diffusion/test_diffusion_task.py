@@ -9,6 +9,7 @@ from scipy.stats import norm
 from configs.patch_diffusion import get_config
 from femur_jax.data.loader import batches
 from femur_jax.data.radiograph import LABELS
+from femur_jax.data.synthetic import JITTER
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
 from femur_jax.models.functional import Functions
@@ -35,7 +36,7 @@ def pointwise(params, x, c_noise, conditions, key):
     )
 
 
-def float64_loss(sample, label, context_sigma, noise, sigma, n, params, config):
+def float64_loss(sample, label, levels, context_sigma, noise, sigma, n, params, config):
     """EDM's loss of one patch, from the papers' equations."""
     pixels, context = (sample[name] / 32767.5 - 1 for name in ("pixels", "context"))
     patch, level = len(pixels), int(sample["level"])
@@ -50,15 +51,18 @@ def float64_loss(sample, label, context_sigma, noise, sigma, n, params, config):
     if level == 0:
         context, context_sigma = 0 * context, 0.0
     known = sample["spacing_mm"] > 0
-    conditions = [
-        *(label == n for n in range(len(LABELS))),
-        level / 2,
-        level == 0,
+    spacing = sample["spacing_mm"] * max(sample["size"]) / max(height, width)
+    numbers = [
         *(np.log2(sample["size"]) - 8),
-        np.log(sample["spacing_mm"]) if known else 0.0,
+        np.log(spacing) if known else 0.0,
         known,
         np.log(max(context_sigma, 1e-3)) / 4,
         sample["mirrored"],
+    ]
+    conditions = [
+        *(label == n for n in range(len(LABELS))),
+        *(level == n for n in range(levels)),
+        *np.array(numbers, float) / np.sqrt(6),
     ]
     sigma_data = config.diffusion.sigma_data
     y = pixels * mask
@@ -77,29 +81,47 @@ def test_losses_are_those_of_the_papers(dataset, diffusion_config, strategy, str
     config = changed(diffusion_config, data={"strategy": strategy})
     task = DiffusionTask(config, dataset)
     rng = np.random.default_rng(0)
-    params = {"channels": rng.standard_normal(5), "conditions": rng.standard_normal(10)}
+    params = {
+        "channels": rng.standard_normal(5),
+        "conditions": rng.standard_normal(8 + task.levels),
+    }
     task.model = Functions(task.model.init, pointwise)
     samples = task.streams()[stream].samples
     drawn = [samples[n] for n in range(24)]
     batch = {name: jnp.stack([sample[name] for sample in drawn]) for name in drawn[0]}
     key = jax.random.key(3)
-    losses, sigma = task.losses(jax.tree.map(jnp.float32, params), batch, key)
+    losses, sigma, _ = task.losses(jax.tree.map(jnp.float32, params), batch, key)
 
     # The same draws, in the order of the code; everything else from the definitions.
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 7)
     low, high = np.log(config.diffusion.context_sigma)
     dropped = jax.random.bernoulli(keys[0], config.diffusion.label_dropout, (24,))
     context_sigma = np.exp(jax.random.uniform(keys[1], (24,), minval=low, maxval=high))
     noise = np.asarray(jax.random.normal(keys[2], batch["context"].shape), float)
     z = np.asarray(jax.random.normal(keys[4], (24,)), float)
     n = np.asarray(jax.random.normal(keys[5], (*batch["pixels"].shape, 1)), float)[..., 0]
-    expected_sigma = np.exp(config.diffusion.P_mean + config.diffusion.P_std * z)
+    jitter = np.exp(JITTER * np.asarray(jax.random.normal(keys[6], (24, 3)), float))
+    finer = np.minimum(batch["level"], 1)
+    P_mean, P_std = (np.array(config.diffusion[name])[finer] for name in ("P_mean", "P_std"))
+    expected_sigma = np.exp(P_mean + P_std * z)
     np.testing.assert_allclose(sigma, expected_sigma, rtol=1e-5)
     assert dropped.any() and {int(sample["mirrored"]) for sample in drawn} == {0, 1}
-    for i, sample in enumerate(drawn):
+    for i, drawn_sample in enumerate(drawn):
+        sample = drawn_sample | {
+            "size": np.round(drawn_sample["size"] * jitter[i, :2]),
+            "spacing_mm": drawn_sample["spacing_mm"] * jitter[i, 2],
+        }
         label = None if dropped[i] else sample["label"]
         expected = float64_loss(
-            sample, label, context_sigma[i], noise[i], expected_sigma[i], n[i], params, config
+            sample,
+            label,
+            task.levels,
+            context_sigma[i],
+            noise[i],
+            expected_sigma[i],
+            n[i],
+            params,
+            config,
         )
         assert float(losses[i]) == pytest.approx(expected, rel=1e-3)
 
@@ -145,8 +167,11 @@ def test_noise_levels_fall_into_quarters(dataset, diffusion_config):
     task = DiffusionTask(diffusion_config, dataset)
     c = diffusion_config.diffusion
     quantiles = np.arange(40) / 40 + 1 / 80
-    sigma = jnp.asarray(np.exp(c.P_mean + c.P_std * norm.ppf(quantiles)), jnp.float32)
-    groups = task._losses_by_group(jnp.asarray(quantiles, jnp.float32), sigma, jnp.zeros(40, int))
+    level = np.arange(40) % 2
+    P_mean, P_std = np.array(c.P_mean)[level], np.array(c.P_std)[level]
+    sigma = jnp.asarray(np.exp(P_mean + P_std * norm.ppf(quantiles)), jnp.float32)
+    losses = jnp.asarray(quantiles, jnp.float32)
+    groups = task._losses_by_group(losses, sigma, jnp.asarray(level))
     for n in range(4):
         total, count = groups[f"loss_sigma_{n + 1}"]
         assert count == 10

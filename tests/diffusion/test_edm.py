@@ -65,9 +65,12 @@ def test_loss_is_equation_2():
 
 
 def test_noise_levels_are_log_normal():
-    sigma = np.log(edm.draw_sigma(jax.random.key(0), 20000, P_mean=-0.8, P_std=1.4))
-    assert np.mean(sigma) == pytest.approx(-0.8, abs=0.04)
-    assert np.std(sigma) == pytest.approx(1.4, rel=0.02)
+    P_mean, P_std = (
+        jnp.repeat(jnp.asarray(values), 20000) for values in ((-0.8, -2.0), (1.4, 1.2))
+    )
+    draws = np.log(edm.draw_sigma(jax.random.key(0), P_mean=P_mean, P_std=P_std)).reshape(2, -1)
+    np.testing.assert_allclose(draws.mean(axis=1), (-0.8, -2.0), atol=0.04)
+    np.testing.assert_allclose(draws.std(axis=1), (1.4, 1.2), rtol=0.02)
 
 
 def test_loss_of_the_optimal_denoiser_is_one():
@@ -75,7 +78,8 @@ def test_loss_of_the_optimal_denoiser_is_one():
     # the inverse of lambda(sigma): F = 0.
     keys = jax.random.split(jax.random.key(0), 3)
     y = SIGMA_DATA * jax.random.normal(keys[0], (20000, 2, 2, 1))
-    sigma = edm.draw_sigma(keys[1], len(y), P_mean=-0.8, P_std=1.2)
+    P_mean, P_std = jnp.full(len(y), -0.8), jnp.full(len(y), 1.2)
+    sigma = edm.draw_sigma(keys[1], P_mean=P_mean, P_std=P_std)
     n = sigma[:, None, None, None] * jax.random.normal(keys[2], y.shape)
     losses = edm.loss(
         lambda x, _: jnp.zeros_like(x), y, n, sigma, jnp.ones_like(y), sigma_data=SIGMA_DATA

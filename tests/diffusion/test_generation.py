@@ -53,16 +53,26 @@ def test_without_guidance_the_model_is_plain():
 
 def test_classifier_free_guidance_leads_away_from_no_class():
     x, _, conditioning = inputs = tiles()
-    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=1.5)(*inputs)
+    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(1.5,))(*inputs)
     assert NO_LABEL == 2
     gain = (5 + 1.5 * (np.where(conditioning.label == 1, 2, 1) - 5))[:, None, None, None]
     np.testing.assert_allclose(D, gain * x + conditioning.context, atol=1e-5)
 
 
+def test_the_weight_of_guidance_depends_on_the_level():
+    x, sigma, conditioning = tiles()
+    finer = conditioning._replace(level=np.full(COUNT, 2, np.int32))
+    denoise = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(1.5, 1.0))
+    gain = np.where(conditioning.label == 1, 2, 1)[:, None, None, None]
+    expected = gain * x + conditioning.context
+    np.testing.assert_allclose(denoise(x, sigma, finer), expected, atol=1e-5)
+    assert np.abs(denoise(x, sigma, conditioning) - expected).max() > 0.1
+
+
 def test_autoguidance_leads_away_from_the_weak_model_of_the_same_class():
     x, _, conditioning = inputs = tiles()
     weak = Model(by_label, {"a": jnp.float32(0.5)})
-    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=3.0, weak=weak)(*inputs)
+    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(3.0,), weak=weak)(*inputs)
     gain = ((0.5 + 3.0 * 0.5) * np.where(conditioning.label == 1, 2, 1))[:, None, None, None]
     np.testing.assert_allclose(D, gain * x + conditioning.context, atol=1e-5)
 

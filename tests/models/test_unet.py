@@ -147,15 +147,16 @@ def test_dropout_depends_on_its_key_and_needs_one(apply, trained):
     assert np.abs(one - plain).max() > 1e-2 and np.abs(one - other).max() > 1e-2
 
 
-def test_log_variance_is_linear_in_fourier_features():
+def test_log_variance_is_linear_in_fourier_features_and_conditions():
     unet = build(uncertainty=True)
     params = drawn_parameters(unet.init)
-    c_noise = np.array([-0.5, 0.0, 0.5])
+    _, c_noise, conditions = inputs()
     p = to_float64(params)
-    phase = 2 * np.pi * c_noise[:, None] * p["noise"]["frequencies"]
-    features = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+    phase = 2 * np.pi * np.asarray(c_noise, float)[:, None] * p["noise"]["frequencies"]
+    norm = np.sqrt(len(p["noise"]["frequencies"]))
+    features = np.concatenate([np.cos(phase), np.sin(phase), norm * conditions], axis=1)
     expected = features @ p["uncertainty"]["kernel"] + p["uncertainty"]["bias"]
-    u = unet.apply(params, jnp.asarray(c_noise, jnp.float32), method="log_variance")
+    u = unet.apply(params, c_noise, conditions, method="log_variance")
     np.testing.assert_allclose(u, expected[:, 0], rtol=1e-4, atol=1e-5)
 
 

@@ -130,7 +130,7 @@ def test_the_dataset_says_how_it_was_made(config, undisturbed):
     assert [e.label for e in dataset.entries] == ["NFF"] * 6 + ["AFF"] * 6
     about = dataset.provenance
     assert (about["kind"], about["model"], about["checkpoint"]) == ("synthetic", "diffusion", 2)
-    assert about["solver"] == config.sample.solver and about["guidance"] == 1.0
+    assert about["solver"] == config.sample.solver and about["guidance"] == [1.0]
     assert about["seed"] == 0 and len(about["config"]) == 12
 
 
@@ -138,7 +138,7 @@ def test_sizes_and_class_by_config(config, workdir):
     sizes = ((70, 48), (31, 33))
     asked = config.copy_and_resolve_references()
     asked.sample.update(sizes=sizes, labels=("AFF",), per_label=3)
-    asked.sample.update(solver="heun", overlap=0.0, shift=True, guidance=1.5)
+    asked.sample.update(solver="heun", overlap=0.0, guidance=(1.5,))
     sample(asked, workdir)
     entries = RadiographDataset(workdir / "synthetic").entries
     assert [(e.height, e.width) for e in entries] == [sizes[0], sizes[1], sizes[0]]
@@ -176,7 +176,7 @@ def test_autoguidance_by_another_run(config, workdir, tmp_path, undisturbed):
     weaker.model.attention = (False,)
     write_run(weaker, tmp_path / "weaker", seed=1)
     guided = config.copy_and_resolve_references()
-    guided.sample.update(guidance=2.0, autoguidance=str(tmp_path / "weaker"))
+    guided.sample.update(guidance=(2.0,), autoguidance=str(tmp_path / "weaker"))
     sample(guided, workdir)
     dataset, plain = RadiographDataset(workdir / "synthetic"), RadiographDataset(undisturbed)
     assert (dataset.read(0) != plain.read(0)).any()
