@@ -25,7 +25,7 @@ from benchmarks.trainers import (
     seconds_in_turns,
 )
 from configs.patch_diffusion import get_config
-from femur_jax.diffusion.conditioning import CHANNELS, LENGTH
+from femur_jax.diffusion.conditioning import CHANNELS, vector_length
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.models.functional import Params
 
@@ -44,7 +44,7 @@ def train_over_torch_cpu() -> Result:
     Rounds take turns; the value is the ratio of the median times. Before, both networks are given
     the same weights and must agree in the output and in its gradient.
     """
-    return _over_torch("cpu", "same", get_config("tiny"), patch=32)
+    return _over_torch("cpu", "same", _tiny(), patch=32)
 
 
 @measurement("x", Goal(">=", 1.0))
@@ -53,7 +53,7 @@ def train_over_diffusers_cpu() -> Result:
 
     Its widths are those that come nearest in parameters and floating-point operations.
     """
-    return _over_torch("cpu", "diffusers", get_config("tiny"), patch=32)
+    return _over_torch("cpu", "diffusers", _tiny(), patch=32)
 
 
 @measurement("x", Goal(">=", 1.3), gpu=True)
@@ -100,11 +100,18 @@ def train_mfu_gpu() -> Result:
     )
 
 
+def _tiny() -> ConfigDict:
+    """The config on a CPU, with the optimizer and the batch that PyTorch has."""
+    config = get_config("tiny")
+    config.train.update(optimizer="adam", batch_size=32)
+    return config
+
+
 def _base() -> ConfigDict:
     """The config on a GPU: without remat, since recomputed work does not count as work done."""
     config = get_config("base")
     config.model.remat = False
-    config.train.batch_size = 8
+    config.train.update(optimizer="adam", batch_size=8)
     return config
 
 
@@ -125,7 +132,7 @@ def _over_torch(platform: str, peer_network: str, config: ConfigDict, patch: int
         task = DiffusionTask(config, noise_dataset(folder / "dataset", patch))
         trainer = StepTrainer(task, config.train.batch_size, platform)
         params = away_from_init(trainer.state.params)
-        inputs = _write_exchange(folder, config, params, trainer.batch)
+        inputs = _write_exchange(folder, task, params, trainer.batch)
         parameters = sum(p.size for p in jax.tree.leaves(params))
         with PeerProcess("train_torch.py", folder, peer_network, platform) as peer:
             checked = {}
@@ -170,21 +177,22 @@ def _over_torch(platform: str, peer_network: str, config: ConfigDict, patch: int
 
 
 def _write_exchange(
-    folder: Path, config: ConfigDict, params: Params, batch: dict[str, jax.Array]
+    folder: Path, task: DiffusionTask, params: Params, batch: dict[str, jax.Array]
 ) -> dict[str, np.ndarray]:
     """Writes the files that the peer reads; its docstring lists them.
 
     Returns:
         The network's inputs, channels last.
     """
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    (folder / "config.json").write_text(json.dumps(task.config.to_dict()))
     save_arrays(folder / "batch.npz", batch)
     save_arrays(folder / "weights.npz", by_path(params))
     rng, patch = np.random.default_rng(0), batch["pixels"].shape[1]
+    conditions = vector_length(task.levels)
     shapes = {
         "x": (4, patch, patch, CHANNELS),
         "c_noise": (4,),
-        "conditions": (4, LENGTH),
+        "conditions": (4, conditions),
         "cotangent": (4, patch, patch, 1),
     }
     inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}

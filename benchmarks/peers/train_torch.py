@@ -31,7 +31,8 @@ from unet_torch import UNet, load_flax_weights
 
 LABELS = 2
 CHANNELS = 5
-CONDITIONS = LABELS + 8
+NUMBERS = 6
+JITTER = 0.03
 SHAPE = ("channels", "multipliers", "blocks", "attention", "head_channels")
 CALIBRATION_STEPS = 3
 
@@ -46,7 +47,9 @@ class Trainer:
         memory_format: torch.memory_format,
         compiled: bool,
         device: torch.device,
+        levels: int,
     ):
+        self.levels = levels
         network = network.to(device=device, memory_format=memory_format)
         self.device = device
         self.network = torch.compile(network) if compiled else network
@@ -87,10 +90,14 @@ class Trainer:
         finer = batch["level"] > 0
         context = torch.where(finer[:, None, None, None], context, 0) * mask
         kept = torch.rand(len(y), device=y.device) >= c["label_dropout"]
-        vector = conditions(batch, kept, torch.where(finer, context_sigma, 0))
+        vector = self.conditions(batch, kept, torch.where(finer, context_sigma, 0))
 
         sigma_data = c["sigma_data"]
-        sigma = (c["P_mean"] + c["P_std"] * torch.randn(len(y), device=y.device)).exp()
+        P_mean, P_std = (
+            torch.tensor(values, device=y.device)[batch["level"].clamp(max=len(values) - 1)]
+            for values in (c["P_mean"], c["P_std"])
+        )
+        sigma = (P_mean + P_std * torch.randn(len(y), device=y.device)).exp()
         s = sigma[:, None, None, None]
         x = y + s * torch.randn_like(y) * mask
         total = s**2 + sigma_data**2
@@ -101,6 +108,26 @@ class Trainer:
         D = sigma_data**2 / total * x + s * sigma_data * total.rsqrt() * F
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return weight * (mask * (D - y) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+
+    def conditions(self, batch: dict[str, Tensor], kept: Tensor, context_sigma: Tensor) -> Tensor:
+        """The conditioning vector; labels that are not `kept` are zeros."""
+        count = len(batch["level"])
+        jitter = (JITTER * torch.randn(count, 3, device=context_sigma.device)).exp()
+        size = (batch["size"] * jitter[:, :2]).round()
+        known = (batch["spacing_mm"] > 0).float()
+        spacing = torch.where(batch["spacing_mm"] > 0, batch["spacing_mm"] * jitter[:, 2], 1.0)
+        reduction = size.amax(dim=1) / batch["level_size"].amax(dim=1)
+        numbers = [
+            size[:, 0].log2() - 8,
+            size[:, 1].log2() - 8,
+            known * (spacing * reduction).log(),
+            known,
+            context_sigma.clamp(min=1e-3).log() / 4,
+            batch["mirrored"].float(),
+        ]
+        label = functional.one_hot(batch["label"], LABELS) * kept[:, None]
+        level = functional.one_hot(batch["level"], self.levels)
+        return torch.cat([label, level, torch.stack(numbers, dim=1) / NUMBERS**0.5], dim=1).float()
 
 
 def gamma_of(width: float) -> float:
@@ -125,25 +152,6 @@ def mask_and_coordinates(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     mask = inside[:, 0, :, None] * inside[:, 1, None, :]
     y, x = position[:, 0, :, None].expand_as(mask), position[:, 1, None, :].expand_as(mask)
     return mask[:, None], torch.stack([y, x], dim=1)
-
-
-def conditions(batch: dict[str, Tensor], kept: Tensor, context_sigma: Tensor) -> Tensor:
-    """The conditioning vector; labels that are not `kept` are zeros."""
-    known = (batch["spacing_mm"] > 0).float()
-    spacing = torch.where(batch["spacing_mm"] > 0, batch["spacing_mm"], 1.0)
-    size = batch["size"].float().log2() - 8
-    numbers = [
-        batch["level"] / 2.0,
-        (batch["level"] == 0).float(),
-        size[:, 0],
-        size[:, 1],
-        known * spacing.log(),
-        known,
-        context_sigma.clamp(min=1e-3).log() / 4,
-        batch["mirrored"].float(),
-    ]
-    label = functional.one_hot(batch["label"], LABELS) * kept[:, None]
-    return torch.cat([label.float(), torch.stack(numbers, dim=1)], dim=1)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -199,7 +207,7 @@ class DiffusersUNet(nn.Module):
         },
     }
 
-    def __init__(self, channels: int, patch: int):
+    def __init__(self, channels: int, patch: int, conditions: int):
         from diffusers.utils import import_utils
 
         # torchvision's build on PyPI does not load with PyTorch's CPU build.
@@ -210,7 +218,7 @@ class DiffusersUNet(nn.Module):
         settings = dict(self.SETTINGS[channels])
         widths, attention = settings["block_out_channels"], settings.pop("attention")
         plain = len(widths) - attention
-        self.embed = nn.Linear(CONDITIONS, 4 * widths[0])
+        self.embed = nn.Linear(conditions, 4 * widths[0])
         self.network = UNet2DModel(
             sample_size=patch,
             in_channels=CHANNELS,
@@ -229,7 +237,8 @@ class DiffusersUNet(nn.Module):
 def same_network(folder: Path, config: dict[str, Any]) -> UNet:
     """The denoiser with the weights in FOLDER, after `answer_for_weights`."""
     chosen = {name: config["model"][name] for name in SHAPE}
-    network = UNet(in_channels=CHANNELS, conditions=CONDITIONS, **chosen)
+    conditions = read(folder / "inputs.npz")["conditions"].shape[1]
+    network = UNet(in_channels=CHANNELS, conditions=conditions, **chosen)
     with np.load(folder / "weights.npz") as weights:
         load_flax_weights(network, weights)
     answer_for_weights(network, folder)
@@ -253,15 +262,18 @@ def main() -> None:
     batch = {name: array.to(device) for name, array in read(folder / "batch.npz").items()}
     # torch.compile writes C++ for CPUs, and what launches its kernels on GPUs in C.
     compilations = (False, True) if shutil.which("g++") else (False,)
-    trainers = {}
+    trainers, conditions = {}, read(folder / "inputs.npz")["conditions"].shape[1]
     for compiled, memory_format in itertools.product(
         compilations, (torch.contiguous_format, torch.channels_last)
     ):
         if kind == "same":
             network = same_network(folder, config)
         else:
-            network = DiffusersUNet(config["model"]["channels"], batch["pixels"].shape[1])
-        trainer = Trainer(network, config, memory_format, compiled, device)
+            network = DiffusersUNet(
+                config["model"]["channels"], batch["pixels"].shape[1], conditions
+            )
+        levels = conditions - LABELS - NUMBERS
+        trainer = Trainer(network, config, memory_format, compiled, device, levels)
         seconds(trainer, batch, 1)
         trainers[seconds(trainer, batch, CALIBRATION_STEPS)] = trainer
     trainer = trainers[min(trainers)]

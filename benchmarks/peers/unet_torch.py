@@ -61,7 +61,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, conditions: Tensor) -> Tensor:
         """Maps x of shape (batch, in_channels, patch, patch) to one channel."""
-        embedding = torch.cat([self.noise(c_noise), conditions], dim=1)
+        noise = self.noise(c_noise)
+        embedding = torch.cat([noise, (noise.shape[1] / 2) ** 0.5 * conditions], dim=1)
         for layer in self.embed:
             embedding = functional.silu(layer(embedding))
         x = self.stem(x)

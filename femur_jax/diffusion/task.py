@@ -133,14 +133,14 @@ class DiffusionTask:
         """Returns loss, noise level and conditioning of each patch of a batch of `loader.Patch`."""
         config = self.config.diffusion
         keys = jax.random.split(key, 7)
-        conditioning = self._training_conditioning(batch, *keys[:3], keys[6])
+        conditioning = self._training_conditioning(batch, *keys[:4])
         mask = conditioning.mask()
-        F = self.network(params, conditioning, keys[3])
+        F = self.network(params, conditioning, keys[4])
         P_mean, P_std = self._noise_levels(batch["level"])
-        sigma = edm.draw_sigma(keys[4], P_mean=P_mean, P_std=P_std)
+        sigma = edm.draw_sigma(keys[5], P_mean=P_mean, P_std=P_std)
         # As in sampling, there are only zeros outside of the radiograph.
         y = to_unit(batch["pixels"])[..., None] * mask
-        n = sigma[:, None, None, None] * jax.random.normal(keys[5], y.shape) * mask
+        n = sigma[:, None, None, None] * jax.random.normal(keys[6], y.shape) * mask
         return edm.loss(F, y, n, sigma, mask, sigma_data=config.sigma_data), sigma, conditioning
 
     def _training_conditioning(

@@ -98,9 +98,9 @@ def test_losses_are_those_of_the_papers(dataset, diffusion_config, strategy, str
     dropped = jax.random.bernoulli(keys[0], config.diffusion.label_dropout, (24,))
     context_sigma = np.exp(jax.random.uniform(keys[1], (24,), minval=low, maxval=high))
     noise = np.asarray(jax.random.normal(keys[2], batch["context"].shape), float)
-    z = np.asarray(jax.random.normal(keys[4], (24,)), float)
-    n = np.asarray(jax.random.normal(keys[5], (*batch["pixels"].shape, 1)), float)[..., 0]
-    jitter = np.exp(JITTER * np.asarray(jax.random.normal(keys[6], (24, 3)), float))
+    z = np.asarray(jax.random.normal(keys[5], (24,)), float)
+    n = np.asarray(jax.random.normal(keys[6], (*batch["pixels"].shape, 1)), float)[..., 0]
+    jitter = np.exp(JITTER * np.asarray(jax.random.normal(keys[3], (24, 3)), float))
     finer = np.minimum(batch["level"], 1)
     P_mean, P_std = (np.array(config.diffusion[name])[finer] for name in ("P_mean", "P_std"))
     expected_sigma = np.exp(P_mean + P_std * z)
