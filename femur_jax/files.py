@@ -1,5 +1,8 @@
 """Files and folders that are either complete or absent, and the checksums that prove it.
 
+Both are private, since most of them show patients: files have mode 0600 and folders 0700, whatever
+the umask.
+
 SHA256SUMS holds the checksums of a folder's files in the format of sha256sum. Reading 50 GB at each
 opening would take a minute, so the user's cache remembers a verified folder by the sizes and
 modification times of its files. A folder is read again when one of its files was touched since.
@@ -19,20 +22,35 @@ from femur_jax.progress import Progress
 CHECKSUMS = "SHA256SUMS"
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Writes a file under a temporary name and renames it when it is complete.
+@contextlib.contextmanager
+def for_owner_only() -> Iterator[None]:
+    """Makes all files and folders private that this process, or one started here, creates."""
+    umask = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(umask)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a private folder and those above it, where they do not exist."""
+    with for_owner_only():
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a private file under a temporary name and renames it when it is complete.
 
     Args:
         path: The file, which is replaced where it exists.
         content: Text, written as UTF-8, or bytes.
-        mode: Permissions of the file before the umask.
     """
     data = content.encode() if isinstance(content, str) else content
     # Several processes may write the same file, such as a report.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)  # left by a killed process with this id
     try:
-        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(data)
         partial.replace(path)
     finally:
@@ -53,7 +71,8 @@ def require_absent(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yields a folder to fill, which takes its name when the block ends without an exception.
 
-    After an exception nothing is left behind.
+    The folder and all that is written in the block are private. After an exception nothing is left
+    behind.
 
     Raises:
         UserError: The folder exists.
@@ -61,13 +80,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     require_absent(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with for_owner_only():
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            partial.replace(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def write_checksums(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from femur_jax.commands.options import with_underscores
 from femur_jax.errors import UserError
+from femur_jax.files import for_owner_only
 
 TOOLS = {
     "simulate": "Write simulated patients as DICOM files.",
@@ -46,8 +47,9 @@ Examples:
 """
 
 
+@for_owner_only()
 def main(argv: Sequence[str]) -> int:
-    """Runs one command.
+    """Runs one command; all files that it writes are private.
 
     Args:
         argv: Arguments after the program's name. Without a command, a config trains its model or

@@ -63,7 +63,7 @@ def test_a_private_file_is_private_from_its_first_byte(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", watch)
     with pytest.raises(OSError, match="no space"):
-        write_atomically(path, "new", mode=0o600)
+        write_atomically(path, "new")
     assert seen == [(0o600, "old")] and list(tmp_path.iterdir()) == [path]
 
 
@@ -80,6 +80,24 @@ def test_a_new_folder_appears_when_it_is_complete(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["file"] and not partial.exists()
     with pytest.raises(UserError, match="new exists; remove it"), new_folder(folder):
         pass
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_what_is_written_is_private_whatever_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "above" / "new") as folder:
+            (folder / "section").mkdir()
+            (folder / "section" / "file").write_text("")
+            subprocess.run(["touch", folder / "by another process"], check=True)
+        write_atomically(tmp_path / "above" / "file", "")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "above").rglob("*"):
+        mode = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == mode, path
+    assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == 0o700
 
 
 def test_sha256sum_writes_the_same_and_agrees(folder):

@@ -173,6 +173,8 @@ def _as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> 
             digits, so that it may identify a patient. The message names a line, never its content.
     """
     words = sorted({text.casefold() for _, text in cells if text})
+        A key that others can read is used, and one line on stderr says so.
+
     if len(words) == 2 and not any(_is_number(word) for word in words):
         return [float(words.index(text.casefold())) if text else None for _, text in cells]
     for line, text in cells:
@@ -189,6 +191,12 @@ def _as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> 
             )
     return [float(text) if text else None for _, text in cells]
 
+        if key_file.stat().st_mode & 0o077:
+            print(
+                f"femur_jax: others can read the key {key_file}, with which they can test whose "
+                "radiographs these are; make it private with chmod 600.",
+                file=sys.stderr,
+            )
 
 def _is_number(text: str) -> bool:
     try:

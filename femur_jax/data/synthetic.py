@@ -19,7 +19,7 @@ from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.files import require_absent
+from femur_jax.files import make_folder, require_absent
 from femur_jax.progress import Progress
 
 SMALLEST, LARGEST = 0.1e6, 15e6
@@ -188,7 +188,7 @@ class SyntheticSpool:
         if folder.exists():  # a process was killed between the dataset's completion and this
             shutil.rmtree(self._spool, ignore_errors=True)
         require_absent(folder)
-        self._spool.mkdir(parents=True, exist_ok=True)
+        make_folder(self._spool)
 
     @cached_property
     def finished(self) -> set[int]:

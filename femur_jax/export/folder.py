@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from femur_jax.data.cohort import Pseudonyms
 from femur_jax.errors import UserError
 from femur_jax.export import cases, image
-from femur_jax.files import new_folder, require_absent, write_atomically
+from femur_jax.files import make_folder, new_folder, require_absent, write_atomically
 from femur_jax.progress import Progress
 
 BITS = range(12, 17)
@@ -65,7 +65,7 @@ def export(
     try:
         with new_folder(out) as partial:
             if blinded:
-                key_file.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(key_file.parent)
                 key = Pseudonyms(key_file)
                 named = cases.blind(chosen, key)
                 _check_table(table, cases.table(named))
@@ -80,7 +80,7 @@ def export(
                 image.set_uids(ds, key)
                 ds.save_as(partial / cases.file_name(n), enforce_file_format=True)
             if blinded:
-                write_atomically(table, cases.table(named), mode=0o600)
+                write_atomically(table, cases.table(named))
     except OSError as error:
         raise UserError(
             f"{out} cannot be written ({error.strerror}), and no files are kept. Free some space "

@@ -93,7 +93,7 @@ def draft_labels(
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=_SEPARATOR).writerows([COLUMNS, *rows])
     # Excel needs the mark to recognise UTF-8.
-    write_atomically(table, text.getvalue().encode("utf-8-sig"), mode=0o600)
+    write_atomically(table, text.getvalue().encode("utf-8-sig"))
     return Drafted(len(rows), headerless, len(files) - len(rows))
 
 

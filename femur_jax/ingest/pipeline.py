@@ -23,7 +23,7 @@ from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import SCHEMA, DatasetWriter
 from femur_jax.errors import UserError
-from femur_jax.files import write_atomically
+from femur_jax.files import make_folder, write_atomically
 from femur_jax.ingest import duplicates
 from femur_jax.ingest.content import content_keys
 from femur_jax.ingest.dicom import read_dicom
@@ -147,9 +147,9 @@ def ingest(
         "columns": list(columns),
     }
     writer = DatasetWriter(out, patch=patch, provenance=provenance)
-    key_file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(key_file.parent)
     pseudonym = cohort.Pseudonyms(key_file)
-    spooled.mkdir(parents=True, exist_ok=True)
+    make_folder(spooled)
     with (spooled / "lock").open("w") as lock:
         _lock(lock, out)
         jobs = [_job(folder / e.path, e, pseudonym, patch, spooled) for e in entries]
@@ -200,7 +200,7 @@ def ingest(
                 writer.add(encoded, splits[patient], hospital_splits.get(patient, ""), group)
             about = [_about(entry, pseudonym) for entry in entries]
             lines_file = key_file.with_name(f"{out.name}.{LINES}")
-            write_atomically(lines_file, _lines_table(entries, about), mode=0o600)
+            write_atomically(lines_file, _lines_table(entries, about))
             writer.write_text(QUARANTINE, _quarantine_lines(codes, about))
             writer.write_text(DUPLICATES, _duplicate_lines(same, about))
             writer.write_text(

@@ -7,6 +7,7 @@ the server or the machine.
 import contextlib
 import datetime
 import json
+import os
 import re
 import secrets
 import sqlite3
@@ -68,6 +69,7 @@ class AnswerStore:
         """
         self._study = study
         path = study.folder / ANSWERS
+        os.close(os.open(path, os.O_CREAT, 0o600))  # SQLite gives its further files this mode
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             fingerprint = self._prepare()

@@ -9,6 +9,8 @@ WORKDIR/
                             their floor, and the audit
   report.html, report.txt, tables/, results.json
   finished/STAGE            a file for each finished stage, with its wall time in seconds
+WORKDIR.private/            the key of the pseudonyms and the lines of the label table, which must
+                            not be shared with the rest
 """
 
 import json
@@ -28,7 +30,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.generators import View, evaluate_generator
 from femur_jax.evaluation.radiograph_set import BOTH, of_split
-from femur_jax.files import write_atomically
+from femur_jax.files import make_folder, write_atomically
 from femur_jax.ingest.pipeline import ingest
 from femur_jax.parallel.mesh import check_batch_size, make_mesh
 from femur_jax.phantom.cohort import write_cohort
@@ -71,14 +73,15 @@ def run(config: ConfigDict, workdir: Path, *, only: str = "") -> None:
     Raises:
         UserError: A stage fails, or the run directory belongs to another config.
     """
-    is_new = not workdir.exists()
+    new = [folder for folder in (workdir, private_folder(workdir)) if not folder.exists()]
     study = open_study(config, workdir, only=only)
     try:
         for stage in study.chosen(only):
             study.run_once(stage)
     except UserError:
-        if is_new and not study.finished:
-            shutil.rmtree(workdir)
+        if workdir in new and not study.finished:
+            for folder in new:
+                shutil.rmtree(folder, ignore_errors=True)
         raise
     if "report" in study.finished and only in ("", "report"):
         print((workdir / "report.txt").read_text())
@@ -128,6 +131,11 @@ def open_study(
     return study
 
 
+def private_folder(workdir: Path) -> Path:
+    """The folder next to a study's run directory for what must not be shared with it."""
+    return workdir.resolve().with_name(f"{workdir.resolve().name}.private")
+
+
 class Study:
     """The stages of one study."""
 
@@ -143,11 +151,11 @@ class Study:
     @property
     def key_file(self) -> Path:
         """The key of the patients' pseudonyms."""
-        return self.workdir / "pseudonyms.key"
+        return private_folder(self.workdir) / "pseudonyms.key"
 
     def path_digest(self, path: str) -> str:
         """A keyed digest of a path, which stands for it in config.json."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(self.key_file.parent)
         return Pseudonyms(self.key_file)("path", path)
 
     @cached_property
