@@ -57,6 +57,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "patch": 256,  # side of a tile in pixels
             "fractions": (0.12, 0.22),  # shares of the patients for validation and test
             "max_quarantined": 0.05,  # largest share of unusable files
+            "outside": False,  # whether paths in the label table may lead out of the folder
         }
     )
     config.diffusion = patch_diffusion.get_config(size)

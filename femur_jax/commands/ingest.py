@@ -43,8 +43,14 @@ def main(argv: Sequence[str]) -> int:
         type=lambda text: text.split(","),
         default=(),
         metavar="NAME,NAME",
-        help="further columns of the label table to keep, such as age,sex: numbers, or two words "
-        "that become 0 and 1; no other column is kept",
+        help="further columns of the label table to keep, such as age,sex: numbers of up to three "
+        "digits, or two words that become 0 and 1; no other column is kept",
+    )
+    parser.add_argument(
+        "--outside",
+        action="store_true",
+        help="accept paths in the label table that lead out of the folder: by '..', from '/', or "
+        "by links",
     )
     parser.add_argument("--patch", type=int, default=256, help="side of a tile in pixels")
     parser.add_argument(
@@ -83,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
         patch=args.patch,
         key_file=args.key or args.out.parent / f"{args.out.name}.key",
         columns=args.columns,
+        outside=args.outside,
         fractions=args.fractions,
         seed=args.seed,
         max_quarantined=args.max_quarantined,
@@ -100,7 +107,7 @@ def _draft(folder: Path, table: Path, workers: int | None, limits: Limits) -> No
     drafted = draft_labels(
         folder, table, workers=workers, memory=limits.memory, seconds=limits.seconds
     )
-    print(f"{table} has {drafted.lines} lines; write {' or '.join(LABELS)} into the column label.")
+    print(f"The table has {drafted.lines} lines; write {' or '.join(LABELS)} as label in each.")
     if drafted.headerless:
         print(f"Without a readable DICOM header, so with a path only: {drafted.headerless}.")
     if drafted.left_out:

@@ -1,7 +1,8 @@
 """Options as all commands spell them: words joined by underscores, or by dashes."""
 
 import argparse
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from femur_jax.errors import UserError
 
@@ -28,6 +29,14 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parses all arguments; an unknown one is named without its value, perhaps a path."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            names = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+            self.error(f"{names[0]} is not an option" if names else "there are too many arguments")
+        return known
 
     def error(self, message: str) -> NoReturn:
         """Raises a UserError with argparse's message."""

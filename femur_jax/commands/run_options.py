@@ -177,5 +177,6 @@ def _config(options: argparse.Namespace, fields: Sequence[str]) -> ConfigDict:
         is_traceback = isinstance(error, OSError) or "Traceback" in text
         raise UserError(" ".join(lines[-1:] if is_traceback else lines)) from None
     if unknown:
-        raise UserError(f"{unknown[0]!r} is not an option; see --help.")
+        name = unknown[0].partition("=")[0]  # the value may be the path of patients' files
+        raise UserError(f"{name!r} is not an option; see --help.")
     return values.config

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import math
 import os
 import re
 import secrets
@@ -12,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from femur_jax.data.columns import column_numbers
 from femur_jax.data.radiograph import LABELS, LATERALITIES, VIEWS
 from femur_jax.data.table_file import SEPARATORS, Table, read_table
 from femur_jax.errors import UserError
@@ -19,8 +19,6 @@ from femur_jax.errors import UserError
 SPLITS = ("train", "validation", "test")
 _COLUMNS = ("path", "patient_id", "hospital", "label")
 _OPTIONAL = {"view": VIEWS, "laterality": LATERALITIES}
-_TOO_LARGE = 1e6
-"""Bound on the values of further columns; dates and personal numbers exceed it."""
 
 
 @dataclass(frozen=True)
@@ -38,103 +36,100 @@ class LabelRow:
     """Values of further columns by name, None where the cell is empty."""
 
 
-def read_labels(labels: Path, folder: Path, columns: Sequence[str] = ()) -> list[LabelRow]:
+def read_labels(
+    labels: Path, folder: Path, columns: Sequence[str] = (), *, outside: bool = False
+) -> list[LabelRow]:
     """Reads and checks labels.csv.
+
+    Messages name lines and never their content, and neither path: a folder may be named after a
+    patient.
 
     Args:
         labels: CSV file with the columns path, patient_id, hospital, label and, where known,
             view and laterality; see `table_file.read_table`. Paths are relative to `folder`.
         folder: Folder of the radiographs.
-        columns: Further columns to read as numbers; see `_as_numbers`.
+        columns: Further columns to read as numbers; see `column_numbers`.
+        outside: Whether paths may lead out of the folder.
 
     Raises:
         UserError: A folder, file or column is missing, a label, view or laterality is unknown, a
-            further column does not hold numbers, a file is listed twice, or a patient has both
-            labels. The message names lines, never their content.
+            further column does not hold suitable numbers, a path leads out of the folder, a file
+            is listed twice, or a patient has both labels.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; name the folder of radiographs.")
+        raise UserError("There is no folder of radiographs at the given path; correct the path.")
     if not labels.is_file():
         raise UserError(
-            f"There is no label table {labels}; write one with the columns {', '.join(_COLUMNS)}."
+            "There is no label table at the given path; write one with the columns "
+            f"{', '.join(_COLUMNS)}."
         )
     if not any(folder.iterdir()):
-        raise UserError(f"The folder {folder} is empty; put the radiographs there.")
-    entries = _read_table(labels, folder, columns)
+        raise UserError("The folder of radiographs is empty; put the radiographs there.")
+    entries = _read_table(labels, folder, columns, outside)
     if not entries:
-        raise UserError(f"{labels} lists no radiograph; add a line for each file.")
+        raise UserError("The label table lists no radiograph; add a line for each file.")
     files: dict[str, LabelRow] = {}
     patients: dict[str, LabelRow] = {}
     for entry in entries:
         other = files.setdefault(entry.path, entry)
         if other is not entry:
             raise UserError(
-                f"{labels} lists one file twice, in lines {other.line} and {entry.line}; "
+                f"The label table lists one file twice, in lines {other.line} and {entry.line}; "
                 "keep one of them."
             )
         other = patients.setdefault(entry.patient_id, entry)
         if other.label != entry.label:
             raise UserError(
-                f"{labels} gives one patient both labels, in lines {other.line} and {entry.line}; "
-                "keep one label, or give the two femurs different patient ids."
+                f"The label table gives one patient both labels, in lines {other.line} and "
+                f"{entry.line}; keep one label, or give the two femurs different patient ids."
             )
     return entries
 
 
-def _read_table(labels: Path, folder: Path, columns: Sequence[str]) -> list[LabelRow]:
+def _read_table(
+    labels: Path, folder: Path, columns: Sequence[str], outside: bool
+) -> list[LabelRow]:
     needed = (*_COLUMNS, *columns)
     table = read_table(labels, (*needed, *_OPTIONAL))
     missing = [c for c in needed if c not in table.columns]
     if missing:
-        raise UserError(f"{labels} has no column {missing[0]!r}; it needs {', '.join(needed)}.")
+        raise UserError(
+            f"The label table has no column {missing[0]!r}; it needs {', '.join(needed)}."
+        )
     known = [c for c in columns if c in _COLUMNS or c in _OPTIONAL]
     if known:
         raise UserError(
             f"The column {known[0]!r} is always read; name only further columns in --columns."
         )
-    _require_labels(labels, table)
-    entries = [_entry(row, labels, line, folder) for line, row in table.rows]
-    signs = set()
+    _require_labels(table)
+    within = None if outside else folder.resolve()
+    entries = [_entry(row, line, folder, within) for line, row in table.rows]
     for column in columns:
-        cells, sign = _with_points(labels, column, table)
-        signs.add(sign)
-        for entry, number in zip(entries, _as_numbers(labels, column, cells), strict=True):
+        for entry, number in zip(entries, column_numbers(table, column), strict=True):
             entry.columns[column] = number
     if not table.is_plain:
+        signs = {table.decimal_sign(column) for column in columns}
         commas = ", with decimal commas" if "," in signs else ""
         print(
-            f"femur_jax: {labels} is read as {table.encoding}, separated by "
+            f"femur_jax: the label table is read as {table.encoding}, separated by "
             f"{SEPARATORS.get(table.separator, repr(table.separator))}{commas}.",
             file=sys.stderr,
         )
     return entries
 
 
-def _require_labels(labels: Path, table: Table) -> None:
+def _require_labels(table: Table) -> None:
     """Checks that no label is empty, as all are in a table that was drafted from headers."""
     empty = [line for line, row in table.rows if not row["label"] and row["path"]]
     if empty:
         raise UserError(
-            f"{labels}, line {empty[0]}: label is empty, as in {len(empty)} of {len(table.rows)} "
-            f"lines; write {' or '.join(LABELS)} in each, or delete the line."
+            f"The label table, line {empty[0]}: label is empty, as in {len(empty)} of "
+            f"{len(table.rows)} lines; write {' or '.join(LABELS)} in each, or delete the line."
         )
 
 
-def _with_points(labels: Path, column: str, table: Table) -> tuple[list[tuple[int, str]], str]:
-    """The lines and cells of a column of numbers with decimal points, and their sign before."""
-    try:
-        sign = table.decimal_sign(column)
-    except ValueError:
-        raise UserError(
-            f"{labels} has decimal commas and decimal points in column {column!r}; write all "
-            "numbers of the column alike."
-        ) from None
-    cells = [(line, row[column]) for line, row in table.rows]
-    return [(line, text.replace(",", ".") if sign == "," else text) for line, text in cells], sign
-
-
-def _entry(row: dict[str, str], labels: Path, line: int, folder: Path) -> LabelRow:
-    where = f"{labels}, line {line}"
+def _entry(row: dict[str, str], line: int, folder: Path, within: Path | None) -> LabelRow:
+    where = f"The label table, line {line}"
     value = {key: row.get(key, "") for key in (*_COLUMNS, *_OPTIONAL)}
     for column in _COLUMNS:
         if not value[column]:
@@ -152,57 +147,17 @@ def _entry(row: dict[str, str], labels: Path, line: int, folder: Path) -> LabelR
             raise UserError(
                 f"{where}: {column} is not known; write {', '.join(allowed[1:])} or leave it empty."
             )
-    if not _is_file(folder / value["path"]):
-        raise UserError(f"{where}: its file is not in {folder}; correct or delete the line.")
+    path = folder / value["path"]
+    if not _is_file(path):
+        raise UserError(
+            f"{where}: its file is not in the folder of radiographs; correct or delete the line."
+        )
+    if within and within not in path.resolve().parents:
+        raise UserError(
+            f"{where}: its path leads out of the folder of radiographs; move the file there, or "
+            "add --outside if all such files belong to this dataset."
+        )
     return LabelRow(line=line, columns={}, **value)
-
-
-def _as_numbers(labels: Path, column: str, cells: Sequence[tuple[int, str]]) -> list[float | None]:
-    """Converts the cells of a column to numbers, None where a cell is empty.
-
-    Two words, such as F and M or no and yes, become 0 and 1 in alphabetical order, regardless of
-    case. The words themselves are not kept.
-
-    Args:
-        labels: Path of the label table, for messages.
-        column: Name of the column.
-        cells: Line number and text of each cell.
-
-    Raises:
-        UserError: The cells are neither numbers nor two words, or a number has more than six
-            digits, so that it may identify a patient. The message names a line, never its content.
-    """
-    words = sorted({text.casefold() for _, text in cells if text})
-        A key that others can read is used, and one line on stderr says so.
-
-    if len(words) == 2 and not any(_is_number(word) for word in words):
-        return [float(words.index(text.casefold())) if text else None for _, text in cells]
-    for line, text in cells:
-        where = f"{labels}, line {line}: column {column!r}"
-        if text and not _is_number(text):
-            raise UserError(
-                f"{where} does not hold a number, nor does the column hold just two words; write "
-                "numbers, and leave a cell empty where nothing is known."
-            )
-        if text and abs(float(text)) >= _TOO_LARGE:
-            raise UserError(
-                f"{where} has more than six digits, which may identify a patient; leave out dates "
-                "and identifiers."
-            )
-    return [float(text) if text else None for _, text in cells]
-
-        if key_file.stat().st_mode & 0o077:
-            print(
-                f"femur_jax: others can read the key {key_file}, with which they can test whose "
-                "radiographs these are; make it private with chmod 600.",
-                file=sys.stderr,
-            )
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _is_file(path: Path) -> bool:
@@ -217,6 +172,8 @@ class Pseudonyms:
 
     def __init__(self, key_file: Path):
         """Reads the key, or creates one that only its owner can read.
+
+        A key that others can read is used, and one line on stderr says so.
 
         Raises:
             UserError: The file is not a key.
@@ -233,6 +190,12 @@ class Pseudonyms:
             raise UserError(
                 f"{key_file} is not a key of 32 bytes; restore it, or name a new file to create "
                 "another key."
+            )
+        if key_file.stat().st_mode & 0o077:
+            print(
+                f"femur_jax: others can read the key {key_file}, with which they can test whose "
+                "radiographs these are; make it private with chmod 600.",
+                file=sys.stderr,
             )
 
     def __call__(self, kind: str, identifier: str) -> str:

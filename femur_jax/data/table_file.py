@@ -1,4 +1,4 @@
-"""CSV files as spreadsheets write them: their encoding, separator and decimal sign are detected.
+"""Label tables as spreadsheets write them: encoding, separator and decimal sign are detected.
 
 Excel in Sweden writes semicolons and decimal commas in Windows-1252, and calls UTF-16 with tabs
 "Unicode text". A table is read only where its bytes have one meaning, and is refused otherwise.
@@ -64,7 +64,7 @@ class Table:
 
 
 def read_table(path: Path, needed: Collection[str]) -> Table:
-    """Reads a CSV file.
+    """Reads a label table.
 
     The separator is the one that gives the header line most of the needed columns; Excel's line
     `sep=;` states it. Windows-1252 is assumed for text that is neither UTF-8 nor UTF-16.
@@ -74,9 +74,10 @@ def read_table(path: Path, needed: Collection[str]) -> Table:
         needed: The names of columns to look for in the header line.
 
     Raises:
-        UserError: The text is in another encoding, or is not a table. The message quotes no cell.
+        UserError: The text is in another encoding, or is not a table. The message quotes neither
+            a cell nor the path.
     """
-    text, encoding = _decode(path, path.read_bytes())
+    text, encoding = _decode(path.read_bytes())
     separator, above = "", 0
     if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):
         text, separator, above = text[match.end() :], match[1], 1
@@ -88,19 +89,22 @@ def read_table(path: Path, needed: Collection[str]) -> Table:
             line += above
             if any(values[len(columns) :]):
                 raise UserError(
-                    f"{path}, line {line}: there are more cells than columns; put a cell that "
-                    f"holds one of the {SEPARATORS.get(separator, 'separators')} between quotes."
+                    f"The label table, line {line}: there are more cells than columns; put a cell "
+                    f"that holds one of the {SEPARATORS.get(separator, 'separators')} between "
+                    "quotes."
                 )
             if any(values):
                 padded = values + [""] * len(columns)
                 rows.append((line, dict(zip(columns, padded, strict=False))))
     except csv.Error:
         raise UserError(
-            f"{path} is not a CSV file; save the table as CSV UTF-8, separated by commas."
+            "The label table is not a CSV file; save it as CSV UTF-8, separated by commas."
         ) from None
     named = [name for name in columns if name]
     if len(named) > len(set(named)):
-        raise UserError(f"{path} has two columns of one name; rename or delete one of them.")
+        raise UserError(
+            "The label table has two columns of one name; rename or delete one of them."
+        )
     return Table(columns, rows, encoding, separator)
 
 
@@ -116,7 +120,7 @@ def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, [cell.strip() for cell in cells]
 
 
-def _decode(path: Path, data: bytes) -> tuple[str, str]:
+def _decode(data: bytes) -> tuple[str, str]:
     """The text without a byte order mark, and the name of its encoding."""
     mark = next((mark for mark in _BYTE_ORDER_MARKS if data.startswith(mark)), b"")
     encoding = _BYTE_ORDER_MARKS[mark] if mark else _encoding_of(data)
@@ -127,8 +131,8 @@ def _decode(path: Path, data: bytes) -> tuple[str, str]:
         return data[len(mark) :].decode(encoding), encoding
     except ValueError:
         raise UserError(
-            f"{path} is in none of the encodings UTF-8, UTF-16 and Windows-1252; save it as "
-            '"CSV UTF-8".'
+            "The label table is in none of the encodings UTF-8, UTF-16 and Windows-1252; save it "
+            'as "CSV UTF-8".'
         ) from None
 
 

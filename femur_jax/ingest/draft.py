@@ -66,9 +66,11 @@ def draft_labels(
         UserError: There is no such folder or no radiograph in it, or the table exists.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; name the folder of radiographs.")
+        raise UserError("There is no folder of radiographs at the given path; correct the path.")
     if table.exists():
-        raise UserError(f"{table} exists and may hold labels; move it away or name another file.")
+        raise UserError(
+            "The label table exists and may hold labels; move it away or name another file."
+        )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     kinds = [_kind(path) for path in files]
     films = [path for path, kind in zip(files, kinds, strict=True) if kind == "dicom"]
@@ -89,7 +91,7 @@ def draft_labels(
         name = name if as_text(name) == name else f"./{name}"
         rows.append([name, *(as_text(header.get(column, "")) for column in COLUMNS[1:])])
     if not rows:
-        raise UserError(f"The folder {folder} holds no radiograph; name the folder of radiographs.")
+        raise UserError("The folder holds no radiograph; name the folder of radiographs.")
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=_SEPARATOR).writerows([COLUMNS, *rows])
     # Excel needs the mark to recognise UTF-8.

@@ -86,6 +86,7 @@ def ingest(
     patch: int,
     key_file: Path,
     columns: Sequence[str] = (),
+    outside: bool = False,
     fractions: Sequence[float] = (0.15, 0.2),
     seed: int = 0,
     max_quarantined: float = 0.0,
@@ -111,6 +112,7 @@ def ingest(
         key_file: Key of the pseudonyms, created where it does not exist. Keep it out of the
             dataset.
         columns: Further columns of the label table to keep, as numbers.
+        outside: Whether paths in the label table may lead out of `folder`.
         fractions: Shares of patients for validation and test.
         seed: Seed of the splits.
         max_quarantined: Greatest acceptable share of unusable files.
@@ -137,7 +139,7 @@ def ingest(
     if out.exists() and spooled.exists():  # a run was killed after the dataset was complete
         shutil.rmtree(spooled)
         return Summary(**json.loads((out / SUMMARY).read_text()))
-    entries = cohort.read_labels(labels, folder, columns)
+    entries = cohort.read_labels(labels, folder, columns, outside=outside)
     patients = {e.patient_id: e.label for e in entries}
     cohort.split_patients(patients, fractions=fractions, seed=seed)  # checked before the long work
     provenance = {
@@ -170,7 +172,7 @@ def ingest(
         )
         codes = {n: code for n, code in enumerate(results) if isinstance(code, str)}
         codes |= {positions[n]: "label_conflict" for n in repeated.conflicts}
-        _check_share(codes, entries, labels, max_quarantined, spooled)
+        _check_share(codes, entries, max_quarantined, spooled)
         same = {
             positions[d.position]: (positions[d.original], d.reason) for d in repeated.duplicates
         }
@@ -292,7 +294,6 @@ def _read(job: _Job) -> spool.FileFacts | str:
 def _check_share(
     codes: Mapping[int, str],
     entries: Sequence[cohort.LabelRow],
-    labels: Path,
     max_quarantined: float,
     spooled: Path,
 ) -> None:
@@ -303,7 +304,7 @@ def _check_share(
     raise UserError(
         f"{len(codes)} of {len(entries)} files cannot be used "
         f"({', '.join(f'{code}: {n}' for code, n in counts.most_common())}). "
-        f"The first is that of {labels}, line {entries[first].line}: "
+        f"The first is that of the label table, line {entries[first].line}: "
         f"{REASONS[codes[first]].hint} Repair or delete the files and their lines, or allow a "
         f"share of them with --max_quarantined. {spooled} keeps the other files for the next run."
     )

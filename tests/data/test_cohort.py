@@ -110,6 +110,7 @@ BAD_ROWS = [
 @pytest.mark.parametrize("bad", BAD_ROWS)
 def test_messages_name_lines_and_never_their_content(folder, bad):
     """The errors behind them, which a traceback would show, do not quote it either."""
+    folder = folder.rename(folder.with_name("ANNA1930"))
     good = {key: f"ANNA1930{key}" for key in ("patient_id", "hospital", "comment")}
     rows = [GOOD_ROW | good, GOOD_ROW | good | bad]
     columns = ["path", "patient_id", "hospital", "label", "view", "laterality", "comment"]
@@ -194,15 +195,47 @@ def test_encodings_whose_letters_would_be_exchanged_are_refused(folder, encoding
 
 
 def test_missing_files_and_folders_are_named(folder, tmp_path):
-    with pytest.raises(UserError, match=r"no label table .*nolabels\.csv"):
+    with pytest.raises(UserError, match="no label table"):
         read_labels(tmp_path / "nolabels.csv", folder)
-    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+    with pytest.raises(UserError, match="no folder of radiographs"):
         read_labels(tmp_path / "labels.csv", tmp_path / "nowhere")
     empty, labels = tmp_path / "empty", tmp_path / "labels.csv"
     empty.mkdir()
     labels.write_text(GOOD)
-    with pytest.raises(UserError, match="empty is empty"):
+    with pytest.raises(UserError, match="folder of radiographs is empty"):
         read_labels(labels, empty)
+
+
+@pytest.fixture
+def linked(folder):
+    """A folder with links that stay inside and links that lead out."""
+    outside = folder.parent / "elsewhere"
+    outside.mkdir()
+    (outside / "d.png").write_bytes(b"")
+    (folder / "inside.png").symlink_to("a.png")
+    (folder / "link.png").symlink_to(outside / "d.png")
+    (folder / "sub").symlink_to(outside)
+    return folder
+
+
+def test_paths_that_lead_out_of_the_folder_are_refused_unless_asked_for(linked):
+    labels = linked.parent / "labels.csv"
+    elsewhere = linked.parent / "elsewhere" / "d.png"
+    for path in ("../elsewhere/d.png", elsewhere, "link.png", "sub/d.png"):
+        labels.write_text(f"{HEADER}b.png,p,h,AFF,,\n{path},p,h,AFF,,\n")
+        with pytest.raises(UserError, match=r"line 3: its path leads out of .*--outside") as e:
+            read_labels(labels, linked)
+        assert "elsewhere" not in str(e.value)
+        assert read_labels(labels, linked, outside=True)[1].path == str(path)
+
+
+def test_paths_that_stay_in_the_folder_are_accepted(linked):
+    labels, alias = linked.parent / "labels.csv", linked.parent / "alias"
+    alias.symlink_to(linked)
+    for path in ("inside.png", "../radiographs/a.png", linked / "a.png"):
+        labels.write_text(f"{HEADER}{path},p,h,AFF,,\n")
+        for folder in (linked, alias):
+            assert read_labels(labels, folder)[0].path == str(path)
 
 
 def _patients(aff=20, nff=60):
@@ -357,6 +390,17 @@ def test_a_key_is_created_once_for_its_owner_alone(tmp_path):
     assert Pseudonyms(tmp_path / "other")("patient", "x") != first("patient", "x")
 
 
+@pytest.mark.parametrize(("mode", "lines"), [(0o600, 0), (0o400, 0), (0o640, 1), (0o604, 1)])
+def test_a_key_that_others_can_read_is_reported(tmp_path, capsys, mode, lines):
+    file = tmp_path / "key"
+    file.write_bytes(bytes(32))
+    file.chmod(mode)
+    Pseudonyms(file)
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == lines
+    assert all("others can read the key" in line and "chmod 600" in line for line in printed)
+
+
 def test_a_wrong_key_is_named(tmp_path):
     (tmp_path / "key").write_bytes(b"short")
     for path in (tmp_path / "key", tmp_path):
@@ -397,7 +441,7 @@ def test_further_columns_become_numbers(folder):
         (("ANNA", "", "anna"), "line 2: .*nor .*just two words"),
         (("1", "ANNA", ""), "line 3: .*does not hold a number"),
         (("nan", "1", "2"), "line 2: .*does not hold a number"),
-        (("19301231", "1", "2"), "line 2: .*more than six digits"),
+        (("19301231", "1", "2"), "line 2: .*'extra' has more than three digits"),
     ],
 )
 def test_columns_without_numbers_are_refused_and_not_quoted(folder, cells, named):

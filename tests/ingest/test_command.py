@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,17 +35,20 @@ def preprocess(monkeypatch):
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Four patients, two of each label, and the arguments that make a dataset of them."""
-    (tmp_path / "images").mkdir()
+    """Four patients, two of each label, and the arguments that make a dataset of them.
+
+    No message may quote the names of the folder and the table.
+    """
+    (tmp_path / "CANARY").mkdir()
     lines = ["path,patient_id,hospital,label"]
     for n in range(4):
         pixels = np.random.default_rng(n).integers(0, 65536, (20, 30), np.uint16)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{n}.png")
+        Image.fromarray(pixels).save(tmp_path / "CANARY" / f"{n}.png")
         lines.append(f"{n}.png,p{n},h,{('AFF', 'NFF')[n % 2]}")
-    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "CANARY.csv").write_text("\n".join(lines))
     return [
-        f"--dicom={tmp_path / 'images'}",
-        f"--labels={tmp_path / 'labels.csv'}",
+        f"--dicom={tmp_path / 'CANARY'}",
+        f"--labels={tmp_path / 'CANARY.csv'}",
         f"--out={tmp_path / 'dataset'}",
         "--patch=16",
         "--workers=1",
@@ -71,10 +75,10 @@ def test_success_prints_the_counts(cohort, tmp_path):
 
 
 def test_unusable_files_and_duplicates_are_counted(cohort, preprocess, capsys, tmp_path):
-    (tmp_path / "images" / "broken.png").write_text("text")
-    again = (tmp_path / "images" / "1.png").read_bytes()
-    (tmp_path / "images" / "again.png").write_bytes(again)
-    with (tmp_path / "labels.csv").open("a") as file:
+    (tmp_path / "CANARY" / "broken.png").write_text("text")
+    again = (tmp_path / "CANARY" / "1.png").read_bytes()
+    (tmp_path / "CANARY" / "again.png").write_bytes(again)
+    with (tmp_path / "CANARY.csv").open("a") as file:
         file.write("\nagain.png,p1,h,NFF\nbroken.png,p0,h,AFF\n")
     assert preprocess(*cohort, "--max_quarantined=0.2", "--memory=0.5", "--timeout=60") == 0
     assert capsys.readouterr().out == "6 files = 4 accepted + 1 quarantined + 1 duplicates\n"
@@ -89,20 +93,29 @@ def test_unusable_files_and_duplicates_are_counted(cohort, preprocess, capsys, t
         ("--memory=0", "limits of memory and time"),
         ("--timeout=0", "limits of memory and time"),
         ("--max_quarantined=2", "share of unusable files is 2.0"),
+        ("folder", "no folder of radiographs"),
+        ("empty", "folder of radiographs is empty"),
+        ("--lables=CANARY", "--lables is not an option"),
+        ("CANARY", "too many arguments"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
     cohort, preprocess, capsys, tmp_path, mistake, named
 ):
     if mistake == "labels":
-        (tmp_path / "labels.csv").unlink()
+        (tmp_path / "CANARY.csv").unlink()
     elif mistake == "file":
-        (tmp_path / "images" / "2.png").write_text("text")
+        (tmp_path / "CANARY" / "2.png").write_text("text")
     elif mistake == "label":
-        text = (tmp_path / "labels.csv").read_text()
-        (tmp_path / "labels.csv").write_text(text.replace("AFF", "CANARY"))
+        text = (tmp_path / "CANARY.csv").read_text()
+        (tmp_path / "CANARY.csv").write_text(text.replace("AFF", "CANARY"))
+    elif mistake == "folder":
+        shutil.rmtree(tmp_path / "CANARY")
+    elif mistake == "empty":
+        for path in (tmp_path / "CANARY").iterdir():
+            path.unlink()
     else:
-        cohort.append(mistake)
+        cohort.insert(0, mistake)
     assert preprocess(*cohort) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

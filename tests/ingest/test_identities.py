@@ -1,5 +1,6 @@
 """What a list of paths, patients and hospitals reveals about a dataset without the key."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,9 +9,14 @@ import pytest
 
 from benchmarks import identities
 from benchmarks.identities import FRACTIONS, MOST_BY_CHANCE, linked, write_files
+from femur_jax.classifier.summary import summarise
+from femur_jax.classifier.task import Predictions
 from femur_jax.data.cohort import seeded_hash, split_patients
+from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.evaluation.memorization import membership_inference
 from femur_jax.ingest.pipeline import ingest
+from femur_jax.inspection.fingerprint import fingerprint
 
 PATIENTS, FILMS = 40, 4
 
@@ -79,3 +85,43 @@ def test_only_pseudonyms_depend_on_the_key(datasets):
     assert not {e.name for e in a.entries} & {e.name for e in b.entries}
     for by in ("patient", "hospital", "1/3", "2/5"):
         assert a.split("test", by) == b.split("test", by) != []
+
+
+def _numbers(dataset):
+    """The numbers of reports on a dataset, with scores that follow from the pixels alone."""
+    entries = dataset.entries
+    positive = np.array([entry.label == LABELS[1] for entry in entries])
+    score = np.array([int(entry.sha256[:8], 16) / 2**32 for entry in entries])
+    predictions = Predictions(
+        logit=score + 0.3 * positive,
+        features=score[:, None],
+        positive=positive,
+        patients=[entry.patient for entry in entries],
+        hospitals=[entry.hospital for entry in entries],
+        megapixels=np.array([entry.height * entry.width / 1e6 for entry in entries]),
+    )
+    tested = summarise(predictions, trained_share=0.5, true_share=0.3)
+    del tested["patient"]
+    for row in tested["by"]["hospital"]:
+        del row["group"]
+    members, others = slice(0, None, 2), slice(1, None, 2)
+    attack = membership_inference(
+        np.linspace(0, 1, 9)[:, None],
+        score[members, None],
+        score[others, None],
+        predictions.patients[members],
+        predictions.patients[others],
+    )
+    page = fingerprint(dataset)
+    unnamed = [
+        dataclasses.replace(row, name="", categories=row.categories | {"hospital": {}})
+        for row in page.hospitals
+    ]
+    hospitals = sorted(map(repr, unnamed))
+    return tested, attack, hospitals, page.separations, page.histograms, page.leaks
+
+
+def test_the_numbers_of_reports_do_not_depend_on_the_key(datasets):
+    a, b = (_numbers(RadiographDataset(datasets / name)) for name in "ab")
+    for first, second in zip(a, b, strict=True):
+        assert first == second
