@@ -156,7 +156,7 @@ class DatasetWriter:
             features=FEATURES,
             split_infos=splits,
             check_data=False,
-            description=f"Femur radiographs, {section}; tiles as femur_jax.data.codec.",
+            description=f"Tiles of femur radiographs, {section}; femur_jax decodes them.",
         )
         return records
 

@@ -1,1 +1,1 @@
-"""Export of radiographs as DICOM files for a PACS."""
+"""Export of radiographs as DICOM files for a PACS, or as PNG files for other programs."""

@@ -1,4 +1,4 @@
-"""Choice of the radiographs to export, and their patient names."""
+"""Choice of the radiographs to export, their patient names, and tables of them."""
 
 import csv
 import dataclasses
@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.radiograph import LABELS
@@ -17,6 +18,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
 _COLUMNS = ("file", "patient_id", "dataset", "radiograph", "label", "kind")
+_FACTS = ("hospital", "label", "view", "laterality", "split", "spacing_mm", "spacing_source")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class Case:
     @property
     def synthetic(self) -> bool:
         """Whether the dataset states that it is synthetic; otherwise it may hold patients."""
-        return self.dataset.provenance.get("kind") == "synthetic"
+        return self.dataset.is_synthetic
+
+    @property
+    def kind(self) -> str:
+        """The word for tables: synthetic or real."""
+        return "synthetic" if self.synthetic else "real"
 
 
 def choose(folder: Path, *, per_class: int | None, seed: int, allow_real: bool) -> list[Case]:
@@ -130,18 +137,43 @@ def blind(cases: Sequence[Case], key: Callable[[str, str], str]) -> list[Case]:
     ]
 
 
-def file_name(number: int) -> str:
+def file_name(number: int, suffix: str) -> str:
     """Name of a case's file, counted from 1, so that paths reveal nothing of a dataset."""
-    return f"{number:05d}.dcm"
+    return f"{number:05d}.{suffix}"
 
 
 def table(cases: Sequence[Case]) -> str:
-    """A CSV table that maps each case to its radiograph."""
+    """A CSV table that maps each case of a DICOM export to its radiograph."""
+    rows = (
+        (file_name(n, "dcm"), c.patient_id, c.dataset.folder, c.entry.name, c.entry.label, c.kind)
+        for n, c in enumerate(cases, start=1)
+    )
+    return _csv(_COLUMNS, rows)
+
+
+def label_table(cases: Sequence[Case]) -> str:
+    """The label table of a PNG export: what `femur ingest` reads, and further columns.
+
+    These are the split by patient, pixel spacing in mm with its source, kind (synthetic or real),
+    the radiograph's name in its dataset, and all columns that ingestion kept.
+    """
+    own = [
+        {"path": file_name(n, "png"), "patient_id": case.patient_id}
+        | {name: getattr(case.entry, name) for name in _FACTS}
+        | {"kind": case.kind, "radiograph": case.entry.name}
+        for n, case in enumerate(cases, start=1)
+    ]
+    further = sorted({name for case in cases for name in case.entry.columns} - own[0].keys())
+    rows = (
+        [*row.values(), *map(c.entry.columns.get, further)]
+        for row, c in zip(own, cases, strict=True)
+    )
+    return _csv([*own[0], *further], rows)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for n, case in enumerate(cases, start=1):
-        kind = "synthetic" if case.synthetic else "real"
-        folder, entry = case.dataset.folder, case.entry
-        writer.writerow([file_name(n), case.patient_id, folder, entry.name, entry.label, kind])
+    writer.writerow(columns)
+    writer.writerows(rows)
     return text.getvalue()

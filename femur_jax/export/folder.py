@@ -1,6 +1,7 @@
-"""Exports radiographs to a folder of DICOM files, identified or blinded for a reader study."""
+"""Exports radiographs to a folder of DICOM files, identified or blinded, or of PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -8,10 +9,12 @@ from pydicom.dataset import Dataset
 from femur_jax.data.cohort import Pseudonyms
 from femur_jax.errors import UserError
 from femur_jax.export import cases, image
+from femur_jax.export.png import encode_png
 from femur_jax.files import make_folder, new_folder, require_absent, write_atomically
 from femur_jax.progress import Progress
 
 BITS = range(12, 17)
+LABEL_TABLE = "labels.csv"
 
 
 def export(
@@ -53,7 +56,77 @@ def export(
             exists, or the disk is full. No folder is left then.
     """
     key_file = key_file or out.with_name(f"{out.name}.key")
-    _check(folders, out, bits, per_class, key_file)
+    if bits not in BITS:
+        raise UserError(f"{bits} bits cannot be stored; use {BITS[0]} to {BITS[-1]}.")
+    if out.resolve() in key_file.resolve().parents:
+        raise UserError(f"{key_file} lies in the exported folder; keep the key elsewhere.")
+    chosen = _choose(folders, out, per_class, seed, allow_real)
+    table = out.with_name(f"{out.name}.cases.csv")
+    with _new_folder(out) as partial:
+        if blinded:
+            make_folder(key_file.parent)
+            key = Pseudonyms(key_file)
+            named = cases.blind(chosen, key)
+            _check_table(table, cases.table(named))
+        else:
+            key = _identifier
+            named = cases.name(chosen)
+        for n, case in enumerate(Progress(named, "export"), start=1):
+            ds = image.header(case.patient_id, case.patient_name)
+            if not blinded:
+                _describe(ds, case, secondary_capture)
+            image.set_pixels(ds, case.dataset.read(case.radiograph), bits)
+            image.set_uids(ds, key)
+            ds.save_as(partial / cases.file_name(n, "dcm"), enforce_file_format=True)
+        if blinded:
+            write_atomically(table, cases.table(named))
+    return len(named)
+
+
+def export_png(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    per_class: int | None = None,
+    seed: int = 0,
+    allow_real: bool = False,
+) -> int:
+    """Writes each radiograph as one PNG file of 16-bit grey values, and a label table.
+
+    The folder appears when all files are written. Its labels.csv is a label table for
+    `femur ingest`, with further columns; see `cases.label_table`.
+
+    Args:
+        folders: Folders of radiograph datasets.
+        out: The new folder.
+        per_class: Number of radiographs of each class from each dataset, None for all.
+        seed: Seed of the choice of `per_class`.
+        allow_real: Whether to export also datasets that are not synthetic.
+
+    Returns:
+        Number of PNG files.
+
+    Raises:
+        UserError: As in `export`.
+    """
+    named = cases.name(_choose(folders, out, per_class, seed, allow_real))
+    with _new_folder(out) as partial:
+        for n, case in enumerate(Progress(named, "export"), start=1):
+            pixels = case.dataset.read(case.radiograph)
+            (partial / cases.file_name(n, "png")).write_bytes(encode_png(pixels))
+        (partial / LABEL_TABLE).write_text(cases.label_table(named), encoding="utf-8")
+    return len(named)
+
+
+def _choose(
+    folders: Sequence[Path], out: Path, per_class: int | None, seed: int, allow_real: bool
+) -> list[cases.Case]:
+    """Checks the arguments that all exports have, and chooses the radiographs."""
+    if per_class is not None and per_class < 1:
+        raise UserError(f"{per_class} radiographs of each class are none; give 1 or more.")
+    require_absent(out)
+    if any(folder.resolve() in out.resolve().parents for folder in folders):
+        raise UserError(f"{out} lies in a dataset; name a folder elsewhere.")
     chosen = [
         case
         for folder in folders
@@ -61,46 +134,20 @@ def export(
     ]
     if len({case.identity for case in chosen}) < len(folders):
         raise UserError("Two of the datasets are the same; give each dataset once.")
-    table = out.with_name(f"{out.name}.cases.csv")
+    return chosen
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """As `files.new_folder`, with a sentence for a disk that cannot be written."""
     try:
         with new_folder(out) as partial:
-            if blinded:
-                make_folder(key_file.parent)
-                key = Pseudonyms(key_file)
-                named = cases.blind(chosen, key)
-                _check_table(table, cases.table(named))
-            else:
-                key = _identifier
-                named = cases.name(chosen)
-            for n, case in enumerate(Progress(named, "export"), start=1):
-                ds = image.header(case.patient_id, case.patient_name)
-                if not blinded:
-                    _describe(ds, case, secondary_capture)
-                image.set_pixels(ds, case.dataset.read(case.radiograph), bits)
-                image.set_uids(ds, key)
-                ds.save_as(partial / cases.file_name(n), enforce_file_format=True)
-            if blinded:
-                write_atomically(table, cases.table(named))
+            yield partial
     except OSError as error:
         raise UserError(
             f"{out} cannot be written ({error.strerror}), and no files are kept. Free some space "
             "or name another folder, and run the command again."
         ) from error
-    return len(named)
-
-
-def _check(
-    folders: Sequence[Path], out: Path, bits: int, per_class: int | None, key_file: Path
-) -> None:
-    if bits not in BITS:
-        raise UserError(f"{bits} bits cannot be stored; use {BITS[0]} to {BITS[-1]}.")
-    if per_class is not None and per_class < 1:
-        raise UserError(f"{per_class} radiographs of each class are none; give 1 or more.")
-    require_absent(out)
-    if any(folder.resolve() in out.resolve().parents for folder in folders):
-        raise UserError(f"{out} lies in a dataset; name a folder elsewhere.")
-    if out.resolve() in key_file.resolve().parents:
-        raise UserError(f"{key_file} lies in the exported folder; keep the key elsewhere.")
 
 
 def _check_table(path: Path, text: str) -> None:

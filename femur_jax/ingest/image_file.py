@@ -65,9 +65,9 @@ def read_image_file(path: Path) -> Picture:
     EXIF data or its TIFF header state. Three colour channels count as grey where they differ by at
     most 8 of 255 levels. A TIFF whose photometric interpretation is WhiteIsZero is inverted.
 
-    8-bit values are scaled to 0..65535. 16-bit values are kept where they use the upper half of
-    this range. Otherwise they have fewer bits: those that a PNG's sBIT chunk states, or, where no
-    file states them, the picture's own range is shown as it is for DICOM; see `grey.robust_range`.
+    8-bit values are scaled to 0..65535, and 16-bit values by the bits that a PNG's sBIT chunk
+    states. Where none are stated, 16-bit values are kept if they use the upper half of the range;
+    otherwise the picture's own range is shown as it is for DICOM; see `grey.robust_range`.
 
     Raises:
         RejectedFileError: The file is not an intact grey-scale image of at most 40 megapixels.
@@ -83,10 +83,11 @@ def read_image_file(path: Path) -> Picture:
         raise RejectedFileError("undecodable") from None
     pixels = _turned(_joined(decoded.pixels), decoded.orientation)
     require(int(pixels.min()) < int(pixels.max()), "constant_image")
-    bits = decoded.bits or 8 * pixels.itemsize
-    grey, limits = _over_full_range(pixels, bits)
+    grey, limits = _over_full_range(pixels, decoded.bits)
     voi = "range" if limits else "stored"
-    source = Source(syntax=decoded.format, bits=bits, voi=voi, limits=limits)
+    source = Source(
+        syntax=decoded.format, bits=decoded.bits or 8 * pixels.itemsize, voi=voi, limits=limits
+    )
     return Picture(grey, crop_box(grey), 0.0, "unknown", source)
 
 
@@ -218,14 +219,14 @@ def _joined(
 
 
 def _over_full_range(
-    pixels: Shaped[np.ndarray, "height width"], bits: int
+    pixels: Shaped[np.ndarray, "height width"], stated_bits: int | None
 ) -> tuple[UInt16[np.ndarray, "height width"], tuple[float, ...]]:
     """Scales values to 0..65535; also returns the limits where the picture's own range is shown."""
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint16) * 257, ()
     values = np.arange(1 << 16, dtype=np.float64)
-    if bits < 16 and pixels.max() < 1 << bits:  # otherwise the writer has scaled them
-        table, limits = values / ((1 << bits) - 1), ()
+    if stated_bits and pixels.max() < 1 << stated_bits:  # otherwise the writer has scaled them
+        table, limits = values / ((1 << stated_bits) - 1), ()
     else:
         own = robust_range(values, counted(pixels, 0, 0xFFFF))
         if own.high >= 1 << 15:

@@ -151,19 +151,19 @@ importlib.machinery.PathFinder.find_spec = lambda name, *rest: (
 assert importlib.util.find_spec("tensorflow") is None
 import numpy as np
 import tensorflow_datasets as tfds
-from femur_jax.data import codec
-from femur_jax.data.shards import RadiographDataset
 
 tiles = []
 for section in sys.argv[2:]:
     builder = tfds.builder_from_directory(f"{sys.argv[1]}/{section}")
     for split, source in builder.as_data_source().items():
         for record in source:
-            tile = codec.decode(record.pop("tile"))
+            tile = record.pop("tile")
+            assert tile.dtype == np.uint16
             fields = {key: value.decode() if isinstance(value, bytes) else np.asarray(value).item()
                       for key, value in record.items()}
             fields["label"] = builder.info.features["label"].int2str(fields["label"])
             tiles.append([section, split, fields, tile.tolist()])
+from femur_jax.data.shards import RadiographDataset
 assert RadiographDataset(sys.argv[1]).read(0).size
 assert not [name for name in sys.modules if name.split(".")[0] == "tensorflow"]
 json.dump(tiles, sys.stdout)

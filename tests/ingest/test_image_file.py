@@ -74,6 +74,7 @@ def test_stated_bits_are_believed_where_the_values_fit(tmp_path):
     data = imagecodecs.png_encode(pixels << 4)  # as the standard of PNG demands
     path.write_bytes(data[:33] + stated + data[33:])
     np.testing.assert_array_equal(read_image_file(path).pixels, pixels << 4)
+    assert read_image_file(path).source.bits == 12
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
