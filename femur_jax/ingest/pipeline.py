@@ -38,7 +38,7 @@ QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "simil
 POLARITY = "polarity.jsonl"
 SUMMARY = "ingest.json"
 LINES = "lines.csv"
-_READER = 2
+_READER = 3
 """Version of the readers: a spool file of another version is not used."""
 _SIMILAR_BITS = 3
 """Greatest difference, of 64 bits, between two patients' pictures that a person should compare."""
@@ -326,8 +326,7 @@ def _lines_table(entries: Sequence[cohort.LabelRow], about: Sequence[dict[str, s
 
 def _quarantine_lines(codes: Mapping[int, str], about: Sequence[dict[str, str]]) -> str:
     return _table_lines(
-        about[n] | {"stage": REASONS[code].stage, "code": code, "hint": REASONS[code].hint}
-        for n, code in codes.items()
+        about[n] | {"code": code} | REASONS[code]._asdict() for n, code in codes.items()
     )
 
 

@@ -156,7 +156,7 @@ class Fingerprint:
         radiographs, patients: Total numbers of radiographs and patients.
         hospitals: Hospitals that sent at least one file, largest first.
         lines: Summary of the label table's lines, None for a dataset that was not ingested.
-        quarantined: Numbers of unusable files by code.
+        quarantined: Pseudonyms of unusable files by code, most frequent code first.
         by_patient, by_hospital: Sizes of the splits by patient and by hospital.
         histograms: Distributions of `DatasetFacts.numbers`.
         separations: Separation of the classes by each fact, greatest first.
@@ -173,7 +173,7 @@ class Fingerprint:
     patients: int
     hospitals: list[Hospital]
     lines: dict[str, int] | None
-    quarantined: dict[str, int]
+    quarantined: dict[str, list[str]]
     by_patient: list[Count]
     by_hospital: list[Count]
     histograms: list[Histogram]
@@ -213,7 +213,10 @@ def fingerprint(dataset: RadiographDataset) -> Fingerprint:
         patients=len({e.patient for e in entries}),
         hospitals=hospitals,
         lines=lines,
-        quarantined=_counts(row["code"] for row in quarantined),
+        quarantined={
+            code: [row["file"] for row in quarantined if row["code"] == code]
+            for code in _counts(row["code"] for row in quarantined)
+        },
         by_patient=_sizes(entries, lambda e: e.split),
         by_hospital=_sizes(entries, lambda e: e.hospital_split),
         histograms=_histograms(entries, facts),

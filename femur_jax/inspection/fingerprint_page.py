@@ -19,6 +19,7 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.ingest.rejection import REASONS
 from femur_jax.inspection.fingerprint import Fingerprint, Histogram
 from femur_jax.progress import Progress
 from femur_jax.templates import template_environment
@@ -54,7 +55,7 @@ def write_page(
     *,
     per_class: int | None,
     seed: int = 0,
-    lines: Mapping[str, str] | None = None,
+    lines: Mapping[str, int] | None = None,
 ) -> None:
     """Writes the page, which shows patients' radiographs and has no external references.
 
@@ -64,8 +65,8 @@ def write_page(
         path: Path of the new HTML file.
         per_class: Greatest number of radiographs of each class, None for all.
         seed: Seed of the random choice of radiographs.
-        lines: Lines of the label table by radiograph, to be shown next to the names; see
-            `read_lines`.
+        lines: Lines of the label table by pseudonym of the file, to be shown next to radiographs
+            and unusable files; see `read_lines`.
 
     Raises:
         UserError: A radiograph is damaged.
@@ -92,21 +93,25 @@ def write_page(
         sheets={label: [pictures[n] for n in sheet] for label, sheet in sheets.items()},
         pairs=[(pair, [pictures[position[name]] for name in pair.files]) for pair in pairs],
         unclear=[pictures[position[name]] for name in unclear],
+        unusable=[
+            (code, REASONS[code], len(files), sorted(known[f] for f in files if f in known))
+            for code, files in result.quarantined.items()
+        ],
         plot=(_WIDTH, _HEIGHT),
     )
     path.write_text(html, encoding="utf-8")
 
 
-def read_lines(path: Path) -> dict[str, str]:
-    """Reads the lines of the label table by radiograph, which ingestion writes next to the key.
+def read_lines(path: Path) -> dict[str, int]:
+    """Reads the line of the label table of each file, which ingestion writes next to the key.
 
     Raises:
         UserError: The file is not such a table.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {row["file"]: row["line"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError):
+            return {row["file"]: int(row["line"]) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError):  # TypeError: a line ends too early
         raise UserError(
             f"{path} is not a table of lines; name the one that femur ingest wrote next to the key."
         ) from None

@@ -434,5 +434,12 @@ def test_exploding_files_are_refused_in_little_memory_and_time(tmp_path):
 
 def test_the_guide_lists_every_code():
     guide = (Path(__file__).parents[2] / "docs" / "quarantine.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", guide, re.MULTILINE)
-    assert {code: (stage, hint) for code, stage, hint in rows} == REASONS
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", guide, re.MULTILINE)
+    assert {code: tuple(reason) for code, *reason in rows} == REASONS
+
+
+def test_each_code_has_a_sentence_for_the_hospital():
+    """It names the file's fault in the hospital's words, and nothing of this project."""
+    for code, reason in REASONS.items():
+        assert re.fullmatch(r"Please [^.]+(?:\.\w[^.]*)*\.", reason.request), code
+        assert not re.search("femur_jax|quarantine|worker|ingest", reason.request), code

@@ -206,10 +206,10 @@ def test_unusable_files_are_listed(cohort, ingested):
     names = {_pseudonym("file", row[0]): (n, row[0]) for n, row in enumerate(cohort.rows)}
     codes = {}
     for line in lines:
-        assert line.keys() == {"file", "hospital", "stage", "code", "hint"}
+        assert line.keys() == {"file", "hospital", "stage", "code", "hint", "request"}
         n, name = names[line["file"]]
         assert line["hospital"] == _pseudonym("hospital", cohort.rows[n][2])
-        assert (line["stage"], line["hint"]) == REASONS[line["code"]]
+        assert (line["stage"], line["hint"], line["request"]) == REASONS[line["code"]]
         codes[name.removeprefix("CANARY")] = line["code"]
     assert codes.pop("cut.png") in ("undecodable", "not_image")
     assert codes == {

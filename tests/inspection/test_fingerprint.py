@@ -292,7 +292,7 @@ def test_pairs_that_look_alike_are_sorted(tmp_path):
 @pytest.mark.parametrize(("inputs", "status"), [(4, "pass"), (5, "fail")])
 def test_lines_must_add_up(tmp_path, inputs, status):
     lines = {"inputs": inputs, "accepted": 1, "quarantined": 2, "duplicates": 1}
-    bad = [{"hospital": "lost", "code": "empty"}, {"hospital": "lost", "code": "colour"}]
+    bad = [{"file": code, "hospital": "lost", "code": code} for code in ("empty", "colour")]
     texts = [
         ("ingest.json", [lines]),
         ("quarantine.jsonl", bad),
@@ -302,6 +302,7 @@ def test_lines_must_add_up(tmp_path, inputs, status):
         _write(tmp_path / "d", [(_radiograph("a", _noise(0)), "train", "")], texts)
     )
     assert _checks(result)["Is each line of the label table accounted for?"] == status
+    assert result.quarantined == {"colour": ["colour"], "empty": ["empty"]}
     sent, lost = result.hospitals
     assert (sent.name, sent.duplicates, sent.quarantined) == ("h", 1, {})
     assert (lost.name, lost.radiographs) == ("lost", {"NFF": 0, "AFF": 0})

@@ -14,6 +14,7 @@ from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.ingest.pipeline import ingest
+from femur_jax.ingest.rejection import REASONS
 from femur_jax.main import main
 
 
@@ -142,6 +143,14 @@ def test_captions_name_the_lines_of_the_label_table(cohort, inspected, tmp_path)
     assert main(["inspect", f"--dataset={alone}"]) == 0
     html = (tmp_path / "alone.fingerprint" / "fingerprint.html").read_text()
     assert not re.search(r"[0-9a-f]{16} line \d", html)
+    assert '<td class="text">–</td>' in html  # the lines of the unusable files
+
+
+def test_unusable_files_have_a_request_and_their_lines(inspected):
+    text = "".join(_Page(inspected[1].read_text()).text)
+    _, unusable, *_ = re.findall(r"not image\n?.*\n?.*\n?.*", text)
+    assert REASONS["not_image"].hint in unusable and REASONS["not_image"].request in unusable
+    assert unusable.endswith("7, 16")  # the sixth and fifteenth file; the header is line 1
 
 
 def test_nothing_but_what_the_dataset_holds(inspected):
