@@ -1,5 +1,6 @@
 """Shared by all tests: shapes checked at run time, eight fake devices, tiny data and configs."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -10,10 +11,12 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     + " --xla_llvm_disable_expensive_passes=true"
 )
-# Tests compile much the same functions, so their processes share what one of them has compiled.
+# Tests compile much the same functions, so their processes share what one of them has compiled,
+# also what took less than the second from which JAX keeps it by default.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from jaxtyping import install_import_hook
 
@@ -21,6 +24,22 @@ hook = install_import_hook("femur_jax", "beartype.beartype")
 hook.__enter__()  # stays on for the whole run: shapes in signatures are checked at each call
 
 import pytest  # noqa: E402
+
+
+def pytest_collectstart():
+    """Imports libraries first: a checked module compiles all that it is the first to import."""
+    for library in (
+        "flax.nnx",
+        "grain",
+        "matplotlib.pyplot",
+        "optax",
+        "orbax.checkpoint",
+        "scipy.stats",
+        "sklearn.metrics",
+        "tensorflow_datasets",
+        "tifffile",
+    ):
+        importlib.import_module(library)
 
 
 @pytest.fixture(scope="session")

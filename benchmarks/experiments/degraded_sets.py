@@ -20,7 +20,7 @@ from benchmarks.machine import cpu
 from benchmarks.records import Goal, Result, measurement
 from configs.classifier import get_config
 from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.records import encode
+from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.evaluation.distances import frechet_distance, kernel_distance
 from femur_jax.evaluation.features import Extractor, patch_features, pixels, radiograph_features
@@ -75,27 +75,27 @@ PIXELS: dict[str, tuple[Callable[[Image, int], Image], ...]] = {
 """A little and much of each degradation."""
 
 
-def dropped_modes(dataset: RadiographDataset, chosen: Sequence[int]) -> list[int]:
+def dropped_modes(entries: Sequence[RadiographEntry], chosen: Sequence[int]) -> list[int]:
     """Radiographs of one hospital in four, repeated to the same number."""
-    hospitals = sorted({dataset.entries[n].hospital for n in chosen})
+    hospitals = sorted({entries[n].hospital for n in chosen})
     kept = set(hospitals[: max(1, len(hospitals) // 4)])
-    return _repeated([n for n in chosen if dataset.entries[n].hospital in kept], len(chosen))
+    return _repeated([n for n in chosen if entries[n].hospital in kept], len(chosen))
 
 
-def wrong_balance(dataset: RadiographDataset, chosen: Sequence[int]) -> list[int]:
+def wrong_balance(entries: Sequence[RadiographEntry], chosen: Sequence[int]) -> list[int]:
     """One AFF in twenty radiographs; repeated NFF replace the others."""
-    aff, nff = ([n for n in chosen if dataset.entries[n].label == la] for la in ("AFF", "NFF"))
+    aff, nff = ([n for n in chosen if entries[n].label == la] for la in ("AFF", "NFF"))
     few = aff[: max(1, len(chosen) // 20)]
     return few + _repeated(nff, len(chosen) - len(few))
 
 
-def copied(dataset: RadiographDataset, chosen: Sequence[int]) -> list[int]:
+def copied(entries: Sequence[RadiographEntry], chosen: Sequence[int]) -> list[int]:
     """Six radiographs of each class, repeated to the same number."""
-    some = [[n for n in chosen if dataset.entries[n].label == la][:6] for la in ("AFF", "NFF")]
+    some = [[n for n in chosen if entries[n].label == la][:6] for la in ("AFF", "NFF")]
     return _repeated(some[0] + some[1], len(chosen))
 
 
-CHOICES: dict[str, Callable[[RadiographDataset, Sequence[int]], list[int]]] = {
+CHOICES: dict[str, Callable[[Sequence[RadiographEntry], Sequence[int]], list[int]]] = {
     "dropped modes": dropped_modes,
     "wrong class balance": wrong_balance,
     "copied": copied,
@@ -129,7 +129,7 @@ def _ranked(folder: Path) -> Result:
     }
     for kind, (little, much) in PIXELS.items():
         sets |= {f"little {kind}": (train, little), f"much {kind}": (train, much)}
-    sets |= {kind: (choose(real, train), None) for kind, choose in CHOICES.items()}
+    sets |= {kind: (choose(real.entries, train), None) for kind, choose in CHOICES.items()}
     metrics = {}
     for name, (chosen, change) in sets.items():
         degraded = _written(folder / name.replace(" ", "_"), real, chosen, change)
