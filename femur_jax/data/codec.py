@@ -22,13 +22,16 @@ _HEADER = struct.Struct("<4sHH")
 _MAGIC = b"fjx1"
 _COMPRESSION_LEVEL = 2
 
+LONGEST_SIDE = 65535
+"""Greatest height and width of a tile, pixels."""
+
 
 class CorruptTileError(Exception):
     """The bytes are not an intact tile."""
 
 
 def encode(pixels: UInt16[np.ndarray, "height width"]) -> bytes:
-    """Encodes one tile of at most 65535 x 65535 pixels."""
+    """Encodes one tile, whose sides have at most LONGEST_SIDE pixels."""
     compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
     body = _HEADER.pack(_MAGIC, *pixels.shape) + compressor.compress(difference_planes(pixels))
     return body + _checksum(body)

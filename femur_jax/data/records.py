@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +13,22 @@ from jaxtyping import Float32, UInt16
 from tensorflow_datasets.proto import tf_example_pb2
 
 from femur_jax.data import codec
-from femur_jax.data.pyramid import pyramid
+from femur_jax.data.cohort import SPLITS
+from femur_jax.data.pyramid import level_sizes, pyramid
 from femur_jax.data.radiograph import (
+    INTENTS,
     LABELS,
     LATERALITIES,
+    SEXES,
     SPACING_SOURCES,
     VIEWS,
     Box,
     Radiograph,
     Source,
 )
+
+MARGINS = "margins"
+"""Section of a dataset with the pixels outside the crops."""
 
 _Example: Any = vars(tf_example_pb2)["Example"]  # defined on import, unseen by type checkers
 
@@ -107,10 +114,11 @@ class RadiographEntry:
         """Restores an entry from the JSON of `dataclasses.asdict`.
 
         Raises:
-            TypeError, KeyError: The fields are not those of an entry.
+            TypeError, KeyError, ValueError, OverflowError: The fields are not those of an entry, or
+                a value has a wrong type or is out of range.
         """
         source = fields["source"]
-        return cls(
+        entry = cls(
             **fields
             | {
                 "crop": Box(*fields["crop"]),
@@ -118,10 +126,47 @@ class RadiographEntry:
                 "source": Source(**source | {"limits": tuple(source.get("limits", ()))}),
             }
         )
+        if not _is_possible(entry):
+            raise ValueError("a value of an entry has a wrong type or is out of range")
+        return entry
 
     def column_values(self, names: Sequence[str]) -> Float32[np.ndarray, " columns"]:
         """Values of further columns in the order of their names, NaN where unknown."""
         return np.array([self.columns[name] for name in names], np.float32)  # None becomes NaN
+
+
+def _is_possible(entry: RadiographEntry) -> bool:
+    """Whether all values have their types and ranges."""
+    crop, recorded, source, columns = entry.crop, entry.recorded, entry.source, entry.columns
+    if len(recorded) != 2 or not isinstance(columns, dict):
+        return False
+    texts = (entry.name, entry.patient, entry.hospital, entry.group, entry.sha256, *columns)
+    texts += (source.syntax, source.photometric, source.voi, source.vendor)
+    sides = (*recorded, crop.height, crop.width)
+    counts = (crop.top, crop.left, source.bits, source.clipped, source.age)
+    known = [value for value in columns.values() if value is not None]
+    return (
+        all(isinstance(text, str) and text.isprintable() for text in texts)
+        and all(type(side) is int and 1 <= side <= codec.LONGEST_SIDE for side in sides)
+        and all(type(count) is int and count >= 0 for count in counts)
+        and all(
+            type(number) in (int, float) and math.isfinite(number)
+            for number in (entry.spacing_mm, *source.limits, *known)
+        )
+        and entry.spacing_mm >= 0
+        and (entry.height, entry.width) == (crop.height, crop.width)
+        and crop.top + crop.height <= recorded[0]
+        and crop.left + crop.width <= recorded[1]
+        and len(source.limits) in (0, 4)
+        and entry.label in LABELS
+        and entry.spacing_source in SPACING_SOURCES
+        and entry.view in VIEWS
+        and entry.laterality in LATERALITIES
+        and source.intent in INTENTS
+        and source.sex in SEXES
+        and entry.split in ("", *SPLITS)
+        and entry.hospital_split in ("", *SPLITS)
+    )
 
 
 @dataclass(frozen=True)
@@ -209,6 +254,15 @@ def tile_of(record: bytes) -> UInt16[np.ndarray, "height width"]:
 def tile_origins(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
     """First row and column of each tile of a level, in the order of the records."""
     return [(y, x) for y in range(0, size[0], patch) for x in range(0, size[1], patch)]
+
+
+def record_counts(entry: RadiographEntry, patch: int) -> dict[str, int]:
+    """Number of a radiograph's records in each section of a dataset: its levels and the margins."""
+    counts = {
+        f"level_{level}": math.prod(math.ceil(side / patch) for side in size)
+        for level, size in enumerate(level_sizes(entry.height, entry.width, patch))
+    }
+    return counts | {MARGINS: len(margin_boxes(entry.recorded, entry.crop))}
 
 
 def margin_boxes(recorded: tuple[int, int], crop: Box) -> list[Box]:

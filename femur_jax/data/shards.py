@@ -15,9 +15,8 @@ holds the radiographs that have such a level, in the order of the manifest.
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -31,17 +30,22 @@ from etils import epath
 from jaxtyping import UInt16
 
 from femur_jax.data.cohort import SPLITS, deal_folds, fold_splits
+from femur_jax.data.manifest import MANIFEST, NAME, PATCHES, Manifest, read_manifest
 from femur_jax.data.pyramid import level_sizes
 from femur_jax.data.radiograph import LABELS
-from femur_jax.data.records import FEATURES, Encoded, RadiographEntry, margin_boxes, tile_of
+from femur_jax.data.records import (
+    FEATURES,
+    MARGINS,
+    Encoded,
+    RadiographEntry,
+    margin_boxes,
+    record_counts,
+    tile_of,
+)
 from femur_jax.errors import UserError
 from femur_jax.files import new_folder, require_absent, verify_checksums, write_checksums
 
-SCHEMA = 2
-_MANIFEST = "dataset.json"
-_NAME = "radiographs"
 _SHARD_BYTES = 1 << 30
-_MARGINS = "margins"
 
 
 class DatasetWriter:
@@ -61,8 +65,10 @@ class DatasetWriter:
             UserError: The folder exists, or the patch is odd or out of range.
         """
         require_absent(folder)
-        if patch % 2 or not 2 <= patch <= 65534:
-            raise UserError(f"The patch is {patch}; give an even number from 2 to 65534.")
+        if patch not in PATCHES:
+            raise UserError(
+                f"The patch is {patch}; give an even number from {PATCHES[0]} to {PATCHES[-1]}."
+            )
         self._folder = folder
         self._patch = patch
         self._provenance = provenance
@@ -89,14 +95,8 @@ class DatasetWriter:
             records = {}
             for section in sorted({section for section, _ in self._shards}):
                 records |= self._finish(section)
-            manifest = {
-                "schema": SCHEMA,
-                "patch": self._patch,
-                "provenance": self._provenance,
-                "records": records,
-                "radiographs": [dataclasses.asdict(entry) for entry in self._entries],
-            }
-            self.write_text(_MANIFEST, json.dumps(manifest, indent=1))
+            manifest = Manifest(self._patch, self._provenance, records, self._entries)
+            self.write_text(MANIFEST, manifest.to_json())
             write_checksums(partial)
 
     def add(self, encoded: Encoded, split: str, hospital_split: str = "", group: str = "") -> None:
@@ -104,7 +104,7 @@ class DatasetWriter:
         if self._entries and SPLITS.index(split) < SPLITS.index(self._entries[-1].split):
             raise ValueError(f"{split} comes after {self._entries[-1].split}")
         levels = [(f"level_{level}", records) for level, records in enumerate(encoded.levels)]
-        for section, records in [*levels, (_MARGINS, encoded.margins)]:
+        for section, records in [*levels, (MARGINS, encoded.margins)]:
             for record in records:
                 self._shard(section, split).write(record)
         self._entries.append(
@@ -120,7 +120,7 @@ class DatasetWriter:
     def _shard(self, section: str, split: str) -> "_Shard":
         shards = self._shards.setdefault((section, split), [])
         if not shards or shards[-1].bytes > _SHARD_BYTES:
-            path = self._partial / section / f"{_NAME}-{split}-{len(shards)}"
+            path = self._partial / section / f"{NAME}-{split}-{len(shards)}"
             path.parent.mkdir(exist_ok=True)
             shards.append(_Shard(path))
         return shards[-1]
@@ -132,13 +132,13 @@ class DatasetWriter:
         for split in SPLITS:
             shards = self._shards.get((section, split), [])
             for number, shard in enumerate(shards):
-                name = f"{_NAME}-{split}.array_record-{number:05d}-of-{len(shards):05d}"
+                name = f"{NAME}-{split}.array_record-{number:05d}-of-{len(shards):05d}"
                 records[f"{section}/{name}"] = shard.records
                 shard.path.rename(folder / name)
             if shards:
                 template = tfds.core.ShardedFileTemplate(
                     data_dir=epath.Path(folder),
-                    dataset_name=_NAME,
+                    dataset_name=NAME,
                     split=split,
                     filetype_suffix="array_record",
                     template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
@@ -188,38 +188,18 @@ class RadiographDataset:
     """
 
     def __init__(self, folder: str | Path):
-        """Opens a dataset and checks its files; see `verify_checksums`.
+        """Opens a dataset and checks its manifest and its files; see `verify_checksums`.
 
         Raises:
             UserError: There is no dataset, or one of its files is missing or changed.
         """
         self.folder = Path(folder)
-        manifest_file = self.folder / _MANIFEST
-        if not manifest_file.is_file():
-            raise UserError(
-                f"{self.folder} holds no radiograph dataset ({_MANIFEST} is missing); "
-                "create one with femur ingest."
-            )
-        try:
-            manifest = json.loads(manifest_file.read_text())
-            schema = manifest["schema"]
-            if schema == SCHEMA:
-                verify_checksums(self.folder, [_MANIFEST, *manifest["records"]])
-                self.patch: int = manifest["patch"]
-                self.provenance: dict[str, Any] = manifest["provenance"]
-                self.entries = [
-                    RadiographEntry.from_json(fields) for fields in manifest["radiographs"]
-                ]
-                self._lengths: dict[str, int] = manifest["records"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{manifest_file} is damaged; restore it, or create the dataset again."
-            ) from error
-        if schema != SCHEMA:
-            raise UserError(
-                f"{self.folder} has schema {schema}, but this version reads {SCHEMA}; "
-                "create the dataset again."
-            )
+        manifest = read_manifest(self.folder)
+        verify_checksums(self.folder, [MANIFEST, *manifest.records])
+        self.patch = manifest.patch
+        self.provenance = manifest.provenance
+        self.entries = manifest.radiographs
+        self._lengths = manifest.records
         self._sources: dict[tuple[str, str], ArrayRecordDataSource] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -281,9 +261,10 @@ class RadiographDataset:
         entry = self.entries[radiograph]
         pixels = np.empty(entry.recorded, np.uint16)
         pixels[entry.crop.slices] = self.read(radiograph)
-        first = self._first_record[_MARGINS][radiograph]
+        first = self._first_record[MARGINS][radiograph]
         for n, box in enumerate(margin_boxes(entry.recorded, entry.crop)):
-            pixels[box.slices] = self._tile(_MARGINS, radiograph, first + n)
+            size = box.height, box.width
+            pixels[box.slices] = self._tile(MARGINS, radiograph, first + n, size)
         return pixels
 
     def window(
@@ -309,8 +290,13 @@ class RadiographDataset:
         first = self._first_record[section][radiograph]
         for y in range(starts[0] // self.patch, (ends[0] - 1) // self.patch + 1):
             for x in range(starts[1] // self.patch, (ends[1] - 1) // self.patch + 1):
-                tile = self._tile(section, radiograph, first + y * across + x)
-                top, left = y * self.patch - starts[0], x * self.patch - starts[1]
+                corner = y * self.patch, x * self.patch
+                place = [
+                    min(self.patch, bound - start)
+                    for start, bound in zip(corner, bounds, strict=True)
+                ]
+                tile = self._tile(section, radiograph, first + y * across + x, place)
+                top, left = (c - start for c, start in zip(corner, starts, strict=True))
                 source = tile[max(-top, 0) :, max(-left, 0) :]
                 target = inside[max(top, 0) :, max(left, 0) :]
                 height, width = np.minimum(source.shape, target.shape)
@@ -326,11 +312,15 @@ class RadiographDataset:
         return np.pad(inside, beyond, mode="edge") if np.any(beyond) else inside
 
     def _tile(
-        self, section: str, radiograph: int, record: int
+        self, section: str, radiograph: int, record: int, size: Sequence[int]
     ) -> UInt16[np.ndarray, "height width"]:
+        """The tile of a record, which must fill its place of a size."""
         split = self.entries[radiograph].split
         try:
-            return tile_of(self._source(section, split)[record])
+            tile = tile_of(self._source(section, split)[record])
+            if tile.shape != tuple(size):
+                raise ValueError(f"a tile of {tile.shape} pixels where {size} are")
+            return tile
         except Exception as error:  # protobuf and ArrayRecord raise exceptions of many types
             raise UserError(
                 f"The {split} split in {self.folder / section} cannot be read or is "
@@ -341,7 +331,7 @@ class RadiographDataset:
         """The records of a split in one section of the dataset: a level or the margins."""
         key = section, split
         if key not in self._sources:
-            prefix = f"{section}/{_NAME}-{split}."
+            prefix = f"{section}/{NAME}-{split}."
             shards = sorted(name for name in self._lengths if name.startswith(prefix))
             source = ArrayRecordDataSource([str(self.folder / shard) for shard in shards])
             if len(source) != sum(self._lengths[shard] for shard in shards):
@@ -355,10 +345,7 @@ class RadiographDataset:
         first: dict[str, dict[int, int]] = {}
         count: dict[tuple[str, str], int] = {}
         for radiograph, entry in enumerate(self.entries):
-            records = {
-                f"level_{level}": math.prod(math.ceil(side / self.patch) for side in size)
-                for level, size in enumerate(self.level_sizes(radiograph))
-            } | {_MARGINS: len(margin_boxes(entry.recorded, entry.crop))}
+            records = record_counts(entry, self.patch)
             for section, number in records.items():
                 key = section, entry.split
                 first.setdefault(section, {})[radiograph] = count.get(key, 0)

@@ -66,7 +66,7 @@ def read_facts(path: Path) -> FileFacts | None:
     if not path.is_file():
         return None
     data = path.read_bytes()
-    if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+    if len(data) < 12 or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
         return None
     (head, _), _ = _head(data)
     return FileFacts(

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from femur_jax.data import cohort, spool
+from femur_jax.data.manifest import SCHEMA
 from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import RadiographEntry, encode
-from femur_jax.data.shards import SCHEMA, DatasetWriter
+from femur_jax.data.shards import DatasetWriter
 from femur_jax.errors import UserError
 from femur_jax.files import make_folder, write_atomically
 from femur_jax.ingest import duplicates

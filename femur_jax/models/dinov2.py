@@ -92,7 +92,7 @@ def dinov2_size(weights: Weights) -> tuple[int, int]:
             "The file of weights belongs to a DINOv2 with registers; use a variant without them, "
             "such as dinov2_vits14_pretrain.pth."
         )
-    width = weights["cls_token"].shape[-1] if "cls_token" in weights else 0
+    width = weights["cls_token"].size if "cls_token" in weights else 0
     depth = sum(name.startswith("blocks.") and name.endswith("ls1.gamma") for name in weights)
     if not depth or not width or width % _HEAD:
         raise UserError(

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -35,20 +37,21 @@ def read_weights(path: Path) -> Weights:
 
     The formats are safetensors, `torch.save`'s ZIP archive and its older stream of pickles, which
     the published Inception weights use. Pickles may hold only tensors and dictionaries; other
-    objects are refused, so that no file can run code.
+    objects are refused, so that no file can run code. The tensors are views of the file's bytes, so
+    that none needs more memory than the file.
 
     Raises:
-        UserError: The file does not exist or has another format.
+        UserError: The file does not exist, has another format, or holds a tensor that does not lie
+            within its storage.
     """
     if not path.is_file():
         raise UserError(f"There is no file of weights {path}; give the path of a downloaded file.")
     try:
-        with path.open("rb") as file:
-            start = file.read(4)
-            file.seek(0)
-            if path.suffix == ".safetensors":
-                return _read_safetensors(file)
-            return _read_zip(file) if start == b"PK\x03\x04" else _read_stream(file)
+        content = path.read_bytes()
+        if path.suffix == ".safetensors":
+            return _read_safetensors(content)
+        is_zip = content.startswith(b"PK\x03\x04")
+        return (_read_zip if is_zip else _read_stream)(io.BytesIO(content))
     except Exception as error:  # damaged pickles and archives raise exceptions of any type
         raise UserError(
             f"The weights in {path} cannot be read as safetensors or as a state_dict from "
@@ -87,17 +90,21 @@ def folded_norm(
     return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
-def _read_safetensors(file: io.BufferedIOBase) -> Weights:
-    (length,) = struct.unpack("<Q", file.read(8))
-    header = json.loads(file.read(length))
-    data = file.read()
-    return {
-        name: np.frombuffer(
-            data[slice(*entry["data_offsets"])], _SAFETENSORS[entry["dtype"]]
-        ).reshape(entry["shape"])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+def _read_safetensors(content: bytes) -> Weights:
+    (length,) = struct.unpack_from("<Q", content)
+    if 8 + length > len(content):
+        raise ValueError("the file ends within its header")
+    header = json.loads(content[8 : 8 + length])
+    data = memoryview(content)[8 + length :]
+    weights = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            if not 0 <= start <= end <= len(data) or min(entry["shape"], default=0) < 0:
+                raise ValueError("a tensor does not lie within the file")
+            flat = np.frombuffer(data[start:end], _SAFETENSORS[entry["dtype"]])
+            weights[name] = flat.reshape(entry["shape"])
+    return weights
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,20 @@ class _Tensor:
     stride: tuple[int, ...]
 
     def array(self, data: Mapping[str, bytes]) -> np.ndarray:
-        flat = np.frombuffer(data[self.storage.key], self.storage.dtype)[self.offset :]
-        strides = tuple(step * flat.itemsize for step in self.stride)
-        if sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) >= flat.size:
-            raise ValueError("a tensor is longer than its storage")
-        return np.lib.stride_tricks.as_strided(flat, self.size, strides).copy()
+        flat = np.frombuffer(data[self.storage.key], self.storage.dtype)
+        last = self.offset + sum(
+            (n - 1) * step for n, step in zip(self.size, self.stride, strict=True)
+        )
+        if (
+            min((self.offset, *self.size, *self.stride)) < 0
+            or math.prod(self.size) > flat.size
+            or (all(self.size) and last >= flat.size)
+        ):
+            raise ValueError("a tensor does not lie within its storage")
+        strides = [step * flat.itemsize for step in self.stride]
+        return np.lib.stride_tricks.as_strided(
+            flat[self.offset :], self.size, strides, writeable=False
+        )
 
 
 class _Unpickler(pickle.Unpickler):
@@ -140,33 +156,52 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(key, _STORAGES[storage])
 
 
-def _state(file: io.BufferedIOBase) -> dict[str, _Tensor]:
-    state = _Unpickler(file).load()
+def _unpickle(file: io.BytesIO) -> Any:
+    """Loads one pickle. Its memo grows to the largest number that an entry is given."""
+    start = file.tell()
+    for before, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > before:
+            raise ValueError("a pickle asks for more memory than it fills")
+    file.seek(start)
+    return _Unpickler(file).load()
+
+
+def _state(file: io.BytesIO) -> dict[str, _Tensor]:
+    state = _unpickle(file)
     state = state.get("state_dict", state)
-    return {name: value for name, value in state.items() if isinstance(value, _Tensor)}
+    return {str(name): value for name, value in state.items() if isinstance(value, _Tensor)}
 
 
-def _read_zip(file: io.BufferedIOBase) -> Weights:
+def _read_zip(file: io.BytesIO) -> Weights:
     with zipfile.ZipFile(file) as archive:
-        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        members = archive.infolist()
+        # torch.save compresses nothing; members that overlap could be read for ever.
+        if (
+            any(member.compress_type for member in members)
+            or sum(member.file_size for member in members) > file.getbuffer().nbytes
+        ):
+            raise ValueError("the archive holds more than the file")
+        (pickled,) = (m.filename for m in members if m.filename.endswith("/data.pkl"))
         folder = pickled.removesuffix("data.pkl")
         state = _state(io.BytesIO(archive.read(pickled)))
-        data = {
-            t.storage.key: archive.read(f"{folder}data/{t.storage.key}") for t in state.values()
-        }
+        keys = {tensor.storage.key for tensor in state.values()}
+        data = {key: archive.read(f"{folder}data/{key}") for key in keys}
     return {name: t.array(data) for name, t in state.items()}
 
 
-def _read_stream(file: io.BufferedIOBase) -> Weights:
-    if _Unpickler(file).load() != _MAGIC:
+def _read_stream(file: io.BytesIO) -> Weights:
+    if _unpickle(file) != _MAGIC:
         raise ValueError("not a file of torch.save")
     for _ in ("protocol", "system"):
-        _Unpickler(file).load()
+        _unpickle(file)
     state = _state(file)
-    keys = _Unpickler(file).load()
+    keys = _unpickle(file)
     dtypes = {t.storage.key: t.storage.dtype for t in state.values()}
     data = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
-        data[key] = file.read(count * np.dtype(dtypes[key]).itemsize)
+        length = count * np.dtype(dtypes[key]).itemsize
+        data[key] = file.read(length)
+        if len(data[key]) != length:
+            raise ValueError("the file ends within a storage")
     return {name: t.array(data) for name, t in state.items()}
