@@ -179,9 +179,8 @@ def outcome(planted, tmp_path_factory):
     with (results / "printed.txt").open("w") as printed:
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         environment = os.environ | {"XLA_FLAGS": quick, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=printed, stderr=printed, check=True
-        )
+        output = {"stdout": printed, "stderr": printed}
+        subprocess.run(command, cwd=ROOT, env=environment, umask=0, check=True, **output)
     return results
 
 
@@ -231,6 +230,19 @@ def test_nothing_planted_comes_out(planted, outcome):
         for content in _contents(path):
             leak = secrets.search(content)
             assert leak is None, f"{leak} in {path.relative_to(outcome)}"
+
+
+def test_a_study_is_private_and_its_key_lies_outside(outcome):
+    """The command ran under the umask 0."""
+    for name in ("run", "run.private"):
+        paths = [outcome / name, *(outcome / name).rglob("*")]
+        others = [p for p in paths if not p.is_symlink() and p.stat().st_mode & 0o077]
+        assert others == []
+    assert {path.name for path in (outcome / "run.private").iterdir()} == {
+        "pseudonyms.key",
+        "real.lines.csv",
+    }
+    assert not [p for p in (outcome / "run").rglob("*") if p.name.endswith((".key", "lines.csv"))]
 
 
 @pytest.mark.parametrize("blinded", [False, True])
