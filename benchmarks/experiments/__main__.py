@@ -14,6 +14,7 @@ from benchmarks.experiments import (
     memorization,
     phantom_classifier,
     phantom_fairness,
+    teaching,
 )
 from benchmarks.records import measurements_in
 
@@ -30,6 +31,7 @@ SUITE = Suite(
             memorization,
             phantom_classifier,
             phantom_fairness,
+            teaching,
         )
     ),
 )

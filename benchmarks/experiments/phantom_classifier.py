@@ -189,7 +189,7 @@ def _occlusion(
         Changes of the logit; the windows' centres relative to the crop, in pixels of the
         letterbox; and native pixels per pixel of the letterbox.
     """
-    box = letterbox(dataset, radiograph, shape)
+    box = letterbox(dataset, radiograph, shape, enlarge=True)
     grey, mask = standardised(jnp.array(box["pixels"][None]), jnp.array(box["box"][None]))
     top, left, height, width = (int(v) for v in box["box"])
     side = max(2, round(_WINDOW * min(height, width)))

@@ -118,6 +118,7 @@ class ClassifierTask:
                 shapes=self.config.data.shapes,
                 seed=self.config.seed,
                 columns=self.columns,
+                enlarge=True,
             )
         ]
 
@@ -270,17 +271,24 @@ class Predictions:
 def predict(
     task: ClassifierTask, params: Params, dataset: RadiographDataset, radiographs: Sequence[int]
 ) -> Predictions:
-    """Runs a classifier over radiographs of a dataset, given by position."""
+    """Runs a classifier over radiographs of a dataset, given by position.
+
+    Each is reduced or enlarged to the same scale: a classifier of large bones does not know small
+    ones, and generators make radiographs of other sizes than real ones.
+    """
     batch_size, shapes = task.config.train.batch_size, task.config.data.shapes
     entries = [dataset.entries[n] for n in radiographs]
-    best = [best_shape((entry.height, entry.width), shapes) for entry in entries]
+    best = [best_shape((entry.height, entry.width), shapes, enlarge=True) for entry in entries]
     outputs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by position in `radiographs`
     for number, shape in enumerate(shapes):
         members = [n for n, chosen in enumerate(best) if chosen == number]
         for first in range(0, len(members), batch_size):
             chosen = members[first : first + batch_size]
             padded = [chosen[min(n, len(chosen) - 1)] for n in range(batch_size)]
-            boxes = [letterbox(dataset, radiographs[n], shape, task.columns) for n in padded]
+            boxes = [
+                letterbox(dataset, radiographs[n], shape, task.columns, enlarge=True)
+                for n in padded
+            ]
             batch = {name: np.stack([b[name] for b in boxes]) for name in boxes[0]}
             logits, features = (np.asarray(o) for o in task.classify(params, batch))
             outputs |= {n: (logits[i], features[i]) for i, n in enumerate(chosen)}

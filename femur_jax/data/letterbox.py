@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt16
 
-from femur_jax.data.pyramid import fitted_size, shrink
+from femur_jax.data.pyramid import fitted_size, resized
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 
@@ -29,29 +29,44 @@ def letterbox(
     radiograph: int,
     shape: tuple[int, int],
     columns: Sequence[str] = (),
+    *,
+    enlarge: bool = False,
 ) -> Letterbox:
-    """Reads a radiograph into a rectangle, reduced to fit where it is larger, never enlarged.
+    """Reads a radiograph into a rectangle, reduced to fit where it is larger.
 
     Args:
         dataset: Dataset of the radiograph.
         radiograph: Position in the dataset.
         shape: Height and width of the rectangle.
         columns: Further columns to add, by name.
+        enlarge: Whether a smaller radiograph is enlarged, so that all appear at one scale.
     """
     entry = dataset.entries[radiograph]
     sizes = dataset.level_sizes(radiograph)
-    target = fitted_size(sizes[-1], shape)
-    level = next(n for n, size in enumerate(sizes) if size[0] >= target[0] and size[1] >= target[1])
-    pixels, box = paste_centred(shrink(dataset.read(radiograph, level), shape), shape)
+    target = fitted_size(sizes[-1], shape, enlarge=enlarge)
+    large_enough = (
+        n for n, size in enumerate(sizes) if size[0] >= target[0] and size[1] >= target[1]
+    )
+    level = next(large_enough, len(sizes) - 1)
+    pixels, box = paste_centred(resized(dataset.read(radiograph, level), target), shape)
     boxed = Letterbox(pixels=pixels, box=box, label=np.int32(LABELS.index(entry.label)))
     if columns:
         boxed["columns"] = entry.column_values(columns)
     return boxed
 
 
-def best_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> int:
-    """Index of the shape in which an image of a size appears largest, the first of equals."""
-    return max(range(len(shapes)), key=lambda n: np.prod(fitted_size(size, shapes[n])))
+def best_shape(
+    size: tuple[int, int], shapes: Sequence[tuple[int, int]], *, enlarge: bool = False
+) -> int:
+    """Index of the shape in which an image of a size appears largest, the first of equals.
+
+    Args:
+        size: Height and width of the image.
+        shapes: Heights and widths to choose from.
+        enlarge: Whether a smaller image is enlarged.
+    """
+    areas = [np.prod(fitted_size(size, shape, enlarge=enlarge)) for shape in shapes]
+    return int(np.argmax(areas))
 
 
 def paste_centred(

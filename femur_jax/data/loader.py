@@ -279,7 +279,12 @@ def cut_patch(
 
 
 def random_letterboxes(
-    pool: Pool, *, shapes: Sequence[tuple[int, int]], seed: int, columns: Sequence[str] = ()
+    pool: Pool,
+    *,
+    shapes: Sequence[tuple[int, int]],
+    seed: int,
+    columns: Sequence[str] = (),
+    enlarge: bool = False,
 ) -> list[Stream]:
     """Endless streams of `Letterbox`, one for each shape.
 
@@ -288,16 +293,17 @@ def random_letterboxes(
         shapes: Heights and widths; a radiograph goes to the shape in which it appears largest.
         seed: Seed of the random draws.
         columns: Further columns to add, by name.
+        enlarge: Whether smaller radiographs are enlarged.
     """
     sizes = [pool.size(n) for n in range(len(pool.radiographs))]
-    best = [best_shape(size, shapes) for size in sizes]
+    best = [best_shape(size, shapes, enlarge=enlarge) for size in sizes]
     streams = []
     for number, shape in enumerate(shapes):
         among = [n for n, best_number in enumerate(best) if best_number == number]
         if among:
 
             def whole(position: int, shape: tuple[int, int] = shape) -> Letterbox:
-                return letterbox(*pool.radiographs[position], shape, columns)
+                return letterbox(*pool.radiographs[position], shape, columns, enlarge=enlarge)
 
             weight = pool.weight(among)
             streams.append(Stream(pool.positions(seed=seed, among=among).map(whole), weight))

@@ -44,9 +44,18 @@ def pyramid(
     return levels
 
 
-def fitted_size(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """Height and width to which `shrink` reduces an image of a size to fit into a shape."""
-    scale = min(1.0, shape[0] / size[0], shape[1] / size[1])
+def fitted_size(
+    size: tuple[int, int], shape: tuple[int, int], *, enlarge: bool = False
+) -> tuple[int, int]:
+    """Height and width with which an image fits into a shape.
+
+    Args:
+        size: Height and width of the image.
+        shape: Height and width of the shape.
+        enlarge: Whether a smaller image is enlarged until it fills one side.
+    """
+    scale = min(shape[0] / size[0], shape[1] / size[1])
+    scale = scale if enlarge else min(1.0, scale)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
@@ -54,13 +63,20 @@ def shrink(
     pixels: UInt16[np.ndarray, "height width"], shape: tuple[int, int]
 ) -> UInt16[np.ndarray, "_ _"]:
     """Reduces an image to fit into a shape; an image that fits is returned unchanged."""
-    height, width = fitted_size(pixels.shape, shape)
-    if (height, width) == pixels.shape:
+    return resized(pixels, fitted_size(pixels.shape, shape))
+
+
+def resized(
+    pixels: UInt16[np.ndarray, "_ _"], size: tuple[int, int]
+) -> UInt16[np.ndarray, "height width"]:
+    """Reduces or enlarges an image to a height and a width; the same size is returned unchanged."""
+    if size == pixels.shape:
         return pixels
+    height, width = size
     image = Image.fromarray(pixels.astype(np.float32))
     # Pillow antialiases; a convex combination of pixels stays within their range.
-    small = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.round(np.asarray(small)).astype(np.uint16)
+    changed = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.round(np.asarray(changed)).astype(np.uint16)
 
 
 def double(pixels: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "_ _"]:

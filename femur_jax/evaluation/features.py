@@ -104,10 +104,11 @@ def _network_extractor(
 def radiograph_features(
     extractor: Extractor, dataset: RadiographDataset, radiographs: Sequence[int]
 ) -> Float32[np.ndarray, "n dim"]:
-    """Features of whole radiographs, letterboxed and never enlarged."""
+    """Features of whole radiographs, all at one scale in a letterbox."""
     shape = (extractor.side, extractor.side)
     shown = Progress(radiographs, extractor.name)
-    return extract_features(extractor, (letterbox(dataset, n, shape)["pixels"] for n in shown))
+    boxed = (letterbox(dataset, n, shape, enlarge=True)["pixels"] for n in shown)
+    return extract_features(extractor, boxed)
 
 
 def patch_features(

@@ -43,14 +43,16 @@ def test_masks_show_the_boxes():
         np.testing.assert_array_equal(shown[..., 0], pixels)
 
 
+@pytest.mark.parametrize("enlarge", [False, True])
 @pytest.mark.parametrize("shape", [(32, 32), (40, 24)])
-def test_radiographs_are_shrunk_and_never_enlarged(dataset, shape):
+def test_radiographs_are_shrunk_and_enlarged_where_requested(dataset, shape, enlarge):
     for n, entry in enumerate(dataset.entries):
-        box = letterbox(dataset, n, shape)
+        box = letterbox(dataset, n, shape, enlarge=enlarge)
         assert box["pixels"].shape == shape
         assert box["label"] == ("NFF", "AFF").index(entry.label)
         top, left, height, width = box["box"]
-        scale = min(1, shape[0] / entry.height, shape[1] / entry.width)
+        scale = min(shape[0] / entry.height, shape[1] / entry.width)
+        scale = scale if enlarge else min(1, scale)
         assert abs(height - entry.height * scale) <= 1
         assert abs(width - entry.width * scale) <= 1
         inside = box["pixels"][top : top + height, left : left + width]
@@ -67,3 +69,9 @@ def test_radiographs_are_shrunk_and_never_enlarged(dataset, shape):
 )
 def test_the_best_shape_shows_an_image_largest(size, best):
     assert best_shape(size, [(32, 32), (48, 24)]) == best
+
+
+def test_a_best_shape_may_be_filled_by_enlarging():
+    shapes = [(32, 32), (48, 24)]
+    assert best_shape((10, 5), shapes) == 0
+    assert best_shape((10, 5), shapes, enlarge=True) == 1
