@@ -86,9 +86,9 @@ def get_config(variant: str = "base") -> ConfigDict:
                 "grey": 0.1,  # standard deviation of gain and offset
             },
             "patience": 5,  # validations without a lower loss before training ends; 0: never
-            "log_every": 50,  # steps between logged losses
-            "checkpoint_every": 500,  # steps between checkpoints and validations
-            "images_every": 1000,  # steps between logged images
+            "log_every": 50,  # steps between logged losses; 0: only the last
+            "checkpoint_every": 500,  # steps between checkpoints and validations; 0: the last
+            "images_every": 1000,  # steps between logged images; 0: only the last
         }
     )
     if variant == "tiny":

@@ -65,9 +65,9 @@ def get_config(variant: str = "base") -> ConfigDict:
             "ada_target": 0.6,  # E[sign(D(real) - D(fake))] at which augmentation is steady
             "ada_images": 500_000,  # images in which its probability can rise from 0 to 1
             "snapshot_every": 0,  # steps between stored averages, for the audit; 0: none
-            "log_every": 100,  # steps between logged losses
-            "checkpoint_every": 5000,  # steps between checkpoints
-            "images_every": 5000,  # steps between logged samples
+            "log_every": 100,  # steps between logged losses; 0: only the last
+            "checkpoint_every": 5000,  # steps between checkpoints; 0: only the last
+            "images_every": 5000,  # steps between logged samples; 0: only the last
         }
     )
     config.sample = ConfigDict(

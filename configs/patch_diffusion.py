@@ -82,9 +82,9 @@ def get_config(variant: str = "base") -> ConfigDict:
             "warmup_steps": 1000,  # steps until the highest learning rate
             "ema_widths": (0.05, 0.1),  # widths of the moving averages; see training/ema.py
             "snapshot_every": 0,  # steps between stored averages, for the audit; 0: none
-            "log_every": 100,  # steps between logged losses
-            "checkpoint_every": 5000,  # steps between checkpoints
-            "images_every": 5000,  # steps between logged samples
+            "log_every": 100,  # steps between logged losses; 0: only the last
+            "checkpoint_every": 5000,  # steps between checkpoints; 0: only the last
+            "images_every": 5000,  # steps between logged samples; 0: only the last
         }
     )
     config.sample = ConfigDict(

@@ -122,7 +122,7 @@ def train(
             # Evaluate.
             scores: dict[str, float] = {}
             for evaluator in evaluators:
-                if step == steps or step % evaluator.every == 0:
+                if step == steps or _is_due(step, evaluator.every):
                     _check_finite(state, step)
                     with monitor.paused():
                         numbers = _evaluate(evaluator, state)
@@ -134,12 +134,13 @@ def train(
             stopped = not last and stop.reached(step)
 
             # Log and save.
-            if last or step % config.train.log_every == 0:
+            if last or _is_due(step, config.train.log_every):
                 means = _mean(pending, step)
                 monitor.scalars(step, means, flops_per_step=program.flops * microbatches)
                 pending = []
-            saves = last or stopped or BEST in scores or step % config.train.checkpoint_every == 0
-            takes_snapshot = snapshots is not None and step % snapshot_every == 0
+            is_due = last or _is_due(step, config.train.checkpoint_every)
+            saves = is_due or stopped or BEST in scores
+            takes_snapshot = snapshots is not None and _is_due(step, snapshot_every)
             if saves or takes_snapshot:
                 _check_finite(state, step)
                 _finite(pending, step)
@@ -156,7 +157,7 @@ def train(
                 snapshots.save(state.ema, step)
             if stopped:
                 raise Preempted
-            if last or step % config.train.images_every == 0:
+            if last or _is_due(step, config.train.images_every):
                 with monitor.paused():
                     _show(task, state, monitor, step)
             if last:
@@ -164,6 +165,11 @@ def train(
     if jax.process_index() == 0 and stopping.is_over:
         print(f"Stopped at step {step}: no evaluation was better than that of {stopping.best}.")
     return state
+
+
+def _is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps does now; never where that is 0."""
+    return every > 0 and step % every == 0
 
 
 def restore(task: Task, config: ConfigDict, folder: Path) -> TrainState:

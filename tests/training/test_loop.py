@@ -100,6 +100,12 @@ def test_a_finished_run_can_be_made_longer(config, tmp_path, capsys):
     same(state, expected)
 
 
+def test_intervals_of_zero_leave_the_end(config, tmp_path):
+    config.train.update(steps=4, log_every=0, checkpoint_every=0, images_every=0)
+    assert int(loop.train(LeastSquares(), config, tmp_path).step) == 4
+    assert [line["step"] for line in read_scalars(tmp_path)] == [4]
+
+
 def test_a_constant_learning_rate_is_reported_as_unchanged(config, tmp_path, capsys):
     config.train.steps = 2
     loop.train(LeastSquares(), config, tmp_path)
