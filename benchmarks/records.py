@@ -75,6 +75,7 @@ class Measurement:
         unit: Unit of the value; "x" for a ratio.
         goal: Bound that the value should keep.
         gpu: Whether the measurement needs a GPU.
+        timed: Whether the value depends on time, so that the machine must be idle.
         run: The function itself.
     """
 
@@ -83,16 +84,18 @@ class Measurement:
     unit: str
     goal: Goal
     gpu: bool
+    timed: bool
     run: Callable[[], Result]
 
 
 def measurement(
-    unit: str, goal: Goal, *, gpu: bool = False
+    unit: str, goal: Goal, *, gpu: bool = False, timed: bool = True
 ) -> Callable[[Callable[[], Result]], Measurement]:
     """Makes a function a measurement of the same name; RESULTS.md shows its docstring."""
 
     def decorate(run: Callable[[], Result]) -> Measurement:
-        return Measurement(run.__name__, inspect.getdoc(run) or "", unit, goal, gpu, run)
+        about = inspect.getdoc(run) or ""
+        return Measurement(run.__name__, about, unit, goal, gpu, timed, run)
 
     return decorate
 

@@ -41,6 +41,10 @@ def get_config(variant: str = "base") -> ConfigDict:
         "gan-letterbox-per_class",
     )
     config.seeds = (0, 1, 2)  # seeds; each trains the whole grid and its classifiers
+    # The one comparison of two generators that is decided on without a correction, named before any
+    # result is seen; the others are corrected for their number. None where empty.
+    config.primary = ("diffusion-pyramid-joint", "gan-letterbox-joint")
+    config.relevant_difference = 0.05  # least difference of AUC that matters
     config.weights = ""  # file of Inception-v3 or DINOv2, for features; the judge's when empty
     config.phantom = ConfigDict(
         {

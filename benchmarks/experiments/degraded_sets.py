@@ -22,8 +22,9 @@ from configs.classifier import get_config
 from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance
+from femur_jax.evaluation.distances import frechet_distance
 from femur_jax.evaluation.features import Extractor, patch_features, pixels, radiograph_features
+from femur_jax.evaluation.kernels import kernel_distance
 from femur_jax.stages.evaluate import EVALUATION, evaluate
 from femur_jax.stages.train import train
 

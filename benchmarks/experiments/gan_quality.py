@@ -18,8 +18,9 @@ from femur_jax.data.pyramid import shrink
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import draw_requests
-from femur_jax.evaluation.distances import kernel_distance, manifold
+from femur_jax.evaluation.distances import manifold
 from femur_jax.evaluation.features import pixels, radiograph_features
+from femur_jax.evaluation.kernels import kernel_distance
 from femur_jax.gan.task import GanTask
 from femur_jax.models.functional import Params
 from femur_jax.training import loop

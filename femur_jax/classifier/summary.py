@@ -7,11 +7,12 @@ import numpy as np
 
 from femur_jax.classifier.task import Predictions
 from femur_jax.evaluation.calibration import calibration, probability
+from femur_jax.evaluation.operating_point import OperatingPoint
 from femur_jax.evaluation.statistics import (
     auc_by_group,
+    auc_over_hospitals,
     patient_scores,
     roc_auc,
-    sensitivity_at_specificity,
 )
 
 PUBLISHED = {
@@ -26,12 +27,18 @@ _SIZES = (0, 1, 2, 4, 8)  # megapixels
 
 
 def summarise(
-    predictions: Predictions, *, trained_share: float, true_share: float
+    predictions: Predictions,
+    operating: OperatingPoint | None,
+    *,
+    trained_share: float,
+    true_share: float,
 ) -> dict[str, Any]:
     """Returns numbers, intervals and tables as JSON holds them.
 
     Args:
         predictions: Predictions for the radiographs of the test.
+        operating: Sensitivity and specificity of the test at the threshold of the validation
+            patients; None without validation patients of both classes.
         trained_share: The share of the positive class among the radiographs drawn in training.
         true_share: The share of positive patients where the classifier is used.
 
@@ -51,9 +58,11 @@ def summarise(
         for name, groups in (("hospital", p.hospitals), ("size", sizes))
     }
     by["size"].sort(key=lambda row: row.group)
+    over_hospitals = auc_over_hospitals(logit, p.positive, p.patients, p.hospitals)
     return {
         "auc": dataclasses.asdict(roc_auc(patients)),
-        "sensitivity_at_95_specificity": dataclasses.asdict(sensitivity_at_specificity(patients)),
+        "auc_over_hospitals": over_hospitals and dataclasses.asdict(over_hospitals),
+        "operating_point": operating and dataclasses.asdict(operating),
         "calibration": dataclasses.asdict(calibration(predicted, patients.positive)),
         "patients": len(patients.score),
         "by": {name: [dataclasses.asdict(row) for row in rows] for name, rows in by.items()},

@@ -68,8 +68,9 @@ def expected_calibration_error(
 ) -> float:
     """Mean over patients of |observed share - mean prediction| of the patient's bin.
 
-    Bins hold equally many patients (Nguyen and O'Connor 2015, arXiv 1508.05154): with bins of
-    equal width most patients of a rare disease would share one.
+    Bins hold equally many patients, or nearly where predictions are equal (Nguyen and O'Connor
+    2015, arXiv 1508.05154): with bins of equal width most patients of a rare disease would share
+    one.
     """
     gaps = [
         len(members) * abs(positive[members].mean() - predicted[members].mean())
@@ -113,6 +114,12 @@ def calibration(
 
 
 def _bins(predicted: Float[np.ndarray, " patient"], bins: int) -> list[np.ndarray]:
-    """Positions of the patients of each bin, in the order of their predictions."""
+    """Positions of the patients of each bin, in the order of their predictions.
+
+    Patients with one prediction share a bin, since the order within it would be arbitrary.
+    """
     order = np.argsort(predicted, kind="stable")
-    return [members for members in np.array_split(order, bins) if members.size]
+    starts = [part[0] for part in np.array_split(np.arange(len(order)), bins) if part.size]
+    # A bin starts at the first of equal predictions, and bins that then start together are one.
+    cuts = np.unique(np.searchsorted(predicted[order], predicted[order][starts]))[1:]
+    return np.split(order, cuts)

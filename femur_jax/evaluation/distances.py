@@ -1,34 +1,25 @@
-"""Distances between two sets of feature vectors: FID, KID, MMD, precision and recall."""
+"""Distances between two sets of feature vectors: FID, precision and recall, and all together."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.spatial.distance import cdist, pdist
 
 from femur_jax.errors import UserError
+from femur_jax.evaluation.kernels import (
+    checked,
+    gaussian_kernel,
+    kernel_distance,
+    median_distance,
+)
 from femur_jax.evaluation.neighbours import exact_distances, k_nearest, squared_distances
-
-MIN_SAMPLES = 4
-"""The smallest set for a kernel distance with a standard error."""
 
 FEWEST = 10
 """The smallest set for all distances: the extrapolation of FID takes a fifth of it."""
 
 _DOUBTFUL = 1e-5  # of |x|^2 + |y|^2: more than float32 products are wrong by
-
-Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Functions of (m, dim) and (n, dim) that return (m, n)."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its standard error."""
-
-    value: float
-    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -63,10 +54,12 @@ class Comparison:
         dim: Number of features of a sample.
         kid: Kernel distance, unbiased, so the first number to look at.
         kid_error: Standard error of `kid`.
+        kid_p: Probability of such a `kid` if both sets were of one kind, by permuted patients.
         mmd: Unbiased squared MMD with a Gaussian kernel as wide as the real set's median distance.
         mmd_error: Standard error of `mmd`.
         fid: Fréchet distance, biased upwards in small sets.
-        fid_infinity: Fréchet distance extrapolated to infinite sets.
+        fid_infinity: Fréchet distance extrapolated to infinite sets; None where a fifth of a set
+            has no more samples than features.
         manifold: Precision, recall, density and coverage.
     """
 
@@ -75,10 +68,11 @@ class Comparison:
     dim: int
     kid: float
     kid_error: float
+    kid_p: float
     mmd: float
     mmd_error: float
     fid: float
-    fid_infinity: float
+    fid_infinity: float | None
     manifold: Manifold
 
     @property
@@ -89,15 +83,24 @@ class Comparison:
             return ""
         return (
             f"FID of {n} samples with {self.dim} features is far too large, since their covariance "
-            "does not have full rank, and its extrapolation is uncertain: compare KID, and compare "
-            "with the floor."
+            "does not have full rank: compare KID, and compare with the floor."
         )
 
 
 def compare(
-    real: Float[np.ndarray, "n_real dim"], other: Float[np.ndarray, "n_other dim"]
+    real: Float[np.ndarray, "n_real dim"],
+    other: Float[np.ndarray, "n_other dim"],
+    *,
+    patients: tuple[Sequence[str], Sequence[str]] | None = None,
+    labels: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Comparison:
     """Compares a set, synthetic or (for a floor) real as well, with a real one.
+
+    Args:
+        real: Features of real radiographs or patches.
+        other: Features of the compared ones.
+        patients: Patient of each sample of both sets; each has its own where None.
+        labels: Class of each sample of both sets; all have one where None.
 
     Raises:
         UserError: A set has fewer than FEWEST samples, or features that are not finite.
@@ -108,19 +111,22 @@ def compare(
             f"use {FEWEST} or more of each, from a larger split or with a larger "
             "config.sample.per_label."
         )
-    kid = kernel_distance(real, other)
+    kid = kernel_distance(real, other, patients=patients, labels=labels)
     # Where most real samples are equal, any width will do.
-    mmd = kernel_distance(real, other, gaussian_kernel(median_distance(real) or 1.0))
+    gaussian = gaussian_kernel(median_distance(real) or 1.0)
+    mmd = kernel_distance(real, other, gaussian, patients=patients, permutations=0)
+    has_infinity = min(len(real), len(other)) // 5 > real.shape[1]
     return Comparison(
         n_real=len(real),
         n_compared=len(other),
         dim=real.shape[1],
         kid=kid.value,
         kid_error=kid.standard_error,
+        kid_p=kid.p_value,
         mmd=mmd.value,
         mmd_error=mmd.standard_error,
         fid=frechet_distance(real, other),
-        fid_infinity=frechet_distance_infinity(real, other),
+        fid_infinity=frechet_distance_infinity(real, other) if has_infinity else None,
         manifold=manifold(real, other),
     )
 
@@ -140,8 +146,8 @@ def frechet_distance(
     Raises:
         UserError: A set has fewer than two samples, or features that are not finite.
     """
-    mu_r, R_r = _mean_and_factor(_checked(real, "real", minimum=2))
-    mu_s, R_s = _mean_and_factor(_checked(synthetic, "synthetic", minimum=2))
+    mu_r, R_r = _mean_and_factor(checked(real, "real", minimum=2))
+    mu_s, R_s = _mean_and_factor(checked(synthetic, "synthetic", minimum=2))
     d2 = (
         np.sum((mu_r - mu_s) ** 2)
         + np.sum(R_r**2)
@@ -163,7 +169,8 @@ def frechet_distance_infinity(
     The bias of FID falls as 1/n in large sets. FID is computed on random subsets of both sets,
     from a fifth to all of the samples, and the straight line through the values over 1/share is
     extrapolated to zero; the original shrinks the synthetic set only, which leaves the real set's
-    bias. With fewer samples than dimensions the bias is no longer linear, and some of it remains.
+    bias. With fewer samples than dimensions the bias is no longer linear, so `compare` leaves the
+    extrapolation out where the smallest subset has no more samples than dimensions.
 
     Raises:
         UserError: A fifth of a set is too small for `frechet_distance`.
@@ -177,68 +184,6 @@ def frechet_distance_infinity(
         for i in inverse
     ]
     return float(np.polynomial.Polynomial.fit(inverse, values, 1)(0.0))
-
-
-def cubic_kernel(
-    x: Float[np.ndarray, "m dim"], y: Float[np.ndarray, "n dim"]
-) -> Float[np.ndarray, "m n"]:
-    """(x.y / dim + 1)^3, the kernel of KID (Binkowski et al. 2018, equation 4)."""
-    base = x @ y.T / x.shape[1] + 1
-    return base * base * base
-
-
-def gaussian_kernel(bandwidth: float) -> Kernel:
-    """exp(-|x - y|^2 / (2 bandwidth^2)); CMMD has 10, on CLIP's features (arXiv 2401.09603)."""
-
-    def kernel(
-        x: Float[np.ndarray, "m dim"], y: Float[np.ndarray, "n dim"]
-    ) -> Float[np.ndarray, "m n"]:
-        return np.exp(cdist(x, y, "sqeuclidean") / (-2 * bandwidth**2))
-
-    return kernel
-
-
-def median_distance(x: Float[np.ndarray, "n dim"], *, most: int = 1000) -> float:
-    """Median distance of a set's samples, the usual bandwidth where none is published."""
-    return float(np.median(pdist(x[:: -(-len(x) // most)].astype(np.float64))))
-
-
-def kernel_distance(
-    real: Float[np.ndarray, "n_real dim"],
-    synthetic: Float[np.ndarray, "n_synthetic dim"],
-    kernel: Kernel = cubic_kernel,
-    *,
-    subsets: int = 10,
-    seed: int = 0,
-) -> Estimate:
-    """Unbiased MMD^2; with the cubic kernel, KID (Binkowski et al. 2018, arXiv 1801.01401).
-
-    Both sets are shuffled and cut into disjoint subsets, at most `subsets` and no smaller than
-    two samples; the mean and the standard error are over the subsets' MMD^2. Disjoint subsets
-    are independent, which the overlapping ones of the original are not, so that the standard
-    error holds. The value may be negative: its expectation is zero for equal distributions.
-
-    Raises:
-        UserError: A set has fewer than four samples, or features that are not finite.
-    """
-    real = _checked(real, "real", minimum=MIN_SAMPLES)
-    synthetic = _checked(synthetic, "synthetic", minimum=MIN_SAMPLES)
-    rng = np.random.default_rng(seed)
-    k = min(subsets, len(real) // 2, len(synthetic) // 2)
-    pairs = zip(*(np.array_split(rng.permutation(x), k) for x in (real, synthetic)), strict=True)
-    mmd2 = [unbiased_mmd2(x, y, kernel) for x, y in pairs]
-    return Estimate(float(np.mean(mmd2)), float(np.std(mmd2, ddof=1) / np.sqrt(k)))
-
-
-def unbiased_mmd2(
-    x: Float[np.ndarray, "m dim"], y: Float[np.ndarray, "n dim"], kernel: Kernel = cubic_kernel
-) -> float:
-    """U-statistic of MMD^2 (Gretton et al. 2012, Lemma 6)."""
-    m, n = len(x), len(y)
-    k_xx, k_yy = kernel(x, x), kernel(y, y)
-    within_x = (k_xx.sum() - np.trace(k_xx)) / (m * (m - 1))
-    within_y = (k_yy.sum() - np.trace(k_yy)) / (n * (n - 1))
-    return float(within_x + within_y - 2 * kernel(x, y).mean())
 
 
 def manifold(
@@ -310,20 +255,3 @@ def _mean_and_factor(
         with contextlib.suppress(np.linalg.LinAlgError):  # raised where the rank is not full
             return mu, np.linalg.cholesky(centred.T @ centred).T  # faster than QR
     return mu, np.asarray(np.linalg.qr(centred, mode="r"))
-
-
-def _checked(
-    features: Float[np.ndarray, "n dim"], name: str, minimum: int
-) -> Float[np.ndarray, "n dim"]:
-    """Features in float64, after the checks that give a user a clear sentence."""
-    if len(features) < minimum:
-        raise UserError(
-            f"The {name} set has {len(features)} samples and this distance needs at least "
-            f"{minimum}: add radiographs of that class or leave the distance out."
-        )
-    if not np.isfinite(features).all():
-        raise UserError(
-            f"Features of the {name} set are not finite: look for broken images in it, or for a "
-            "feature extractor that diverged."
-        )
-    return features.astype(np.float64)

@@ -1,7 +1,7 @@
 """Evaluation of a generator's radiographs: how far from real ones, and whether copied.
 
 The stage `evaluate` and the study both call `evaluate_generator`. Distances compare three sets with
-the class shares of the synthetic one: real test radiographs, synthetic ones, and, as the floor, as
+equally many radiographs of each class: real test radiographs, synthetic ones, and, as the floor, as
 many real validation radiographs, which neither the generator nor the features have learned from.
 """
 
@@ -30,6 +30,7 @@ from femur_jax.evaluation.features import (
     radiograph_features,
     thumbnails,
 )
+from femur_jax.evaluation.kernels import MIN_SAMPLES
 from femur_jax.evaluation.memorization import WHOLE, find_copies
 from femur_jax.evaluation.radiograph_set import BOTH, PerRadiograph, RadiographSet, of_split
 from femur_jax.evaluation.statistics import Interval, patient_scores, roc_auc
@@ -52,17 +53,30 @@ class View:
             dataset.
         logits: Logits of a classifier trained on real radiographs, (n,), the higher, the more like
             AFF; None without such a judge.
+        published: Whether the features are those of a published network, which keep their scale so
+            that distances can be compared with published ones. Others are centred and divided by
+            the root mean square deviation of real test radiographs.
     """
 
     name: str
     features: PerRadiograph
     extractor: Extractor
     logits: PerRadiograph | None = None
+    published: bool = False
 
     @classmethod
-    def of(cls, extractor: Extractor) -> "View":
+    def of(cls, extractor: Extractor, *, published: bool = False) -> "View":
         """The view of one extractor, without a judge."""
-        return cls(extractor.name, partial(radiograph_features, extractor), extractor)
+        features = partial(radiograph_features, extractor)
+        return cls(extractor.name, features, extractor, published=published)
+
+    def scale_of(self, reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """The function that puts features, (n, dim), on the scale of those of a real set."""
+        if self.published:
+            return lambda features: features
+        middle = reference.mean(axis=0)
+        deviation = float(np.sqrt(np.mean((reference - middle) ** 2))) or 1.0
+        return lambda features: (features - middle) / deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +255,11 @@ def evaluate_generator(
     triples = {
         label: sets
         for label, sets in triples.items()
-        if min(len(sets.real), len(sets.synthetic)) >= FEWEST
+        if _is_enough(sets.real) and _is_enough(sets.synthetic)
     }
     features = _by_member(view.features, triples.values())
+    if labels[0] in triples:
+        features = _scaled(features, view.scale_of(features(triples[labels[0]].real)))
     thinned = [Triple(*(s.thinned(_DESCRIBED) for s in sets)) for sets in triples.values()]
     descriptors = {
         name: _by_member(partial(describe, f), thinned) for name, f in DESCRIPTORS.items()
@@ -256,9 +272,10 @@ def evaluate_generator(
     if labels[0] in triples:
         sets = triples[labels[0]]
         reference = _patches(view.extractor, sets.real)
-        patches = compare(reference, _patches(view.extractor, sets.synthetic))
+        scale = view.scale_of(reference.reshape(-1, reference.shape[-1]))
+        patches = _patch_distances(view.extractor, reference, sets.real, sets.synthetic, scale)
         if sets.floor:
-            patch_floor = compare(reference, _patches(view.extractor, sets.floor))
+            patch_floor = _patch_distances(view.extractor, reference, sets.real, sets.floor, scale)
     return Evaluation(
         features=view.name,
         patch_features=view.extractor.name,
@@ -272,7 +289,7 @@ def evaluate_generator(
 
 
 class Triple(NamedTuple):
-    """Sets with equal class shares.
+    """Sets with equally many radiographs of each class.
 
     Attributes:
         real: Real test radiographs.
@@ -288,21 +305,30 @@ class Triple(NamedTuple):
 def _triple(real: RadiographDataset, synthetic: RadiographSet, by: str) -> Triple:
     """Random subsets of the test split, the synthetic radiographs and the validation split."""
     test, validation = (of_split([real], split, by=by) for split in ("test", "validation"))
-    shares = {label: len(synthetic.of(label)) / len(synthetic) for label in synthetic.labels}
+    labels = synthetic.labels
 
     def counts(*pools: RadiographSet) -> dict[str, int]:
-        total = min(
-            len(pool.of(label)) / share for pool in pools for label, share in shares.items()
-        )
-        return {label: int(total * share + 1e-9) for label, share in shares.items()}
+        return dict.fromkeys(labels, min(len(pool.of(la)) for pool in pools for la in labels))
 
     compared = counts(synthetic, validation)
-    floor = validation.drawn(compared) if sum(compared.values()) >= FEWEST else RadiographSet([])
-    return Triple(
-        real=test.drawn(counts(test)),
-        synthetic=synthetic.drawn(compared) if floor else synthetic,
-        floor=floor,
-    )
+    floor = validation.drawn(compared)
+    if not _is_enough(floor):
+        floor, compared = RadiographSet([]), counts(synthetic)
+    return Triple(test.drawn(counts(test)), synthetic.drawn(compared), floor)
+
+
+def _is_enough(radiographs: RadiographSet) -> bool:
+    """Whether a set has radiographs and patients enough for distances."""
+    return len(radiographs) >= FEWEST and len(set(_people(radiographs))) >= MIN_SAMPLES
+
+
+def _people(radiographs: RadiographSet) -> list[str]:
+    """The patient of each radiograph; those of a synthetic dataset hold only in its folder."""
+    return [f"{d.folder} {d.entries[n].patient}" for d, n in radiographs.members]
+
+
+def _classes(radiographs: RadiographSet) -> list[str]:
+    return [d.entries[n].label for d, n in radiographs.members]
 
 
 def _by_member(function: PerRadiograph, triples: Iterable[Triple]) -> LookUp:
@@ -313,12 +339,39 @@ def _by_member(function: PerRadiograph, triples: Iterable[Triple]) -> LookUp:
     return lambda radiographs: np.stack([by_member[member] for member in radiographs.members])
 
 
+def _scaled(features: LookUp, scale: Callable[[np.ndarray], np.ndarray]) -> LookUp:
+    return lambda radiographs: scale(features(radiographs))
+
+
 def _patches(extractor: Extractor, radiographs: RadiographSet) -> np.ndarray:
+    """Features of the patches of each radiograph, (radiograph, patch, dim)."""
+
     def patches(dataset: RadiographDataset, positions: Sequence[int]) -> np.ndarray:
         rows = patch_features(extractor, dataset, positions)
         return rows.reshape(len(positions), -1, rows.shape[-1])
 
-    return np.concatenate(list(radiographs.map(patches)))
+    return radiographs.map(patches)
+
+
+def _patch_distances(
+    extractor: Extractor,
+    reference: np.ndarray,
+    real: RadiographSet,
+    compared: RadiographSet,
+    scale: Callable[[np.ndarray], np.ndarray],
+) -> Comparison:
+    rows = reference, _patches(extractor, compared)
+    first, second = (scale(r.reshape(-1, r.shape[-1])) for r in rows)
+
+    def repeated(names: list[str]) -> list[str]:
+        return [name for name in names for _ in range(reference.shape[1])]
+
+    return compare(
+        first,
+        second,
+        patients=(repeated(_people(real)), repeated(_people(compared))),
+        labels=(repeated(_classes(real)), repeated(_classes(compared))),
+    )
 
 
 def _distances(
@@ -328,7 +381,12 @@ def _distances(
     features: LookUp,
     descriptors: Mapping[str, LookUp],
 ) -> DistanceRow:
-    comparison = compare(features(real), features(compared))
+    comparison = compare(
+        features(real),
+        features(compared),
+        patients=(_people(real), _people(compared)),
+        labels=(_classes(real), _classes(compared)),
+    )
     real, compared = (s.thinned(_DESCRIBED) for s in (real, compared))
     return DistanceRow(
         label=label,
@@ -385,7 +443,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
     lines = [
         f"Compared with real test radiographs; features: {evaluation.features}; of patches: "
         f"{evaluation.patch_features}.",
-        f"{'':38}  KID                  FID  FID-infinity  precision  recall",
+        f"{'':38}  KID                   p      FID  FID-infinity  precision  recall",
     ]
     rows = [(f"{row.label}, synthetic", row) for row in evaluation.distances]
     rows += [(f"{row.label}, real: the floor", row) for row in evaluation.floor]
@@ -399,9 +457,10 @@ def evaluation_table(evaluation: Evaluation) -> str:
     ]
     for name, row in rows:
         kid = f"{row.kid:.4f} +- {row.kid_error:.4f}"
+        infinity = "-" if row.fid_infinity is None else f"{row.fid_infinity:.3f}"
         lines.append(
-            f"{f'{name} ({row.n_compared})':38}  {kid:18} {row.fid:7.3f}  "
-            f"{row.fid_infinity:12.3f}  {row.manifold.precision:9.2f}  {row.manifold.recall:6.2f}"
+            f"{f'{name} ({row.n_compared})':38}  {kid:18} {row.kid_p:4.2g}  {row.fid:7.3f}  "
+            f"{infinity:>12}  {row.manifold.precision:9.2f}  {row.manifold.recall:6.2f}"
         )
     if not rows:
         lines[1:] = [f"Sets of fewer than {FEWEST} radiographs are too small for distances."]

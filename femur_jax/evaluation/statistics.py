@@ -1,12 +1,13 @@
-"""Patient-level classifier statistics with bootstrap intervals."""
+"""Patient-level classifier statistics with their intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import norm, rankdata
-from sklearn.metrics import roc_auc_score
+from scipy.optimize import root_scalar
+from scipy.special import stdtrit
+from scipy.stats import rankdata
 
 from femur_jax.errors import UserError
 
@@ -56,61 +57,202 @@ def patient_scores(
             f"{np.sum(~np.isfinite(score))} of {score.size} classifier scores are not finite: "
             "the classifier diverged; train it again with a lower learning rate."
         )
-    number = {name: n for n, name in enumerate(dict.fromkeys(patients))}
-    patient = np.array([number[name] for name in patients])
-    case, index = np.unique(2 * patient + positive, return_inverse=True)
-    case_positive = case % 2 == 1
+    index, first = _case_of_each(positive, patients)
+    case_positive = positive[first]
     n_positive = int(case_positive.sum())
-    if n_positive in (0, case.size):
+    if n_positive in (0, case_positive.size):
         raise UserError(
-            f"The test set holds {n_positive} patients with and {case.size - n_positive} without "
-            "an atypical fracture, and a ROC curve needs both: use a larger test split."
+            f"The test set holds {n_positive} patients with and "
+            f"{case_positive.size - n_positive} without an atypical fracture, and a ROC "
+            "curve needs both: use a larger test split."
         )
     return PatientScores(np.bincount(index, weights=score) / np.bincount(index), case_positive)
 
 
-def roc_auc(
-    patients: PatientScores, *, seed: int = 0, resamples: int = 2000, confidence: float = 0.95
-) -> Interval:
-    """Area under the patient-level ROC curve with a bootstrap percentile interval.
+def _case_of_each(
+    positive: Bool[np.ndarray, " radiograph"], patients: Sequence[str]
+) -> tuple[Int[np.ndarray, " radiograph"], Int[np.ndarray, " case"]]:
+    """The case, a patient with a class, of each radiograph, and the first radiograph of each."""
+    number = {name: n for n, name in enumerate(dict.fromkeys(patients))}
+    patient = np.array([number[name] for name in patients])
+    _, first, index = np.unique(2 * patient + positive, return_index=True, return_inverse=True)
+    return index, first
 
-    Patients are resampled within their class (Carpenter and Bithell 2000, stratified). Each
-    resample's area is the Mann-Whitney statistic with the draw counts as weights. Where the
-    classes separate perfectly the interval shrinks to [1, 1], which is too narrow.
+
+def roc_auc(patients: PatientScores, *, confidence: float = 0.95) -> Interval:
+    """Area under the patient-level ROC curve, with its interval over new patients.
+
+    The interval is that of `area_interval` for one training.
     """
-    return auc_contrast(
-        [patients], [1.0], seed=seed, resamples=resamples, confidence=confidence
-    ).bootstrap
+    value = float(area(patients.score, patients.positive))
+    return area_interval([value], patients.positive, confidence=confidence)
+
+
+def area(
+    score: Float[np.ndarray, "*set patient"], positive: Bool[np.ndarray, " patient"]
+) -> Float[np.ndarray, " *set"]:
+    """Mann and Whitney's area under the ROC curve, in which ties count as half."""
+    m = int(positive.sum())
+    ranks = rankdata(score, axis=-1)[..., positive].sum(axis=-1)
+    return np.asarray((ranks - m * (m + 1) / 2) / (m * (positive.size - m)))
+
+
+def area_interval(
+    areas: Sequence[float], positive: Bool[np.ndarray, " patient"], *, confidence: float = 0.95
+) -> Interval:
+    """Mean of the areas of one or several trainings, with an interval over patients and trainings.
+
+    The ends are the areas A at which |A - mean| = t sqrt(V(A) + s^2 / k). V is Hanley and McNeil's
+    variance as in method 5 of Newcombe 2006 (Statistics in Medicine 25:559), which leaves an
+    interval to an area of 1, where the variance of the scores is zero. s^2 is the variance of the
+    areas of k trainings, and t has Satterthwaite's degrees of freedom; with one training the method
+    is Newcombe's, and the interval does not hold for another training.
+
+    Args:
+        areas: Area of each training, on the same patients.
+        positive: True for each patient with an atypical fracture.
+        confidence: Probability that the interval holds the true mean area.
+    """
+    k, m = len(areas), int(positive.sum())
+    n = positive.size - m
+    value = float(np.mean(areas))
+    trainings = float(np.var(areas, ddof=1)) / k if k > 1 else 0.0
+
+    def variance(a: float) -> float:
+        return area_variance(a, m, n) + trainings
+
+    def freedom(a: float) -> float:
+        return (k - 1) * (variance(a) / trainings) ** 2 if trainings else np.inf
+
+    return _score_interval(value, variance, freedom, confidence)
+
+
+def _score_interval(
+    value: float,
+    variance: Callable[[float], float],
+    freedom: Callable[[float], float],
+    confidence: float,
+) -> Interval:
+    """The areas A from which the value differs by no more than t standard errors, as they are at A.
+
+    Args:
+        value: Area estimated from the scores.
+        variance: Variance of the estimate where the true area is A.
+        freedom: Degrees of freedom of that variance.
+        confidence: Confidence of the interval.
+    """
+
+    def excess(a: float) -> float:
+        """Negative within the interval."""
+        quantile = float(stdtrit(freedom(a), (1 + confidence) / 2))
+        return abs(a - value) - quantile * np.sqrt(variance(a))
+
+    ends = [
+        end
+        if excess(end) <= 0
+        else float(root_scalar(excess, bracket=(value + 1e-9 * (end - value), end)).root)
+        for end in (0.0, 1.0)
+    ]
+    return Interval(value, *ends)
+
+
+def area_variance(area: float, m: int, n: int) -> float:
+    """Variance of an area that is known, of m positive and n negative patients.
+
+    It is Hanley and McNeil's, with the mean of both numbers in place of each (Newcombe 2006).
+    """
+    shape = 1 + ((m + n) / 2 - 1) * ((1 - area) / (2 - area) + area / (1 + area))
+    return area * (1 - area) * shape / (m * n)
+
+
+def delong(
+    score: Float[np.ndarray, "classifier patient"], positive: Bool[np.ndarray, " patient"]
+) -> tuple[Float[np.ndarray, " classifier"], Float[np.ndarray, "classifier classifier"]]:
+    """Areas under the ROC curves and their covariance (DeLong et al. 1988).
+
+    Raises:
+        UserError: A class has fewer than two patients.
+    """
+    areas, of_positives, of_negatives = delong_parts(score, positive)
+    return areas, of_positives + of_negatives
+
+
+def delong_parts(
+    score: Float[np.ndarray, "classifier patient"], positive: Bool[np.ndarray, " patient"]
+) -> tuple[
+    Float[np.ndarray, " classifier"],
+    Float[np.ndarray, "classifier classifier"],
+    Float[np.ndarray, "classifier classifier"],
+]:
+    """Areas under the ROC curves, and the parts of their covariance due to each class.
+
+    They are computed from midranks in O(n log n) (Sun and Xu 2014, equations 5 to 8).
+
+    Returns:
+        Areas; the covariance due to positive patients, and that due to negative ones.
+
+    Raises:
+        UserError: A class has fewer than two patients.
+    """
+    areas, v10, v01 = placements(score, positive)
+    if min(v10.shape[1], v01.shape[1]) < 2:
+        raise UserError(
+            f"The test set holds {v10.shape[1]} patients with and {v01.shape[1]} without an "
+            "atypical fracture, and the variance of an AUC needs two of each: use a larger test "
+            "split."
+        )
+    k = len(score)
+    parts = [(np.cov(v, ddof=1) / v.shape[1]).reshape(k, k) for v in (v10, v01)]
+    return areas, parts[0], parts[1]
+
+
+def placements(
+    score: Float[np.ndarray, "classifier patient"], positive: Bool[np.ndarray, " patient"]
+) -> tuple[
+    Float[np.ndarray, " classifier"],
+    Float[np.ndarray, "classifier positive"],
+    Float[np.ndarray, "classifier negative"],
+]:
+    """Areas, the share of negatives below each positive, and of positives above each negative."""
+    x, y = score[:, positive], score[:, ~positive]
+    m, n = x.shape[1], y.shape[1]
+    rank = rankdata(np.concatenate([x, y], axis=1), axis=1)
+    v10 = (rank[:, :m] - rankdata(x, axis=1)) / n
+    v01 = 1 - (rank[:, m:] - rankdata(y, axis=1)) / m
+    return v10.mean(axis=1), v10, v01
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """A weighted sum of classifiers' areas under the curve, on the same patients.
+class SeedSpread:
+    """One classifier trained with several seeds.
 
     Attributes:
-        bootstrap: The sum, with a percentile interval from resampled patients.
-        delong: The sum, with DeLong's normal interval.
-        p_value: Two-sided p-value of a sum of zero, by DeLong; for weights that sum to zero.
+        mean: Mean over the seeds, with its interval, see `area_interval`.
+        auc: Area under the curve of each seed.
+        deviation: Standard deviation of `auc`, the effect of training again; 0 for one seed.
     """
 
-    bootstrap: Interval
-    delong: Interval
-    p_value: float
+    mean: Interval
+    auc: list[float]
+    deviation: float
 
 
-def auc_contrast(
+def seed_spread(seeds: Sequence[PatientScores]) -> SeedSpread:
+    """The areas of repeated trainings, their mean and their spread.
+
+    Raises:
+        UserError: The seeds were not tested on the same patients.
+    """
+    score, positive = on_same_patients(seeds)
+    areas = area(score, positive).tolist()
+    deviation = float(np.std(areas, ddof=1)) if len(areas) > 1 else 0.0
+    return SeedSpread(area_interval(areas, positive), areas, deviation)
+
+
+def on_same_patients(
     classifiers: Sequence[PatientScores],
-    weights: Sequence[float],
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Contrast:
-    """Compares or averages classifiers that were tested on the same patients.
-
-    The weights (1, -1) give the difference of two classifiers, (1/k, ..., 1/k) the mean over the
-    k seeds of one. A resample draws the same patients for all classifiers. The intervals are over
-    new patients; the effect of training again is another question, which `seed_spread` answers.
+) -> tuple[Float[np.ndarray, "classifier patient"], Bool[np.ndarray, " patient"]]:
+    """Scores of several classifiers, and which patients have an atypical fracture.
 
     Raises:
         UserError: The classifiers were not tested on the same patients.
@@ -121,75 +263,14 @@ def auc_contrast(
             "Classifiers can be compared only on the same patients, and these were tested on "
             "different ones; evaluate all of them on one split of one dataset."
         )
-    score = np.stack([c.score for c in classifiers])
-    weight = np.array(weights, float)
-    ahead = score[:, positive, None] - score[:, None, ~positive]
-    wins = np.tensordot(weight, 0.5 * (1 + np.sign(ahead)), axes=1)
-
-    def area(
-        w_positive: Int[np.ndarray, "resample positive"],
-        w_negative: Int[np.ndarray, "resample negative"],
-    ) -> Float[np.ndarray, " resample"]:
-        return ((w_positive @ wins) * w_negative).sum(axis=1) / wins.size
-
-    areas, covariance = delong(score, positive)
-    value = float(weight @ areas)
-    error = float(np.sqrt(max(weight @ covariance @ weight, 0.0)))
-    half = error * float(norm.isf((1 - confidence) / 2))
-    p_value = 2 * float(norm.sf(abs(value) / error)) if error else float(value == 0)
-    return Contrast(
-        bootstrap=_bootstrap(value, area, classifiers[0], seed, resamples, confidence),
-        delong=Interval(value, value - half, value + half),
-        p_value=p_value,
-    )
-
-
-def delong(
-    score: Float[np.ndarray, "classifier patient"], positive: Bool[np.ndarray, " patient"]
-) -> tuple[Float[np.ndarray, " classifier"], Float[np.ndarray, "classifier classifier"]]:
-    """Areas under the ROC curves and their covariance (DeLong et al. 1988).
-
-    They are computed from midranks in O(n log n) (Sun and Xu 2014, equations 5 to 8). A class of
-    one patient leaves the covariance undefined; its term is then left out, which understates it.
-    """
-    x, y = score[:, positive], score[:, ~positive]
-    m, n = x.shape[1], y.shape[1]
-    rank = rankdata(np.concatenate([x, y], axis=1), axis=1)
-    v10 = (rank[:, :m] - rankdata(x, axis=1)) / n  # share of negatives below each positive
-    v01 = 1 - (rank[:, m:] - rankdata(y, axis=1)) / m
-    terms = [np.cov(v, ddof=1) / v.shape[1] for v in (v10, v01) if v.shape[1] > 1]
-    k = len(score)
-    return v10.mean(axis=1), sum((term.reshape(k, k) for term in terms), np.zeros((k, k)))
-
-
-@dataclass(frozen=True)
-class SeedSpread:
-    """One classifier trained with several seeds.
-
-    Attributes:
-        mean: Mean over the seeds, with its interval over new patients.
-        auc: Area under the curve of each seed.
-        deviation: Standard deviation of `auc`, the effect of training again; 0 for one seed.
-    """
-
-    mean: Interval
-    auc: list[float]
-    deviation: float
-
-
-def seed_spread(seeds: Sequence[PatientScores], *, seed: int = 0) -> SeedSpread:
-    """The spread over repeated trainings, and the mean with its interval over new patients.
-
-    Raises:
-        UserError: The seeds were not tested on the same patients.
-    """
-    mean = auc_contrast(seeds, [1 / len(seeds)] * len(seeds), seed=seed).bootstrap
-    auc = [float(roc_auc_score(s.positive, s.score)) for s in seeds]
-    return SeedSpread(mean, auc, float(np.std(auc, ddof=1)) if len(auc) > 1 else 0.0)
+    return np.stack([c.score for c in classifiers]).astype(float), positive
 
 
 MIN_PATIENTS = 5
 """Fewest patients of each class for which a group has an area under the curve."""
+
+MIN_HOSPITALS = 4
+"""Fewest hospitals for an interval over new hospitals."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +310,50 @@ def auc_by_group(
             auc = roc_auc(scores)
         rows.append(GroupRow(group, int(member.sum()), counts[0], counts[1], auc))
     return rows
+
+
+def auc_over_hospitals(
+    score: Float[np.ndarray, " radiograph"],
+    positive: Bool[np.ndarray, " radiograph"],
+    patients: Sequence[str],
+    hospitals: Sequence[str],
+    *,
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Area under the curve of all patients, with an interval over new hospitals.
+
+    Patients of one hospital resemble each other, so whole hospitals are resampled, by the
+    infinitesimal jackknife, which is Obuchowski's 1997 variance of clustered patients (Biometrics
+    53:567). Its ratio to DeLong's, or 1 where that is greater, multiplies the variance of
+    `area_interval`, and t has one degree of freedom less than there are hospitals. Radiographs of a
+    patient count for the hospital of the first of them.
+
+    Returns:
+        The interval, or None with fewer than MIN_HOSPITALS hospitals.
+
+    Raises:
+        UserError: A class has no patient, or a score is not finite.
+    """
+    cases = patient_scores(score, positive, patients)
+    _, first = _case_of_each(positive, patients)
+    number = {name: n for n, name in enumerate(dict.fromkeys(hospitals))}
+    home = np.array([number[hospitals[n]] for n in first.tolist()])
+    present = len(np.unique(home))
+    if present < MIN_HOSPITALS:
+        return None
+    areas, v10, v01 = placements(cases.score[None], cases.positive)
+    value = float(areas[0])
+    influence = np.empty(len(home))
+    influence[cases.positive] = (v10[0] - value) / v10.shape[1]
+    influence[~cases.positive] = (v01[0] - value) / v01.shape[1]
+    by_hospital = np.bincount(home, weights=influence)
+    clustered = present / (present - 1) * float(np.sum(by_hospital**2))
+    alone = float(np.sum(influence**2))
+    ratio = max(clustered / alone, 1.0) if alone else 1.0
+    m, n = v10.shape[1], v01.shape[1]
+    return _score_interval(
+        value, lambda a: ratio * area_variance(a, m, n), lambda _: present - 1.0, confidence
+    )
 
 
 def sensitivity_at_specificity(

@@ -22,7 +22,7 @@ from femur_jax.classifier.task import Predictions
 from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import Interval, PatientScores, delong
 from femur_jax.files import write_atomically
-from femur_jax.stages.evaluate import held_out_predictions
+from femur_jax.stages.evaluate import held_out_predictions, point_of
 from femur_jax.stages.train import train
 from femur_jax.training import loop
 
@@ -55,13 +55,14 @@ def cross_validate(config: ConfigDict, workdir: Path) -> None:
         folder = workdir / f"fold_{k}"
         train(fold, folder)
         folds.append(held_out_predictions(fold, folder))
-    every = joined(folds)
+    every = joined([fold.test for fold in folds])
     tested = every.by_patient().positive
     shares = config.data.draw.label_shares or (np.mean(~tested), np.mean(tested))
-    patients = [predictions.by_patient() for predictions in folds]
+    patients = [fold.test.by_patient() for fold in folds]
     auc = cross_validated_auc(patients)
     result = summarise(
         every,
+        point_of(folds),
         trained_share=float(shares[1] / sum(shares)),
         true_share=float(np.mean(tested)),
     ) | {

@@ -1,10 +1,11 @@
 """The stage that tests a classifier, or compares a generator's radiographs with real ones."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,7 +21,9 @@ from femur_jax.evaluation.generators import (
     evaluation_table,
     open_synthetic,
 )
+from femur_jax.evaluation.operating_point import OperatingPoint, operating_point
 from femur_jax.evaluation.radiograph_set import of_split
+from femur_jax.evaluation.statistics import roc_auc
 from femur_jax.files import write_atomically
 from femur_jax.stages import cards
 from femur_jax.stages.sample import SYNTHETIC
@@ -44,11 +47,16 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 def _test_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     counts = label_counts([RadiographDataset(config.dataset)], config.data.draw.by)
+    predictions = held_out_predictions(config, workdir)
     result = summarise(
-        held_out_predictions(config, workdir),
+        predictions.test,
+        point_of([predictions]),
         trained_share=make_classifier(config, classifier_protocol(config)).positive_share,
         true_share=float(counts[1] / sum(counts)),
     )
+    validation = predictions.validation
+    auc = validation and dataclasses.asdict(roc_auc(validation.by_patient()))
+    result["validation_auc"] = auc
     print("AUC {value:.3f} [{low:.3f}, {high:.3f}]".format(**result["auc"]))
     return result
 
@@ -58,7 +66,7 @@ def _evaluate_generator(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     evaluation = evaluate_generator(
         RadiographDataset(config.dataset),
         of_split([synthetic], "train"),
-        View.of(make_extractor(config.evaluate.weights)),
+        View.of(make_extractor(config.evaluate.weights), published=bool(config.evaluate.weights)),
         by=config.data.draw.by,
     )
     cards.write(config, workdir, synthetic, evaluation)
@@ -71,12 +79,36 @@ def make_extractor(weights: str) -> Extractor:
     return network(Path(weights)) if weights else pixels(_FEATURE_SIDE)
 
 
-def held_out_predictions(config: ConfigDict, workdir: Path) -> Predictions:
-    """Predictions of the trained classifier in a run directory for its test radiographs."""
+class HeldOut(NamedTuple):
+    """Predictions of a classifier for patients that it was not trained on.
+
+    Attributes:
+        validation: Validation radiographs, which chose the checkpoint and set the threshold; None
+            where they lack a class.
+        test: Radiographs of the test patients.
+    """
+
+    validation: Predictions | None
+    test: Predictions
+
+
+def held_out_predictions(config: ConfigDict, workdir: Path) -> HeldOut:
+    """Predictions of the trained classifier in a run directory for validation and test."""
     protocol = classifier_protocol(config)
     task = make_classifier(config, protocol)
     params = loop.restore(task, config, workdir).ema
-    return predict(task, params, protocol.test.dataset, protocol.test.radiographs)
+    validation, test = (
+        predict(task, params, part.dataset, part.radiographs) if part.radiographs else None
+        for part in (protocol.validation, protocol.test)
+    )
+    assert test is not None, "a protocol has a test of both classes"
+    return HeldOut(validation, test)
+
+
+def point_of(classifiers: Sequence[HeldOut]) -> OperatingPoint | None:
+    """The operating point of classifiers with test patients of their own."""
+    parts = [(c.validation.by_patient(), c.test.by_patient()) for c in classifiers if c.validation]
+    return operating_point(parts) if len(parts) == len(classifiers) else None
 
 
 def view_of_judge(config: ConfigDict, workdir: Path, weights: str) -> View:
@@ -104,4 +136,6 @@ def view_of_judge(config: ConfigDict, workdir: Path, weights: str) -> View:
         return predictions(dataset, tuple(radiographs)).features
 
     name = "the last layer of the classifier trained on the real train split"
-    return View(extractor.name if weights else name, features, extractor, logits)
+    return View(
+        extractor.name if weights else name, features, extractor, logits, published=bool(weights)
+    )

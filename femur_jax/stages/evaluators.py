@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.synthetic import wanted_labels
 from femur_jax.errors import UserError
-from femur_jax.evaluation.distances import MIN_SAMPLES, kernel_distance
 from femur_jax.evaluation.features import Extractor, radiograph_features
+from femur_jax.evaluation.kernels import MIN_SAMPLES, kernel_distance
 from femur_jax.evaluation.memorization import Point, find_copies
 from femur_jax.evaluation.radiograph_set import of_split
 from femur_jax.stages.evaluate import make_extractor
@@ -73,7 +73,9 @@ class Kid:
             synthetic = few_samples(self._task, self._config, state, Path(name) / "samples")
             everything = range(len(synthetic.entries))
             return {
-                label: kernel_distance(real, self._features(synthetic, everything, label)).value
+                label: kernel_distance(
+                    real, self._features(synthetic, everything, label), permutations=0
+                ).value
                 for label, real in self._real.items()
             }
 

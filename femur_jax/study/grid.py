@@ -35,15 +35,19 @@ class Arm:
     classes: str
 
     @classmethod
-    def parse(cls, name: str) -> "Arm":
+    def parse(cls, name: str, field: str = "config.grid") -> "Arm":
         """Inverts `str`.
+
+        Args:
+            name: Name of an arm.
+            field: Field that holds the name, for the message.
 
         Raises:
             UserError: There is no such arm.
         """
         known = {str(arm): arm for arm in every_arm()}
         if name not in known:
-            raise UserError(f"config.grid names {name!r}; write some of {', '.join(known)}.")
+            raise UserError(f"{field} names {name!r}; write some of {', '.join(known)}.")
         return known[name]
 
     def __str__(self) -> str:
@@ -115,18 +119,26 @@ class Grid:
         cells: Each arm with every seed.
         mixtures: Training data of the classifiers: real radiographs, then those of each arm, then
             both; each with every seed.
+        primary: The two arms of the comparison that was named beforehand; None without one.
     """
 
     def __init__(self, config: ConfigDict, workdir: Path):
         """Reads `config.grid` and `config.seeds`.
 
         Raises:
-            UserError: They are empty, or name an unknown arm.
+            UserError: They are empty, or name an unknown arm; or `config.primary` is not two arms
+                of the grid, or `config.relevant_difference` is out of range.
         """
         if not config.grid or not config.seeds:
             raise UserError("config.grid and config.seeds need at least one entry each.")
         self.config, self.workdir = config, workdir
         self.arms = [Arm.parse(name) for name in config.grid]
+        self.primary = self._primary()
+        if not 0 < config.relevant_difference < 0.5:
+            raise UserError(
+                f"config.relevant_difference is {config.relevant_difference}; give a difference of "
+                "AUC between 0 and 0.5."
+            )
         self.cells = [Cell(arm, seed) for arm in self.arms for seed in config.seeds]
         self.mixtures = [
             Mixture(real, arm, seed)
@@ -134,6 +146,17 @@ class Grid:
             for arm in arms
             for seed in config.seeds
         ]
+
+    def _primary(self) -> tuple[Arm, Arm] | None:
+        named = [Arm.parse(name, "config.primary") for name in self.config.primary]
+        if not named:
+            return None
+        if len(named) != 2 or named[0] == named[1] or not set(named) <= set(self.arms):
+            raise UserError(
+                f"config.primary is {', '.join(self.config.primary)}; name two arms of "
+                "config.grid, or write () for no comparison that is named beforehand."
+            )
+        return named[0], named[1]
 
     @property
     def judge(self) -> Mixture:

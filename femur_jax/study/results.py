@@ -1,5 +1,6 @@
 """The results of a study's runs, gathered for its report."""
 
+import dataclasses
 import datetime
 import itertools
 import json
@@ -18,14 +19,14 @@ from femur_jax.data.cohort import SPLITS
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.calibration import ReliabilityBin
+from femur_jax.evaluation.contrasts import adjusted, auc_difference
 from femur_jax.evaluation.generators import Evaluation
+from femur_jax.evaluation.operating_point import OperatingPoint
 from femur_jax.evaluation.radiograph_set import RadiographSet, of_split
 from femur_jax.evaluation.statistics import (
-    Contrast,
     GroupRow,
     Interval,
     PatientScores,
-    auc_contrast,
     patient_scores,
     seed_spread,
 )
@@ -80,6 +81,9 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
     tested = {
         m: json.loads((grid.classifier_folder(m) / EVALUATION).read_text()) for m in grid.mixtures
     }
+    classifiers, contrasts = corrected(
+        _classifiers(grid, cells, len(shown[REAL_DATA]), tested), _contrasts(grid, tested)
+    )
     sides = [max(entry.height, entry.width) for entry in real.entries]
     return contents.StudyResults(
         title="Synthetic radiographs of femur fractures",
@@ -102,8 +106,9 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
             for label in LABELS
         ],
         curves=_curves(grid, first),
-        classifiers=_classifiers(grid, cells, len(shown[REAL_DATA]), tested),
-        contrasts=_contrasts(grid, tested),
+        classifiers=classifiers,
+        contrasts=contrasts,
+        relevant_difference=config.relevant_difference,
         generators={
             _title(arm): {seed: evaluations[Cell(arm, seed)] for seed in config.seeds}
             for arm in grid.arms
@@ -181,11 +186,6 @@ def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
     return curves
 
 
-def _scores(evaluation: Mapping[str, Any]) -> PatientScores:
-    logit, positive = np.array(evaluation["logit"]), np.array(evaluation["positive"])
-    return patient_scores(logit, positive, evaluation["patient"])
-
-
 def _classifiers(
     grid: Grid,
     cells: Mapping[Cell, Sequence[RadiographDataset]],
@@ -200,64 +200,126 @@ def _classifiers(
         first = of_row[0]
         synthetic = cells[Cell(arm, grid.config.seeds[0])] if arm else []
         calibrations = [evaluation["calibration"] for evaluation in of_row]
+        validated = [e["validation_auc"]["value"] for e in of_row if e["validation_auc"]]
+        over_hospitals = first["auc_over_hospitals"]
         return contents.ClassifierRow(
             trained_on=" + ".join([REAL_DATA] * real + ([_title(arm)] if arm else [])),
             is_synthetic=not real,
             n_train=n_real * real + len(of_split(synthetic, "train")),
-            auc=seed_spread([_scores(evaluation) for evaluation in of_row]),
-            sensitivity=Interval(
-                *(
-                    float(np.mean([e["sensitivity_at_95_specificity"][end] for e in of_row]))
-                    for end in ("value", "low", "high")
-                )
-            ),
-            against_real=_difference(of_row, of_real) if arm else None,
+            auc=seed_spread(_scores(of_row)),
+            validation_auc=float(np.mean(validated)) if validated else None,
+            operating=_operating_point([evaluation["operating_point"] for evaluation in of_row]),
+            against_real=auc_difference(_scores(of_row), _scores(of_real)) if arm else None,
             calibration_error=float(np.mean([c["error"] for c in calibrations])),
             chance_error=float(np.mean([c["chance_error"] for c in calibrations])),
             reliability=[ReliabilityBin(**fields) for fields in first["calibration"]["bins"]],
-            groups={
-                name: [
-                    GroupRow(**r | {"auc": Interval(**r["auc"]) if r["auc"] else None})
-                    for r in rows
-                ]
-                for name, rows in first["by"].items()
-            },
+            groups=_groups(first["by"]),
+            over_hospitals=Interval(**over_hospitals) if over_hospitals else None,
         )
 
     return [row(m.real, m.arm) for m in grid.mixtures if m.seed == grid.config.seeds[0]]
 
 
-def _difference(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
-) -> Contrast:
-    """Mean AUC over the first classifiers less that over the second, on the same patients."""
-    weights = [1 / len(first)] * len(first) + [-1 / len(second)] * len(second)
-    return auc_contrast([_scores(evaluation) for evaluation in (*first, *second)], weights)
+def _groups(by: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[GroupRow]]:
+    """Rows of the groups; hospitals are A, B, C in their order, which is the same for all."""
+    return {
+        name: [
+            GroupRow(
+                **dict(row)
+                | {"auc": Interval(**row["auc"]) if row["auc"] else None}
+                | ({"group": letters(n)} if name == "hospital" else {})
+            )
+            for n, row in enumerate(rows)
+        ]
+        for name, rows in by.items()
+    }
+
+
+def letters(n: int) -> str:
+    """A, B, ..., Z, AA, AB, ... for 0, 1, ...; names of hospitals on the page."""
+    return (letters(n // 26 - 1) if n >= 26 else "") + chr(ord("A") + n % 26)
+
+
+def _operating_point(seeds: Sequence[Mapping[str, Any] | None]) -> OperatingPoint | None:
+    """Mean rates over the seeds; the mean ends are too wide rather than too narrow."""
+    points = [point for point in seeds if point]
+    if len(points) < len(seeds):
+        return None
+
+    def mean(rate: str) -> Interval:
+        return Interval(
+            *(float(np.mean([p[rate][end] for p in points])) for end in ("value", "low", "high"))
+        )
+
+    return OperatingPoint(
+        sensitivity=mean("sensitivity"),
+        specificity=mean("specificity"),
+        allowed=points[0]["allowed"],
+        validation_negatives=points[0]["validation_negatives"],
+    )
+
+
+def _scores(evaluations: Sequence[Mapping[str, Any]]) -> list[PatientScores]:
+    return [
+        patient_scores(np.array(e["logit"]), np.array(e["positive"]), e["patient"])
+        for e in evaluations
+    ]
+
+
+def _contrast(
+    grid: Grid, tested: Mapping[Mixture, Mapping[str, Any]], one: Arm, other: Arm
+) -> contents.ContrastRow:
+    """The comparison of two arms, by classifiers trained on synthetic radiographs only."""
+    axes = _axes(one, other)
+    of_one, of_other = (
+        _scores([tested[Mixture(False, arm, seed)] for seed in grid.config.seeds])
+        for arm in (one, other)
+    )
+    return contents.ContrastRow(
+        axis=axes[0] if len(axes) == 1 else "",
+        where=in_words(*(getattr(one, axis) for axis in AXES if axis not in axes)),
+        first=in_words(*(getattr(one, axis) for axis in axes)),
+        second=in_words(*(getattr(other, axis) for axis in axes)),
+        is_primary={one, other} == set(grid.primary or ()),
+        auc=auc_difference(of_one, of_other),
+    )
 
 
 def _contrasts(
     grid: Grid, tested: Mapping[Mixture, Mapping[str, Any]]
 ) -> list[contents.ContrastRow]:
-    """All pairs of arms that differ in exactly one axis."""
-    rows = []
-    for one, other in itertools.combinations(grid.arms, 2):
-        axes = [axis for axis in AXES if getattr(one, axis) != getattr(other, axis)]
-        if len(axes) != 1:
-            continue
-        of_one, of_other = (
-            [tested[Mixture(False, arm, seed)] for seed in grid.config.seeds]
-            for arm in (one, other)
-        )
-        rows.append(
-            contents.ContrastRow(
-                axis=axes[0],
-                where=in_words(*(getattr(one, axis) for axis in AXES if axis != axes[0])),
-                first=in_words(getattr(one, axes[0])),
-                second=in_words(getattr(other, axes[0])),
-                auc=_difference(of_one, of_other),
-            )
-        )
-    return rows
+    """The primary comparison, and all pairs of arms that differ in exactly one axis."""
+    pairs = [
+        (one, other)
+        for one, other in itertools.combinations(grid.arms, 2)
+        if len(_axes(one, other)) == 1 and {one, other} != set(grid.primary or ())
+    ]
+    if grid.primary:
+        pairs.insert(0, grid.primary)
+    return [_contrast(grid, tested, one, other) for one, other in pairs]
+
+
+def _axes(one: Arm, other: Arm) -> list[str]:
+    """The axes along which two arms differ."""
+    return [axis for axis in AXES if getattr(one, axis) != getattr(other, axis)]
+
+
+def corrected(
+    classifiers: Sequence[contents.ClassifierRow], contrasts: Sequence[contents.ContrastRow]
+) -> tuple[list[contents.ClassifierRow], list[contents.ContrastRow]]:
+    """The same rows with Holm's correction over all comparisons except the primary one."""
+    compared = [row.against_real for row in classifiers if row.against_real]
+    family = iter(adjusted([*compared, *(row.auc for row in contrasts if not row.is_primary)]))
+    return (
+        [
+            dataclasses.replace(row, against_real=next(family)) if row.against_real else row
+            for row in classifiers
+        ],
+        [
+            row if row.is_primary else dataclasses.replace(row, auc=next(family))
+            for row in contrasts
+        ],
+    )
 
 
 def _worst_pairs(

@@ -17,7 +17,13 @@ from femur_jax.errors import UserError
 
 def a_measurement(name: str, *, gpu: bool = False) -> Measurement:
     return Measurement(
-        name, "How fast it is.", "x", Goal(">=", 1.0), gpu, lambda: pytest.fail("must not run")
+        name,
+        "How fast it is.",
+        "x",
+        Goal(">=", 1.0),
+        gpu=gpu,
+        timed=True,
+        run=lambda: pytest.fail("must not run"),
     )
 
 
@@ -178,6 +184,18 @@ def test_nothing_is_recorded_on_a_busy_machine(
     assert command.main(a_suite(a_measurement("speed")), ["--folder", str(tmp_path)]) == 2
     assert "75% of the processor" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_rates_are_recorded_on_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(command, "require_idle", lambda: pytest.fail("must not wait"))
+
+    @measurement("", Goal("<=", 0.05), timed=False)
+    def rate() -> Result:
+        """How often a test is wrong."""
+        return Result(value=0.04, device="a CPU")
+
+    assert command.main(a_suite(rate), ["--only", "rate", "--folder", str(tmp_path)]) == 0
+    assert "| rate | 0.04 |" in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_busy_share_leaves_out_idling_and_waiting_for_disks():

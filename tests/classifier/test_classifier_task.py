@@ -18,6 +18,7 @@ from femur_jax.data.letterbox import letterbox
 from femur_jax.data.loader import Pool
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.evaluation.operating_point import operating_point
 from femur_jax.training import loop
 
 
@@ -205,8 +206,12 @@ def test_imported_weights_need_fixed_norms(dataset, classifier_config):
 def test_summary_holds_the_whole_report(trained, dataset):
     task, params = trained
     predictions = predict(task, params, dataset, dataset.split("test"))
-    summary = summarise(predictions, trained_share=0.5, true_share=0.5)
+    patients = predictions.by_patient()
+    point = operating_point([(patients, patients)])
+    summary = summarise(predictions, point, trained_share=0.5, true_share=0.5)
     assert summary["auc"]["value"] > 0.9
+    assert summary["operating_point"]["specificity"]["value"] == 1.0  # no false alarm allowed
+    assert summary["auc_over_hospitals"] is None  # of three hospitals
     hospitals = summary["by"]["hospital"]
     assert [row["group"] for row in hospitals] == sorted(set(predictions.hospitals))
     assert sum(row["radiographs"] for row in hospitals) == len(predictions.logit)

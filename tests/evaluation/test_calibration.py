@@ -44,10 +44,24 @@ def test_overconfident_predictions_are_told():
     assert got.error > 3 * got.chance_error
 
 
-def test_equal_predictions_fill_bins_all_the_same():
+def test_equal_predictions_share_a_bin():
+    """Their order is arbitrary, so no number may depend on it."""
     positive = np.arange(7) < 2
-    assert expected_calibration_error(np.full(7, 2 / 7), positive, bins=1) < 1e-12
-    assert len(calibration(np.full(7, 0.3), positive).bins) == 7
+    assert expected_calibration_error(np.full(7, 2 / 7), positive) < 1e-12
+    assert [b.patients for b in calibration(np.full(7, 0.3), positive).bins] == [7]
+    rng = np.random.default_rng(0)
+    predicted = np.round(rng.random(60), 1)
+    positive = rng.random(60) < predicted
+    bins = calibration(predicted, positive).bins
+    assert sum(b.patients for b in bins) == 60 and 5 < len(bins) <= 10
+    shuffled = rng.permutation(60)
+    assert expected_calibration_error(predicted[shuffled], positive[shuffled]) == pytest.approx(
+        expected_calibration_error(predicted, positive)
+    )
+
+
+def test_few_patients_have_a_bin_each():
+    assert len(calibration(np.linspace(0.1, 0.7, 7), np.arange(7) < 2).bins) == 7
 
 
 def test_probability_undoes_balanced_training():

@@ -12,7 +12,8 @@ from femur_jax.evaluation.descriptors import (
     ms_ssim,
     trace_shaft,
 )
-from femur_jax.evaluation.distances import frechet_distance, kernel_distance
+from femur_jax.evaluation.distances import frechet_distance
+from femur_jax.evaluation.kernels import kernel_distance
 
 
 def grey(image):

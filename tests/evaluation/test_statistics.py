@@ -6,14 +6,18 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from benchmarks import rates
 from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import (
     Interval,
     PatientScores,
+    area_interval,
+    area_variance,
     auc_by_group,
-    auc_contrast,
+    auc_over_hospitals,
     delong,
     holm,
     patient_scores,
@@ -59,35 +63,79 @@ def test_auc_counts_pairs_with_ties_as_half():
     assert roc_auc(cases).value == pytest.approx((1 + 1 + 0.5 + 1) / 4)
 
 
-def test_auc_bootstrap_agrees_with_resampling_one_patient_at_a_time():
-    rng = np.random.default_rng(0)
-    cases = binormal(rng, 12, 30, d=1.0)
-    cases = PatientScores(np.round(cases.score, 1), cases.positive)  # with ties
-    groups = np.flatnonzero(cases.positive), np.flatnonzero(~cases.positive)
-    areas = []
-    for _ in range(1500):
-        drawn = np.concatenate([rng.choice(group, group.size) for group in groups])
-        areas.append(roc_auc_score(cases.positive[drawn], cases.score[drawn]))
-    got = roc_auc(cases, seed=1)
-    assert got.value == pytest.approx(roc_auc_score(cases.positive, cases.score))
-    np.testing.assert_allclose([got.low, got.high], np.quantile(areas, [0.025, 0.975]), atol=0.02)
+def test_interval_is_newcombes_fifth_method():
+    """The equation of the paper, with the root found on a grid; areas of 1 keep an interval."""
+    m, n, z = 12, 30, 1.959964
+    positive = np.arange(m + n) < m
+    a = np.linspace(0, 1, 400_001)
+    half = (m + n) / 2 - 1
+    variance = a * (1 - a) * (1 + half * (1 - a) / (2 - a) + half * a / (1 + a)) / (m * n)
+    for value in (0.0, 0.31, 0.5, 0.93, 1.0):
+        inside = a[abs(a - value) <= z * np.sqrt(variance)]
+        got = area_interval([value], positive)
+        assert (got.low, got.high) == pytest.approx((inside[0], inside[-1]), abs=1e-5)
+    assert area_interval([1.0], positive).high == 1 and area_interval([1.0], positive).low < 0.95
 
 
-def test_auc_interval_covers_the_true_area_about_as_often_as_it_says():
+@pytest.mark.parametrize(
+    ("positives", "negatives", "true_area"),
+    [(28, 42, 0.99), (28, 42, 0.7), (5, 12, 0.95), (40, 160, 0.9)],
+)
+def test_auc_interval_covers_the_true_area_as_often_as_it_says(positives, negatives, true_area):
+    rate = rates.coverage(4000, positives, negatives, true_area)
+    assert rate.value >= 0.93
+
+
+def test_repeated_trainings_widen_the_interval_by_their_spread():
+    positive = np.arange(900) < 300
+    equal, spread = (area_interval(areas, positive) for areas in ([0.8] * 3, [0.7, 0.8, 0.9]))
+    assert equal.low == pytest.approx(area_interval([0.8], positive).low)
+    # The spread of the trainings dominates, so the interval is nearly that of their mean by t.
+    half = stats.t.isf(0.025, 2) * np.std([0.7, 0.8, 0.9], ddof=1) / np.sqrt(3)
+    assert (spread.high - spread.low) / 2 > equal.high - equal.low
+    assert 0.8 - spread.low == pytest.approx(half, rel=0.15)
+    assert spread.high == 1.0
+
+
+def test_whole_hospitals_are_resampled():
+    """The ratio of Obuchowski's variance to that of patients alone, by loops."""
     rng = np.random.default_rng(0)
-    true_area = 0.8413  # Phi(1), scores sqrt(2) apart
-    covered = 0
-    for seed in range(200):
-        got = roc_auc(binormal(rng, 40, 80, d=np.sqrt(2)), seed=seed, resamples=400)
-        covered += got.low <= true_area <= got.high
-    assert 0.88 < covered / 200 < 0.99  # 3 standard errors about 0.935
+    positive = np.arange(60) < 25
+    score = positive + rng.normal(size=60) + 1.5 * rng.normal(size=7)[np.arange(60) // 9]
+    names, home = [str(n) for n in range(60)], [str(n // 9) for n in range(60)]
+    got = auc_over_hospitals(score, positive, names, home)
+    assert got is not None
+    psi = (score[positive][:, None] > score[~positive]).astype(float)
+    theta = psi.mean()
+    influence = [
+        *((psi[i].mean() - theta) / 25 for i in range(25)),
+        *((psi[:, j].mean() - theta) / 35 for j in range(35)),
+    ]
+    clusters = [sum(v for n, v in enumerate(influence) if n // 9 == h) for h in range(7)]
+    ratio = 7 / 6 * sum(c**2 for c in clusters) / sum(v**2 for v in influence)
+    assert ratio > 1.3
+    for end in (got.low, got.high):
+        variance = ratio * area_variance(end, 25, 35)
+        assert abs(end - theta) == pytest.approx(stats.t.isf(0.025, 6) * np.sqrt(variance))
+    assert auc_over_hospitals(score, positive, names, [str(n % 3) for n in range(60)]) is None
+    perfect = auc_over_hospitals(positive + 0.0, positive, names, home)
+    assert perfect is not None and perfect.high == 1 and perfect.low < 0.95
+
+
+def test_patients_of_one_hospital_are_no_independent_patients():
+    over_hospitals, over_patients = (
+        rates.hospital_coverage(300, 8, by_hospital=by_hospital) for by_hospital in (True, False)
+    )
+    assert over_hospitals.value > 0.91
+    assert over_patients.value < over_hospitals.value
 
 
 def test_intervals_are_seeded():
-    cases = binormal(np.random.default_rng(3), 20, 40, d=1.0)
-    assert roc_auc(cases, seed=5) == roc_auc(cases, seed=5)
-    assert roc_auc(cases, seed=5) != roc_auc(cases, seed=6)
-    assert sensitivity_at_specificity(cases, seed=5) == sensitivity_at_specificity(cases, seed=5)
+    cases = binormal(np.random.default_rng(3), 200, 400, d=1.0)
+    first, again, other = (
+        sensitivity_at_specificity(cases, seed=seed, resamples=100) for seed in (5, 5, 6)
+    )
+    assert first == again != other
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -117,7 +165,8 @@ def test_sensitivity_bootstrap_agrees_with_resampling_one_patient_at_a_time():
 
 def test_scores_without_information():
     cases = PatientScores(np.full(10, 0.3), np.arange(10) < 4)
-    assert roc_auc(cases) == Interval(0.5, 0.5, 0.5)
+    auc = roc_auc(cases)
+    assert auc.value == 0.5 and auc.low < 0.25 and auc.high > 0.75
     assert sensitivity_at_specificity(cases) == Interval(0.0, 0.0, 0.0)
 
 
@@ -160,44 +209,20 @@ def test_delong_agrees_with_its_definition():
         np.testing.assert_allclose(result, expected, rtol=1e-10)
 
 
-def test_contrast_of_two_classifiers():
-    a, b = related(np.random.default_rng(1), 60, 140, [2.0, 0.7])
-    got = auc_contrast([a, b], [1.0, -1.0])
-    expected = roc_auc_score(a.positive, a.score) - roc_auc_score(b.positive, b.score)
-    assert got.bootstrap.value == pytest.approx(expected)
-    assert got.delong.value == pytest.approx(expected)
-    # The bootstrap and DeLong's asymptotics estimate the same.
-    assert got.bootstrap.low == pytest.approx(got.delong.low, abs=0.015)
-    assert got.bootstrap.high == pytest.approx(got.delong.high, abs=0.015)
-    # Pairing matters: of unpaired classifiers the variances would add up.
-    alone = [auc_contrast([c], [1.0]).delong for c in (a, b)]
-    unpaired = np.hypot(*(i.high - i.low for i in alone))
-    assert got.delong.high - got.delong.low < 0.9 * unpaired
-    same = auc_contrast([a, a], [1.0, -1.0])
-    assert same.p_value == 1.0 and same.bootstrap == Interval(0.0, 0.0, 0.0)
-
-
-def test_equal_classifiers_differ_at_the_nominal_rate():
-    rng = np.random.default_rng(2)
-    contrasts = [
-        auc_contrast(related(rng, 40, 80, [1.0, 1.0]), [1.0, -1.0], seed=n, resamples=200)
-        for n in range(400)
-    ]
-    p = np.array([c.p_value for c in contrasts])
-    excluded = [not c.bootstrap.low <= 0 <= c.bootstrap.high for c in contrasts]
-    error = np.sqrt(0.05 * 0.95 / 400)
-    assert np.mean(p < 0.05) == pytest.approx(0.05, abs=3 * error)
-    assert np.mean(excluded) == pytest.approx(0.05, abs=3 * error + 0.01)
-    assert np.mean(p < 0.5) == pytest.approx(0.5, abs=0.08)
+def test_a_single_patient_of_a_class_has_no_variance():
+    cases = PatientScores(np.array([0.9, 0.1, 0.2]), np.array([True, False, False]))
+    with pytest.raises(UserError, match=r"1 patients with and 2 without .* needs two of each"):
+        delong(cases.score[None], cases.positive)
+    assert roc_auc(cases).value == 1.0
 
 
 def test_classifiers_tested_on_different_patients_are_refused():
     rng = np.random.default_rng(3)
     with pytest.raises(UserError, match="same patients"):
-        auc_contrast([binormal(rng, 5, 5, 1.0), binormal(rng, 6, 4, 1.0)], [1.0, -1.0])
+        seed_spread([binormal(rng, 5, 5, 1.0), binormal(rng, 6, 4, 1.0)])
 
 
-def test_seeds_are_averaged_and_their_spread_is_told():
+def test_seeds_are_averaged_and_their_spread_is_reported():
     seeds = related(np.random.default_rng(4), 30, 50, [1.0, 1.0, 1.0])
     got = seed_spread(seeds)
     areas = [roc_auc_score(s.positive, s.score) for s in seeds]

@@ -100,7 +100,7 @@ def _numbers(dataset):
         hospitals=[entry.hospital for entry in entries],
         megapixels=np.array([entry.height * entry.width / 1e6 for entry in entries]),
     )
-    tested = summarise(predictions, trained_share=0.5, true_share=0.3)
+    tested = summarise(predictions, None, trained_share=0.5, true_share=0.3)
     del tested["patient"]
     for row in tested["by"]["hospital"]:
         del row["group"]

@@ -59,6 +59,9 @@ def test_every_patient_is_tested_once(dataset, classifier_config, tmp_path):
         areas.append(roc_auc_score(result["positive"][own], result["logit"][own]))
     assert result["folds"] == pytest.approx(areas)
     assert result["cross_validated_auc"]["value"] == pytest.approx(np.mean(areas))
+    # Each negative patient validates the classifier of one fold.
+    negatives = {e.patient for e in dataset.entries if e.label == "NFF"}
+    assert result["operating_point"]["validation_negatives"] == len(negatives)
     with pytest.raises(UserError, match="Only a classifier"):
         config.task = "gan"
         cross_validate.cross_validate(config, tmp_path / "other")

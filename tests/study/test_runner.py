@@ -48,6 +48,9 @@ def test_bad_input_leaves_nothing(config, tmp_path):
         ("classifier.train.batch_size", 12, "batch of 12"),  # eight devices
         ("grid", ("gan-pyramid-joint",), "config.grid names 'gan-pyramid-joint'; write some of"),
         ("seeds", (), "at least one entry each"),
+        ("primary", ("gan-letterbox-joint",), "config.primary is gan-letterbox-joint; name two"),
+        ("primary", ("a", "b"), "config.primary names 'a'; write some of"),
+        ("relevant_difference", 0.0, "config.relevant_difference is 0.0; give a difference"),
     ],
 )
 def test_mistakes_are_reported_before_a_folder_is_created(config, tmp_path, field, value, message):
@@ -115,7 +118,7 @@ def test_no_stage_comes_before_one_that_it_needs(config, tmp_path):
 
 
 def test_the_plan_leaves_out_finished_stages(config, tmp_path, capsys):
-    config.grid = ("gan-letterbox-joint",)
+    config.grid, config.primary = ("gan-letterbox-joint",), ()
     runner.Study(config, tmp_path).run_once(Stage("phantoms", (), lambda: None))
     runner.plan(config, tmp_path)
     lines = capsys.readouterr().out.splitlines()[1:]
@@ -152,6 +155,7 @@ def test_a_failed_stage_is_not_recorded_as_finished(config, tmp_path):
 SMALLEST = {
     "radiographs": "drawn",
     "grid": ("gan-letterbox-joint", "gan-letterbox-per_class"),
+    "primary": ("gan-letterbox-joint", "gan-letterbox-per_class"),
     "gan.model.size": 16,
     "gan.model.channels": (8, 8, 8),
     "gan.model.latent": 4,
@@ -202,7 +206,8 @@ def test_a_study_leaves_its_results_and_cards(finished):
     [contrast] = written["contrasts"]
     assert contrast["axis"] == "classes"
     one, per_class = (aucs[f"GAN, letterbox, {w}"] for w in ("one model", "model per class"))
-    assert contrast["auc"]["bootstrap"]["value"] == pytest.approx(one - per_class)
+    assert contrast["auc"]["difference"]["value"] == pytest.approx(one - per_class)
+    assert contrast["is_primary"] and contrast["auc"]["trainings"] == 1
     for label in ("NFF", "AFF"):
         run = folder / "generators" / f"gan-letterbox-per_class-0-{label}"
         synthetic = RadiographDataset(run / "synthetic")
@@ -211,6 +216,9 @@ def test_a_study_leaves_its_results_and_cards(finished):
             text = card.read_text()
             assert "Membership is inferred with" in text and f"Classes: {label} (" in text
             assert str(folder) not in text and "train-" not in text
+    assert {g["group"] for row in written["classifiers"] for g in row["groups"]["hospital"]} == {
+        *"ABC"
+    }
     assert "3. One model for both classes" in (folder / "report.html").read_text()
 
 
@@ -227,9 +235,9 @@ def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path)
     for first, second in zip(one.classifiers, two.classifiers, strict=True):
         assert second.auc.auc == first.auc.auc * 2 and second.auc.deviation == 0
         assert second.auc.mean.value == pytest.approx(first.auc.mean.value)
-        assert second.sensitivity == first.sensitivity
-    assert [row.auc.bootstrap.value for row in two.contrasts] == pytest.approx(
-        [row.auc.bootstrap.value for row in one.contrasts]
+        assert second.operating == first.operating
+    assert [row.auc.difference.value for row in two.contrasts] == pytest.approx(
+        [row.auc.difference.value for row in one.contrasts]
     )
     for (_, first), (_, second) in zip(one.distances(), two.distances(), strict=True):
         assert second.kid == pytest.approx(first.kid)

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt16
 
 from femur_jax.evaluation.calibration import ReliabilityBin
+from femur_jax.evaluation.contrasts import Contrast
 from femur_jax.evaluation.distances import Comparison, Manifold
 from femur_jax.evaluation.generators import CopiesRow, DistanceRow, Evaluation
-from femur_jax.evaluation.statistics import Contrast, GroupRow, Interval, SeedSpread
+from femur_jax.evaluation.operating_point import OperatingPoint
+from femur_jax.evaluation.statistics import GroupRow, Interval, SeedSpread
 
 GreyImage = UInt16[np.ndarray, "_height _width"]  # each of any size
 AnyComparison = TypeVar("AnyComparison", bound=Comparison)
@@ -55,36 +57,44 @@ class ClassifierRow:
         is_synthetic: Whether they are trained on synthetic radiographs only.
         n_train: Number of training radiographs.
         auc: Area under the curve over the seeds.
-        sensitivity: Sensitivity at 95% specificity; value and ends are means over the seeds, and
-            since seeds vary less together than alone, the interval is rather too wide.
+        validation_auc: Mean over the seeds of the AUC on real validation patients; None where they
+            lack a class.
+        operating: Sensitivity and specificity at the threshold of the validation patients; values
+            and ends are means over the seeds, and since seeds vary less together than alone, the
+            intervals are rather too wide. None without validation patients.
         against_real: AUC minus that of the classifiers trained on real radiographs, both means over
             the seeds, on the same patients; None for the latter.
         calibration_error: Expected calibration error, a mean over the seeds.
         chance_error: Mean calibration error if the predictions were true.
         reliability: Reliability diagram of the first seed.
         groups: Rows of the first seed by what they are grouped by: hospital, size.
+        over_hospitals: Area of the first seed with its interval over new hospitals; None with too
+            few hospitals.
     """
 
     trained_on: str
     is_synthetic: bool
     n_train: int
     auc: SeedSpread
-    sensitivity: Interval
+    validation_auc: float | None
+    operating: OperatingPoint | None
     against_real: Contrast | None
     calibration_error: float
     chance_error: float
     reliability: Sequence[ReliabilityBin]
     groups: Mapping[str, Sequence[GroupRow]]
+    over_hospitals: Interval | None
 
 
 @dataclass(frozen=True)
 class ContrastRow:
-    """Two generators that differ in exactly one axis of the grid.
+    """Two generators that differ in exactly one axis of the grid, or were to be compared anyway.
 
     Attributes:
-        axis: One of `grid.AXES`.
+        axis: One of `grid.AXES`, or empty for the primary comparison along several.
         where: The values that they have in common, in words.
         first, second: The values that differ, in words.
+        is_primary: Whether the comparison was named before the study.
         auc: AUC of classifiers trained on synthetic radiographs only: first minus second, means
             over the seeds, on the same patients.
     """
@@ -93,6 +103,7 @@ class ContrastRow:
     where: str
     first: str
     second: str
+    is_primary: bool
     auc: Contrast
 
 
@@ -140,7 +151,8 @@ class StudyResults:
         galleries: Example radiographs by source and class.
         curves: Training losses of one seed.
         classifiers: One row a mixture; the first is trained on real radiographs only.
-        contrasts: Pairs of generators that differ in one axis.
+        contrasts: Pairs of generators that are compared; the primary one first.
+        relevant_difference: Least difference of AUC that matters.
         generators: Evaluation of each seed, by the generator's name in words.
         pairs: The pairs of synthetic and training radiographs that are most alike.
         sizes: Sizes of real and synthetic radiographs.
@@ -159,6 +171,7 @@ class StudyResults:
     curves: Sequence[Curve]
     classifiers: Sequence[ClassifierRow]
     contrasts: Sequence[ContrastRow]
+    relevant_difference: float
     generators: Mapping[str, Mapping[int, Evaluation]]
     pairs: Sequence[WorstPairs]
     sizes: Sequence[ImageSizes]
@@ -228,11 +241,17 @@ def _by_label(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
 
 
 def mean_row(rows: Sequence[AnyComparison]) -> AnyComparison:
-    """Means over seeds, also of the standard errors, since all have the same real radiographs."""
+    """Means over seeds, also of the standard errors, since all have the same real radiographs.
+
+    The p value is twice the mean, which is valid whatever the dependence (Vovk and Wang 2020,
+    Biometrika 107:791).
+    """
     names = [name for name, value in vars(rows[0]).items() if isinstance(value, float)]
     means: dict[str, Any] = {
         name: float(np.mean([getattr(row, name) for row in rows])) for name in names
     }
+    if len(rows) > 1:
+        means["kid_p"] = min(1.0, 2 * means["kid_p"])
     means["manifold"] = Manifold(
         *(float(m) for m in np.mean([dataclasses.astuple(row.manifold) for row in rows], axis=0))
     )

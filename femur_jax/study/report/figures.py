@@ -108,7 +108,12 @@ def forest_chart(
     figure, [left, right] = _panels(2, 1.6 + 0.36 * len(rows) + 0.2 * len(published), sharey=True)
     panels = (
         (left, "auc", "AUC on real held-out patients", [row.auc.mean for row in rows]),
-        (right, "sensitivity", "sensitivity at 95% specificity", [row.sensitivity for row in rows]),
+        (
+            right,
+            "sensitivity",
+            "sensitivity at the validation patients’ threshold",
+            [row.operating and row.operating.sensitivity for row in rows],
+        ),
     )
     for axes, mark, label, intervals in panels:
         _intervals(axes, intervals)
@@ -143,8 +148,10 @@ def forest_chart(
     return figure
 
 
-def _intervals(axes: Axes, intervals: Sequence[Interval]) -> None:
+def _intervals(axes: Axes, intervals: Sequence[Interval | None]) -> None:
     for y, interval in enumerate(intervals):
+        if interval is None:
+            continue
         axes.hlines(y, interval.low, interval.high, color=_COLOURS[0], linewidth=2)
         axes.plot(interval.value, y, "s", color=_COLOURS[0], markersize=6, clip_on=False)
     axes.tick_params(axis="y", length=0)
@@ -155,12 +162,13 @@ def _intervals(axes: Axes, intervals: Sequence[Interval]) -> None:
 def contrast_chart(rows: Sequence[ContrastRow]) -> Figure:
     """Differences of AUC with their intervals; the first one is better to the right of zero."""
     figure, [axes] = _panels(1, 1.0 + 0.42 * len(rows))
-    _intervals(axes, [row.auc.bootstrap for row in rows])
+    _intervals(axes, [row.auc.difference for row in rows])
     axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [f"{r.where}:\n{r.first} minus {r.second}" for r in rows])
+    names = [(f"{r.where}:\n" if r.where else "") + f"{r.first} minus {r.second}" for r in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    ends = [abs(end) for r in rows for end in (r.auc.bootstrap.low, r.auc.bootstrap.high)]
-    limit = max(0.1, *ends) * 1.1
+    ends = [abs(end) for r in rows for end in (r.auc.difference.low, r.auc.difference.high)]
+    limit = float(np.nanmax([0.1, *ends])) * 1.1
     axes.set_xlim(-limit, limit)
     axes.set_xlabel("difference of AUC on the same patients, 95% interval")
     return figure

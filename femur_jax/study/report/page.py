@@ -12,7 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from femur_jax.files import write_atomically
-from femur_jax.study.report import figures, words
+from femur_jax.study.report import figures, formats, words
 from femur_jax.study.report.contents import GreyImage, StudyResults
 from femur_jax.templates import template_environment
 
@@ -21,11 +21,12 @@ def write_report(results: StudyResults, path: Path) -> None:
     """Writes the report as one HTML file that refers to nothing outside itself."""
     environment = template_environment(Path(__file__).parent)
     environment.filters |= {
-        "duration": words.duration,
-        "interval": words.interval_text,
-        "signed": words.signed_text,
-        "number": words.number,
-        "percent": words.percent_text,
+        "duration": formats.duration,
+        "interval": formats.interval_text,
+        "signed": formats.signed_text,
+        "number": formats.number,
+        "percent": formats.percent_text,
+        "p": formats.p_text,
     }
     html = environment.get_template("report.html.j2").render(
         results=results,

@@ -10,7 +10,7 @@ from typing import Any
 
 from femur_jax.files import write_atomically
 from femur_jax.study.report.contents import ClassifierRow, StudyResults
-from femur_jax.study.report.words import interval_text
+from femur_jax.study.report.formats import NOT_COMPUTED, interval_text
 
 
 def write_tables(results: StudyResults, folder: Path) -> None:
@@ -79,13 +79,14 @@ def as_json(results: StudyResults) -> str:
 
 def auc_table(rows: Sequence[ClassifierRow]) -> str:
     """The table of classifiers for a terminal, with one line for each training set."""
-    head = ("trained on", "n train", "AUC [95% interval]", "sens. at 95% spec.")
+    head = ("trained on", "n train", "AUC [95% interval]", "sensitivity", "specificity")
     body = [
         (
             row.trained_on,
             str(row.n_train),
             interval_text(row.auc.mean),
-            interval_text(row.sensitivity),
+            interval_text(row.operating.sensitivity) if row.operating else NOT_COMPUTED,
+            interval_text(row.operating.specificity) if row.operating else NOT_COMPUTED,
         )
         for row in rows
     ]

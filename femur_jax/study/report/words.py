@@ -1,174 +1,316 @@
-"""Sentences on what the numbers show for each question, and the formats of numbers.
+"""Sentences on what the numbers show for each question.
 
 The sentences follow from the numbers alone: an interval that includes zero never becomes a finding.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from scipy.stats import binom
 
+from femur_jax.evaluation.contrasts import FEW_PATIENTS, Conclusion, Contrast, conclude
 from femur_jax.evaluation.radiograph_set import BOTH
-from femur_jax.evaluation.statistics import Interval
-from femur_jax.study.report.contents import ContrastRow, StudyResults
+from femur_jax.evaluation.statistics import holm
+from femur_jax.study.report.contents import ClassifierRow, ContrastRow, StudyResults
+from femur_jax.study.report.formats import count, interval_text, p_text, signed_text
 
 _LISTED = 3  # comparisons that are listed one by one; of more, only decided ones are
 
-
-def interval_text(interval: Interval) -> str:
-    """Value and ends with two digits."""
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+_BEYOND = "look for swapped labels"
 
 
-def signed_text(interval: Interval) -> str:
-    """Value and ends of a difference, with their signs."""
-    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+class Finding(NamedTuple):
+    """An answer in one short sentence, and the sentences that explain it."""
 
-
-def percent_text(interval: Interval) -> str:
-    """Value and ends of a share, in percent."""
-    return f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
-
-
-def number(value: float) -> str:
-    """Three digits, or all digits before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Duration in the one or two largest of hours, minutes and seconds."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {s} s" if minutes else f"{s} s"
+    conclusion: str
+    details: str
 
 
 def size_of_run(results: StudyResults) -> str:
-    """The number of patients and trainings behind the results."""
+    """Numbers of patients and trainings, and what rests on them."""
     patients = results.test_patients
     auc = results.classifiers[0].auc.mean
     seeds = len(results.seeds)
-    return (
-        f"All numbers rest on {_patients(results)} ("
-        + ", ".join(f"{count} with {label}" for label, count in patients.items())
-        + f") and on {_count(seeds, 'training')} of each model. With this many patients the AUC of "
-        f"the classifier trained on real radiographs, {auc.value:.2f}, is known to "
-        f"about ± {max(auc.value - auc.low, auc.high - auc.value):.2f}."
-        + (" One training does not show how much another would differ." if seeds == 1 else "")
-    )
-
-
-def can_they_learn(results: StudyResults) -> str:
-    """Answer to question 1 by a classifier trained on real radiographs."""
-    judged = [(name, e.judged) for name, _, e in results.evaluations if e.judged]
-    if not judged:
-        return "No synthetic set holds both classes, so their difference cannot be judged."
-    learned = sum(interval.low > 0.5 for _, interval in judged)
-    best_name, best = max(judged, key=lambda item: item[1].value)
-    real = results.classifiers[0].auc.mean
-    opening = (
-        f"In {learned} of {len(judged)} synthetic sets a classifier trained on real radiographs "
-        "separates AFF from NFF better than chance"
-        if learned
-        else "In none of the synthetic sets does a classifier trained on real radiographs separate "
-        "AFF from NFF better than chance"
-    )
-    return (
-        f"{opening}; the highest AUC is {interval_text(best)} ({best_name}), compared with "
-        f"{interval_text(real)} on real held-out patients. This shows how far, to a program, the "
-        "two classes differ as real ones do. It does not show whether a doctor sees fractures in "
-        "them: look at the pictures, and ask readers."
-    )
-
-
-def how_good(results: StudyResults) -> str:
-    """Answer to question 2 by the classifiers and by KID."""
-    rows = [row for row in results.classifiers if row.is_synthetic]
-    best = max(rows, key=lambda row: row.auc.mean.value)
-    assert best.against_real is not None
-    difference = best.against_real.bootstrap
-    real = results.classifiers[0].auc.mean
     text = (
-        f"A classifier trained on synthetic radiographs only reaches an AUC of "
-        f"{interval_text(best.auc.mean)} on real held-out patients ({best.trained_on}"
-        + (f", the best of {len(rows)}" if len(rows) > 1 else "")
-        + f"), compared with {interval_text(real)} when trained on real ones. "
+        f"Each AUC on real patients rests on {_patients(results)} ("
+        + ", ".join(f"{n} with {label}" for label, n in patients.items())
+        + f") and on {count(seeds, 'training')} of each model. Thresholds, and the choice of the "
+        "best generator, rest on the validation patients; distances in question 2 on test and "
+        "validation patients; question 5 on the training patients, compared with all others."
     )
-    if best.auc.mean.low <= 0.5:
-        text += "The first interval includes 0.5: the classifier may be no better than a coin. "
-    text += (
-        f"The difference is {signed_text(difference)}: "
-        + {
-            0: f"its interval includes zero, so these {_patients(results)} show no difference "
-            "between the two, which does not show that they are equal.",
-            -1: "for this task the synthetic radiographs do not replace the real ones.",
-            1: "for this task the synthetic radiographs teach more than the real ones.",
-        }[_sign(difference)]
-    )
-    far, compared = _farther_than_real(results)
-    if compared:
+    if not math.isnan(auc.low):
         text += (
-            f" By KID, {far} of {_count(compared, 'generator')} "
-            f"{'is' if far == 1 else 'are'} farther from real radiographs than other real ones "
-            "are, by more than two standard errors; this compares statistics of pictures, and "
-            "does not show what they are good for."
+            " With this many test patients the AUC of the classifier trained on real radiographs, "
+            f"{auc.value:.2f}, is known to about ± "
+            f"{max(auc.value - auc.low, auc.high - auc.value):.2f}."
+        )
+    if seeds == 1:
+        text += " One training does not show how much another would differ."
+    few = [f"{n} with {label}" for label, n in patients.items() if n < FEW_PATIENTS]
+    if few:
+        text += (
+            f" With only {' and '.join(few)}, intervals of differences are unreliable: take them "
+            f"seriously from {FEW_PATIENTS} patients of each class on."
         )
     return text
 
 
-def _farther_than_real(results: StudyResults) -> tuple[int, int]:
-    """Number of generators that are farther than their floor, and of those with a floor."""
-    floors = {row.n_compared: row for row in results.floor if row.label == BOTH}
-    pairs = [
-        (row, floors[row.n_compared])
-        for source, row in results.distances()
-        if source and row.label == BOTH and row.n_compared in floors
+def can_they_learn(results: StudyResults) -> Finding:
+    """Answer to question 1 by a classifier trained on real radiographs."""
+    judged = [(name, seed, e.judged) for name, seed, e in results.evaluations if e.judged]
+    real = results.classifiers[0].auc.mean
+    if not judged:
+        return Finding(
+            "Not answered: no synthetic set holds both classes.",
+            "So a classifier cannot be asked to separate them.",
+        )
+    if real.low <= 0.5:
+        return Finding(
+            "Not answered: the judge cannot tell the classes of real radiographs apart.",
+            f"The classifier trained on real radiographs, which judges the synthetic ones, "
+            f"reaches an AUC of {interval_text(real)} on real test patients"
+            + (f": it is worse than chance, so {_BEYOND}" if real.high < 0.5 else "")
+            + ". What it says of synthetic ones means nothing.",
+        )
+    learned = [auc for _, _, auc in judged if auc.low > 0.5]
+    sets = count(len(judged), "synthetic set", words=())
+    by_chance = float(binom.sf(len(learned) - 1, len(judged), 0.025))
+    if len(learned) == len(judged):
+        conclusion = (
+            f"Yes, to a program: in {_all(len(judged))} the classes differ as real ones do."
+        )
+    elif learned and by_chance < 0.05:
+        conclusion = f"In {len(learned)} of {sets} the classes differ as real ones do."
+    elif learned:
+        conclusion = f"Not shown: {len(learned)} of {sets} may be chance."
+    else:
+        conclusion = f"Not shown in any of {sets}."
+    values = [auc.value for _, _, auc in judged]
+    details = (
+        "A classifier trained on real radiographs separates AFF from NFF among the synthetic ones "
+        f"with an AUC of {_range(values)}, compared with {interval_text(real)} on real test "
+        f"patients. Better than chance, with an interval above 0.5: {len(learned)} of {sets}; "
+        f"without any difference of the classes {0.025 * len(judged):.2g} are expected."
+    )
+    swapped = [
+        f"{name}, seed {seed}, {interval_text(auc)}" for name, seed, auc in judged if auc.high < 0.5
     ]
-    far = [r.kid - f.kid > 2 * math.hypot(r.kid_error, f.kid_error) for r, f in pairs]
-    return sum(far), len(far)
+    if swapped:
+        details += f" Worse than chance, so {_BEYOND}: {'; '.join(swapped)}."
+    details += _reconciled(results, bool(learned))
+    return Finding(
+        conclusion,
+        details + " This does not show whether a doctor sees fractures in them: look at the "
+        "pictures, and ask readers.",
+    )
 
 
-def contrasts(results: StudyResults, axis: str) -> str:
+def _reconciled(results: StudyResults, learned: bool) -> str:
+    """How this answer fits that of question 2, where the two seem to differ."""
+    taught = chosen(results).auc.mean.low > 0.5
+    if learned and not taught:
+        return (
+            " Yet a classifier trained on synthetic radiographs alone is not shown to be better "
+            "than a coin on real patients (question 2): the synthetic classes differ in something "
+            "that real ones share, but in too little of it, or in other things more strongly."
+        )
+    if taught and not learned:
+        return (
+            " Yet a classifier trained on synthetic radiographs works on real patients (question "
+            "2): they do carry the difference, in a form that this judge does not recognise."
+        )
+    return ""
+
+
+def chosen(results: StudyResults) -> ClassifierRow:
+    """The classifier trained on synthetic radiographs that is best on validation patients.
+
+    The first one where there are none: the test patients have no say in the choice, since the
+    best of many on them is better than it will be on others.
+    """
+    rows = [row for row in results.classifiers if row.is_synthetic]
+    return max(rows, key=lambda row: -1.0 if row.validation_auc is None else row.validation_auc)
+
+
+def how_good(results: StudyResults) -> Finding:
+    """Answer to question 2 by the classifiers, by KID and by the variety."""
+    rows = [row for row in results.classifiers if row.is_synthetic]
+    best, real = chosen(results), results.classifiers[0].auc.mean
+    assert best.against_real is not None
+    auc = best.auc.mean
+    text = (
+        f"It reaches an AUC of {interval_text(auc)} on real test patients ({best.trained_on}"
+        + _choice(best, len(rows))
+        + f"), compared with {interval_text(real)} when trained on real ones."
+    )
+    if auc.high < 0.5:
+        text += f" The first is worse than chance: {_BEYOND}."
+    elif auc.low <= 0.5:
+        text += " The first interval includes 0.5: the classifier may be no better than a coin."
+    text += f" The difference is {_difference(best.against_real)}."
+    conclusion = _replaces(best.against_real, results)
+    return Finding(conclusion, text + _nearness(results) + _variety(results))
+
+
+def _choice(best: ClassifierRow, n: int) -> str:
+    if n == 1:
+        return ""
+    if best.validation_auc is None:
+        return f", the first of {n}: no validation patients could choose"
+    return f", the best of {n} on validation patients"
+
+
+def _replaces(contrast: Contrast, results: StudyResults) -> str:
+    """Whether synthetic radiographs replace real ones, in one sentence."""
+    match conclude(contrast, results.relevant_difference):
+        case Conclusion.NOT_COMPUTED:
+            return "Not computed: the difference from real radiographs has no interval."
+        case Conclusion.ONE_TRAINING:
+            sign = _sign(contrast)
+            shown = "is worse" if sign < 0 else "is better" if sign > 0 else "shows no difference"
+            return (
+                f"In this one run a classifier trained on synthetic radiographs {shown} compared "
+                "with one trained on real ones."
+            )
+        case Conclusion.SECOND | Conclusion.SECOND_SLIGHTLY:
+            return "For this classifier the synthetic radiographs do not replace the real ones."
+        case Conclusion.FIRST | Conclusion.FIRST_SLIGHTLY:
+            return "For this classifier the synthetic radiographs teach more than the real ones."
+        case Conclusion.EQUIVALENT:
+            return (
+                "For this classifier the synthetic radiographs replace the real ones: the AUCs "
+                f"differ by less than {results.relevant_difference:g}."
+            )
+    return (
+        f"Undecided: these {_patients(results)} show no difference from real radiographs, which "
+        "does not show that there is none."
+    )
+
+
+def _difference(contrast: Contrast) -> str:
+    """The numbers of a contrast, and what its interval is over."""
+    text = f"{signed_text(contrast.difference)}, p = {p_text(contrast.p_adjusted)}"
+    text = text.replace("= <", "<")
+    return text + (", for these trainings alone" if contrast.trainings < 2 else "")
+
+
+def _nearness(results: StudyResults) -> str:
+    """How many generators KID distinguishes from real radiographs."""
+    rows = [row for source, row in results.distances() if source and row.label == BOTH]
+    if not rows:
+        return ""
+    far = sum(p < 0.05 for p in holm([row.kid_p for row in rows]))
+    return (
+        f" By KID, {far} of {count(len(rows), 'generator', words=())} "
+        f"{'is' if far == 1 else 'are'} farther from real test radiographs than chance explains; "
+        "this compares statistics of pictures, and does not show what they are good for."
+    )
+
+
+def _variety(results: StudyResults) -> str:
+    """Generators that cover less of the real radiographs than other real ones do."""
+    floors = {row.n_compared: row for row in results.floor if row.label == BOTH}
+    lost = []
+    for source, row in results.distances():
+        floor = floors.get(row.n_compared)
+        if not source or row.label != BOTH or floor is None:
+            continue
+        shares = [(row.manifold.recall, floor.manifold.recall)]
+        shares.append((row.manifold.coverage, floor.manifold.coverage))
+        if any(_fewer(own, real, row.n_real) for own, real in shares):
+            lost.append(
+                f"{source} covers {row.manifold.coverage:.0%} of them, where other real ones "
+                f"cover {floor.manifold.coverage:.0%}"
+            )
+    if not lost:
+        return ""
+    return f" Variety is lost: some real radiographs have nothing like them ({'; '.join(lost)})."
+
+
+def _fewer(own: float, real: float, n: int) -> bool:
+    """Whether a share of n radiographs is smaller than another, beyond two standard errors."""
+    pooled = (own + real) / 2
+    return real - own > 2 * math.sqrt(2 * pooled * (1 - pooled) / n)
+
+
+def primary(results: StudyResults) -> Finding | None:
+    """The comparison that was named before the study; None where none was."""
+    rows = [row for row in results.contrasts if row.is_primary]
+    return _compared(rows, results) if rows else None
+
+
+def contrasts(results: StudyResults, axis: str) -> Finding:
     """Answers to questions 3 and 4, and to diffusion or GAN, by differences along an axis."""
     rows = [row for row in results.contrasts if row.axis == axis]
     if not rows:
-        return (
-            "This run trained no two generators that differ only in this, so it does not answer "
-            "the question."
+        return Finding(
+            "Not answered: this run trained no two generators that differ only in this.",
+            "Add some to the grid.",
         )
-    decided = [row for row in rows if _sign(row.auc.bootstrap)]
+    return _compared(rows, results)
+
+
+def _compared(rows: Sequence[ContrastRow], results: StudyResults) -> Finding:
+    """What some comparisons show, first in one sentence."""
+    relevant = results.relevant_difference
+    found = [(row, conclude(row.auc, relevant)) for row in rows]
+    decided = [row for row, c in found if c in _BETTER]
+    kinds = {c for _, c in found}
+    if kinds == {Conclusion.ONE_TRAINING}:
+        conclusion = "Not answered: each was trained once, and another training might reverse it."
+    elif decided and len(rows) <= _LISTED:
+        conclusion = " ".join(
+            f"{_capital(_winner(row))} is better{_where(row)}." for row in decided
+        )
+    elif decided:
+        conclusion = f"In {len(decided)} of {len(rows)} comparisons one is better."
+    elif kinds == {Conclusion.EQUIVALENT}:
+        conclusion = f"No difference that matters: the AUCs differ by less than {relevant:g}."
+    elif kinds == {Conclusion.NOT_COMPUTED}:
+        conclusion = "Not computed: the differences have no interval."
+    else:
+        conclusion = f"Undecided: these {_patients(results)} show no difference."
     listed = rows if len(rows) <= _LISTED else decided
-    text = " ".join(_contrast(row, _patients(results)) for row in listed)
-    if len(rows) > _LISTED:
-        text = (
-            f"In {len(decided)} of {len(rows)} comparisons the interval of the difference excludes "
-            f"zero; in the others these {_patients(results)} show no difference. {text}"
-        ).strip()
-    if len(rows) > 1 and decided:
-        text += f" The intervals are not corrected for {len(rows)} comparisons."
-    if len(results.seeds) == 1:
-        text += " Each was trained once: another training might reverse it."
-    return text
+    return Finding(conclusion, " ".join(_sentence(row, results) for row in listed))
 
 
-def _contrast(row: ContrastRow, patients: str) -> str:
-    difference = row.auc.bootstrap
-    opening = f"{row.where}: the AUC of {row.first} minus that of {row.second} is "
-    opening = opening[0].upper() + opening[1:] + signed_text(difference)
+_BETTER = {
+    Conclusion.FIRST,
+    Conclusion.SECOND,
+    Conclusion.FIRST_SLIGHTLY,
+    Conclusion.SECOND_SLIGHTLY,
+}
+
+
+def _sentence(row: ContrastRow, results: StudyResults) -> str:
+    opening = f"{_capital(row.where)}: the" if row.where else "The"
+    relevant = results.relevant_difference
+    meaning = {
+        Conclusion.NOT_COMPUTED: "no interval could be computed, since nothing varies",
+        Conclusion.ONE_TRAINING: "each was trained once, so the interval is over patients alone",
+        Conclusion.FIRST: f"{row.first} is better, by {relevant:g} or more",
+        Conclusion.SECOND: f"{row.second} is better, by {relevant:g} or more",
+        Conclusion.FIRST_SLIGHTLY: f"{row.first} is better, perhaps by less than {relevant:g}",
+        Conclusion.SECOND_SLIGHTLY: f"{row.second} is better, perhaps by less than {relevant:g}",
+        Conclusion.EQUIVALENT: f"any difference is smaller than {relevant:g}",
+        Conclusion.UNDECIDED: "this does not decide which is better, or that they are equal",
+    }[conclude(row.auc, relevant)]
     return (
-        opening
-        + {
-            0: f"; the interval includes zero: these {patients} show no difference.",
-            -1: f": {row.second} is better for this classifier and these {patients}.",
-            1: f": {row.first} is better for this classifier and these {patients}.",
-        }[_sign(difference)]
+        f"{opening} AUC of {row.first} minus that of {row.second} is "
+        f"{_difference(row.auc)}: {meaning}."
     )
 
 
-def are_they_safe(results: StudyResults) -> str:
+def _winner(row: ContrastRow) -> str:
+    return row.first if row.auc.difference.value > 0 else row.second
+
+
+def _where(row: ContrastRow) -> str:
+    return f" ({row.where})" if row.where else ""
+
+
+def are_they_safe(results: StudyResults) -> Finding:
     """Answer to question 5 over all sets."""
     sets = [
         (f"{name}, {row.label}, seed {seed}", row)
@@ -177,18 +319,18 @@ def are_they_safe(results: StudyResults) -> str:
     ]
     accused = [name for name, row in sets if row.is_accused]
     if accused:
-        text = (
+        conclusion = (
             f"Do not share {len(accused)} of {len(sets)} synthetic sets, which repeat training "
             f"radiographs: {'; '.join(accused)}."
         )
     else:
-        text = f"No sign of copies in any of {_count(len(sets), 'synthetic set')}."
+        conclusion = f"No sign of copies in any of {count(len(sets), 'synthetic set')}."
     name, worst = max(sets, key=lambda item: item[1].membership_auc.value)
     attack = worst.membership_auc
     leaking = sum(row.membership_auc.low > 0.5 for _, row in sets)
     p_value = float(binom.sf(leaking - 1, len(sets), 0.025))
-    text += (
-        " An attacker who has a set infers whether a patient was in the training data with an AUC "
+    text = (
+        "An attacker who has a set infers whether a patient was in the training data with an AUC "
         f"of at most {interval_text(attack)} ({name}; 0.5 is a coin). In {leaking} of {len(sets)} "
         "sets its interval lies above 0.5, "
     )
@@ -197,20 +339,32 @@ def are_they_safe(results: StudyResults) -> str:
         if p_value < 0.05
         else "as chance explains: these patients do not show that anything is revealed. "
     )
-    return text + (
+    text += (
         "Whole radiographs and three large crops of each are compared, under shifts and mirroring. "
         "Smaller details may still be repeated, and a better attack may still succeed."
     )
+    return Finding(conclusion, text)
 
 
-def _sign(difference: Interval) -> int:
-    """1 or -1 where the interval is above or below zero, 0 where it includes it."""
-    return int(difference.low > 0) - int(difference.high < 0)
+def _sign(contrast: Contrast) -> int:
+    """1 or -1 where p is below 5% and the first or the second is better, 0 elsewhere."""
+    if not contrast.p_adjusted < 0.05:
+        return 0
+    return 1 if contrast.difference.value > 0 else -1
 
 
 def _patients(results: StudyResults) -> str:
-    return _count(sum(results.test_patients.values()), "test patient")
+    return count(sum(results.test_patients.values()), "test patient")
 
 
-def _count(n: int, noun: str, words: Sequence[str] = ("no", "one", "two", "three")) -> str:
-    return f"{words[n] if n < len(words) else n} {noun}{'' if n == 1 else 's'}"
+def _all(n: int) -> str:
+    return "the one synthetic set" if n == 1 else f"all {n} synthetic sets"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
