@@ -35,7 +35,7 @@ _HELP = {
     "repeats": "share of these radiographs that are shown twice",
     "pairs": "number of pairs of a real and a synthetic radiograph",
     "practice": "number of radiographs to practise with",
-    "margin": "equivalence margin around an accuracy of 0.5",
+    "margin": "equivalence margin around an AUC, or a share of correct pairs, of 0.5",
 }
 
 
@@ -107,6 +107,7 @@ def _build(args: argparse.Namespace) -> None:
     lost = build(args.out, design, real, synthetic_sources(args.synthetic), splits=args.splits)
     print(f"{args.out}: {design.single} radiographs, {design.pairs} pairs; {lost:.0%} of the area")
     print("was cut off so that the two of a pair have equal size.")
+    print(power_sentence(design))
 
 
 def synthetic_sources(arguments: Sequence[str]) -> dict[str, list["RadiographDataset"]]:
@@ -154,22 +155,45 @@ def _score(args: argparse.Namespace) -> None:
     print(out / "results.html")
 
 
-def power_table(margin: float) -> str:
-    """What one reader's accuracy in telling synthetic from real can show, by number of readings."""
+def power_sentence(design: Design) -> str:
+    """What a study of this design can show of one reader who guesses."""
     from femur_jax.reader_study.statistics import (
+        area_equivalence_power,
+        equivalence_power,
+        fewest_for_equivalence,
+    )
+
+    single = area_equivalence_power(design.single, design.margin)
+    pairs = equivalence_power(design.pairs, design.margin)
+    text = (
+        f"A reader who guesses is shown to do so, within {design.margin:g}, with a probability of "
+        f"{single:.0%} by {design.single} single radiographs and {pairs:.0%} by {design.pairs} "
+        "pairs."
+    )
+    if not pairs and design.pairs:
+        text += f" Pairs cannot show it below {fewest_for_equivalence(design.margin)}."
+    return text
+
+
+def power_table(margin: float) -> str:
+    """What one reader's answers can show of telling synthetic from real, by their number."""
+    from femur_jax.reader_study.statistics import (
+        area_equivalence_power,
         detectable_accuracy,
         equivalence_power,
         proportion,
     )
 
     lines = [
-        f"One reader, exact tests. Guessing is 0.50, the equivalence margin {margin}.",
-        "readings   interval at 0.50   found with 80% power   power for equivalence",
+        f"One reader. Guessing is 0.50, the equivalence margin {margin}.",
+        "           share correct of pairs, exact tests                  AUC of single ones",
+        "answers    interval at 0.50   80% power for   equivalence   equivalence",
     ]
     for n in (40, 60, 80, 100, 150, 200, 300, 400):
         at_half, found = proportion(n // 2, n), detectable_accuracy(n)
-        power = equivalence_power(n, margin)
+        pairs, single = equivalence_power(n, margin), area_equivalence_power(n, margin)
         lines.append(
-            f"{n:8d}   {at_half.low:.3f} to {at_half.high:.3f}     {found:20.3f}   {power:21.2f}"
+            f"{n:7d}    {at_half.low:.3f} to {at_half.high:.3f}     {found:13.3f}   {pairs:11.2f}"
+            f"   {single:11.2f}"
         )
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Scores the answers of a study's readers as a flat list of findings."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,11 +17,13 @@ from femur_jax.reader_study.answers import AnswerStore
 from femur_jax.reader_study.design import REAL_SOURCE, Case
 from femur_jax.reader_study.questions import CONFIDENCE, QUESTIONS
 from femur_jax.reader_study.statistics import (
-    equivalence_p,
+    Guessing,
+    area_against_guessing,
     kappa,
     paired_difference,
     proportion,
     roc_area,
+    share_against_guessing,
     weighted_kappa,
 )
 from femur_jax.reader_study.study import Study
@@ -44,8 +47,10 @@ class Finding:
         n: Number of readings, pairs of readings, or readers behind the estimate.
         value: Estimate of the measure.
         low, high: Limits of the 95% interval; for reading times, the quartiles.
-        p: P value of the topic's test, if it has one.
+        p: P value of the topic's test, if it has one; for detection, of guessing.
         p_holm: P value adjusted by Holm's method for all tests of the topic.
+        p_equivalence: P value of an area or a share that is off 0.5 by the margin or more, adjusted
+            by Holm's method for all such tests of readers.
     """
 
     topic: str
@@ -58,6 +63,7 @@ class Finding:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    p_equivalence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,12 +134,13 @@ def analyse(study: Study, store: AnswerStore, readers: Sequence[str] = ()) -> Re
     first = [reading for reading in readings if not reading.repeat]
     single = {r: [x for x in first if x.reader == r and x.block == "single"] for r in chosen}
     single = {r: group for r, group in single.items() if group}
-    findings: list[Finding] = []
+    detection: list[Finding] = []
     for reader, group in single.items():
         pairs = [x for x in first if x.reader == reader and x.block == "pair"]
-        findings += _detection(reader, group, pairs, study.design.margin)
+        detection += _detection(reader, group, pairs, study.design.margin)
     if len(single) > 1:
-        findings += _mean_detection(single)
+        detection += _mean_detection(single, study.design.margin)
+    findings = _corrected(detection)
     for reader, group in single.items():
         findings += _diagnosis(reader, group)
     if len(single) > 1:
@@ -208,19 +215,43 @@ def _finding(
 def _detection(
     reader: str, single: Sequence[Reading], pairs: Sequence[Reading], margin: float
 ) -> list[Finding]:
-    """Real or synthetic? p tests equivalence to guessing within the margin."""
-    findings = []
-    for measure, readings in (("accuracy", single), ("accuracy, pairs", pairs)):
-        if readings:
-            correct, n = sum(x.is_correct for x in readings), len(readings)
-            p = equivalence_p(correct, n, margin)
-            interval = proportion(correct, n)
-            findings.append(_finding("detection", measure, reader, ANY_SYNTHETIC, n, interval, p=p))
+    """Real or synthetic? Accuracy on single radiographs has no test: it depends on caution too."""
+    findings: list[Finding] = []
+
+    def add(measure: str, n: int, interval: Interval, test: Guessing | None = None) -> None:
+        p_values = vars(test) if test else {}
+        findings.append(
+            _finding("detection", measure, reader, ANY_SYNTHETIC, n, interval, **p_values)
+        )
+
     ratings, positive = _ratings(single, "source")
     if _has_two_each(positive):
         area = roc_area(ratings, positive)
-        findings.append(_finding("detection", "ROC AUC", reader, ANY_SYNTHETIC, len(single), area))
+        test = area_against_guessing(area.value, positive, margin)
+        add("ROC AUC", len(single), area, test)
+    correct = sum(x.is_correct for x in single)
+    add("accuracy", len(single), proportion(correct, len(single)))
+    if pairs:
+        correct, n = sum(x.is_correct for x in pairs), len(pairs)
+        test = share_against_guessing(correct, n, margin)
+        add("accuracy, pairs", n, proportion(correct, n), test)
     return findings
+
+
+def _corrected(findings: Sequence[Finding]) -> list[Finding]:
+    """The same findings, with Holm's correction for the tests of each kind."""
+    tested = [n for n, f in enumerate(findings) if f.p is not None and not math.isnan(f.p)]
+    result = list(findings)
+    different = holm([_known(findings[n].p) for n in tested])
+    equivalent = holm([_known(findings[n].p_equivalence) for n in tested])
+    for n, p, q in zip(tested, different, equivalent, strict=True):
+        result[n] = replace(findings[n], p_holm=p, p_equivalence=q)
+    return result
+
+
+def _known(p: float | None) -> float:
+    assert p is not None, "a tested finding has both p values"
+    return p
 
 
 def _has_two_each(positive: Bool[np.ndarray, " case"]) -> bool:
@@ -247,12 +278,26 @@ def _delong(groups: list[list[Reading]], question: str) -> tuple[np.ndarray, np.
     return obuchowski_rockette.reader_areas(ratings, positive)
 
 
-def _mean_detection(single: dict[str, list[Reading]]) -> list[Finding]:
+def _mean_detection(single: dict[str, list[Reading]], margin: float) -> list[Finding]:
     areas = _delong(_common(single), "source")
     if areas is None:
         return []
     mean = obuchowski_rockette.mean_area(*areas)
-    return [_finding("detection", "mean ROC AUC", ALL_READERS, ANY_SYNTHETIC, len(single), mean)]
+    above = mean.p_above(0.5)
+    test = Guessing(
+        p=2 * min(above, 1 - above),
+        p_equivalence=max(mean.p_above(0.5 - margin), 1 - mean.p_above(0.5 + margin)),
+    )
+    found = _finding(
+        "detection",
+        "mean ROC AUC",
+        ALL_READERS,
+        ANY_SYNTHETIC,
+        len(single),
+        mean.interval,
+        **vars(test),
+    )
+    return [found]
 
 
 def _diagnosis(reader: str, single: Sequence[Reading]) -> list[Finding]:
@@ -294,7 +339,7 @@ def _mean_diagnosis(single: dict[str, list[Reading]]) -> list[Finding]:
         if estimate is not None:
             areas.append(estimate[0])
             covariances[test, :, test] = estimate[1]
-            add("mean ROC AUC", source, obuchowski_rockette.mean_area(*estimate))
+            add("mean ROC AUC", source, obuchowski_rockette.mean_area(*estimate).interval)
     if len(areas) == 2:
         comparison = obuchowski_rockette.compare(np.stack(areas), covariances)
         source = f"{REAL_SOURCE} - {ANY_SYNTHETIC}"

@@ -29,13 +29,14 @@ class Design:
             appear in other blocks.
         practice: Number of practice radiographs, shown one at a time and not scored.
         margin: Equivalence margin. Readers count as unable to distinguish synthetic from real
-            radiographs if their accuracy is shown to lie within 0.5 +- margin.
+            radiographs if their AUC, or their share of correct pairs, is shown to lie within
+            0.5 +- margin.
     """
 
     seed: int = 0
     single: int = 200
     repeats: float = 0.12
-    pairs: int = 50
+    pairs: int = 100
     practice: int = 8
     margin: float = 0.1
 

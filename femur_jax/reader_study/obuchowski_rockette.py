@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float
 
-from femur_jax.evaluation.statistics import Interval, delong
+from femur_jax.evaluation.statistics import Interval, area, delong
 
 
 def reader_areas(
@@ -28,10 +28,9 @@ def reader_areas(
     Returns:
         Areas; covariances, nan where a class has fewer than two cases.
     """
-    areas, covariances = delong(ratings, positive)
     if min(positive.sum(), (~positive).sum()) < 2:
-        covariances = np.full_like(covariances, np.nan)
-    return areas, covariances
+        return area(ratings, positive), np.full((len(ratings),) * 2, np.nan)
+    return delong(ratings, positive)
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,42 @@ def _mean_squares(areas: Float[np.ndarray, "test reader"]) -> tuple[float, float
     return float(ms_t), float(np.sum(rest**2) / ((t - 1) * (r - 1)))
 
 
+@dataclass(frozen=True)
+class MeanArea:
+    """Mean area of the readers of one test.
+
+    Attributes:
+        interval: The mean with its interval, which is clipped to [0, 1].
+        error: Standard error of the mean.
+        df: Degrees of freedom of the error.
+    """
+
+    interval: Interval
+    error: float
+    df: float
+
+    def p_above(self, area: float) -> float:
+        """One-sided p value of the hypothesis that the mean area is at most this."""
+        if self.error == 0:
+            return float("nan")
+        return float(scipy.stats.t.sf((self.interval.value - area) / self.error, self.df))
+
+
 def mean_area(
     areas: Float[np.ndarray, " reader"],
     covariances: Float[np.ndarray, "reader reader"],
     confidence: float = 0.95,
-) -> Interval:
-    """Mean area of r >= 2 readers of one test, with an interval for random readers and cases.
-
-    The interval is clipped to [0, 1].
-    """
+) -> MeanArea:
+    """Mean area of r >= 2 readers of one test, with an error for random readers and cases."""
     r = len(areas)
     ms_r = areas.var(ddof=1)
     cov2 = covariances[~np.eye(r, dtype=bool)].mean()
     scale = ms_r + max(r * cov2, 0.0)
     mean = float(areas.mean())
     if scale == 0:  # every reader is perfect, so nothing varies
-        return Interval(mean, mean, mean)
-    df2 = scale**2 / (ms_r**2 / (r - 1)) if ms_r > 0 else np.inf
-    half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * np.sqrt(scale / r)
-    return Interval(mean, float(max(0, mean - half)), float(min(1, mean + half)))
+        return MeanArea(Interval(mean, mean, mean), 0.0, np.inf)
+    df2 = float(scale**2 / (ms_r**2 / (r - 1)) if ms_r > 0 else np.inf)
+    error = float(np.sqrt(scale / r))
+    half = scipy.stats.t.ppf((1 + confidence) / 2, df2) * error
+    interval = Interval(mean, float(max(0, mean - half)), float(min(1, mean + half)))
+    return MeanArea(interval, error, df2)

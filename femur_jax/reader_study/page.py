@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from femur_jax.data.table_file import as_text
-from femur_jax.reader_study.analysis import Finding, Reading, Results
+from femur_jax.reader_study.analysis import ALL_READERS, Finding, Reading, Results
 from femur_jax.reader_study.design import REAL_SOURCE, Design
 from femur_jax.templates import template_environment
 
@@ -50,7 +50,8 @@ def write_results(results: Results, design: Design, out: Path) -> None:
         design=design,
         progress=results.progress,
         detection=[finding for finding in results.findings if finding.topic == "detection"],
-        conclusion=_conclusion,
+        conclusion=conclusion,
+        joint=joint_conclusion(results.findings),
         diagnosis=_grid(results, "diagnosis", ("reader", "measure"), "source"),
         realism=_grid(results, "realism", ("reader",), "source"),
         agreement=_grid(results, "agreement", ("reader",), "measure"),
@@ -72,16 +73,35 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
             table.writerow({k: as_text(v) if isinstance(v, str) else v for k, v in row.items()})
 
 
-def _conclusion(finding: Finding) -> str:
-    """What a reader's accuracy shows, in words."""
+def conclusion(finding: Finding) -> str:
+    """What a reader's tests against guessing show, after the correction, in words."""
     shown = []
-    if finding.p is not None and finding.p < 0.05:
+    if finding.p_equivalence is not None and finding.p_equivalence < 0.05:
         shown.append("within the margin")
-    if finding.low is not None and finding.low > 0.5:
-        shown.append("better than guessing")
-    if finding.high is not None and finding.high < 0.5:
-        shown.append("worse than guessing")
+    if finding.p_holm is not None and finding.p_holm < 0.05:
+        shown.append(f"{'better' if finding.value > 0.5 else 'worse'} than guessing")
     return ", ".join(shown) or "undecided"
+
+
+def joint_conclusion(findings: Sequence[Finding]) -> str:
+    """What all readers show together, in one sentence."""
+    by_reader: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.p_holm is not None and finding.reader != ALL_READERS:
+            by_reader.setdefault(finding.reader, []).append(conclusion(finding))
+    if not by_reader:
+        return "Not answered: no reader has seen enough radiographs of both kinds."
+    n = len(by_reader)
+    people = "the reader" if n == 1 else f"{n} readers"
+    better = sum(any("better" in c for c in found) for found in by_reader.values())
+    worse = sum(any("worse" in c for c in found) for found in by_reader.values())
+    if better:
+        return f"Yes: {f'{better} of {people}' if n > 1 else people} can."
+    if worse:
+        return "Readers see a difference, but call synthetic radiographs real: check their scale."
+    if all("within the margin" in c for found in by_reader.values() for c in found):
+        return f"No: {f'each of {people}' if n > 1 else people} is shown to guess, or nearly so."
+    return "Undecided: nobody is shown to distinguish them, and not everybody to guess."
 
 
 def _grid(results: Results, topic: str, names: tuple[str, ...], column: str) -> Grid:

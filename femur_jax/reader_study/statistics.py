@@ -1,5 +1,6 @@
 """Statistics of one or two readers: exact intervals, equivalence, paired tests and agreement."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,7 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import cohen_kappa_score
 
-from femur_jax.evaluation.statistics import Interval
-from femur_jax.reader_study.obuchowski_rockette import reader_areas
+from femur_jax.evaluation.statistics import Interval, PatientScores, area_variance, roc_auc
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -17,27 +17,57 @@ def proportion(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(successes / n, float(interval.low), float(interval.high))
 
 
-def equivalence_p(successes: int, n: int, margin: float) -> float:
-    """P value of two one-sided exact tests (Schuirmann 1987) for a proportion within 0.5 +- margin.
+@dataclass(frozen=True)
+class Guessing:
+    """Two tests of a reader against guessing, at 0.5.
 
-    It is below 0.05 if and only if the exact 90% interval lies within the margin.
+    Attributes:
+        p: P value of the hypothesis that the reader guesses.
+        p_equivalence: P value of the hypothesis that the reader is off 0.5 by the margin or more:
+            the greater of two one-sided tests (Schuirmann 1987).
     """
-    return max(
-        float(scipy.stats.binomtest(successes, n, 0.5 - margin, "greater").pvalue),
-        float(scipy.stats.binomtest(successes, n, 0.5 + margin, "less").pvalue),
+
+    p: float
+    p_equivalence: float
+
+
+def share_against_guessing(successes: int, n: int, margin: float) -> Guessing:
+    """Exact tests of a share of correct answers.
+
+    `p_equivalence` is below 0.05 if and only if the exact 90% interval lies within the margin.
+    """
+    return Guessing(
+        p=float(scipy.stats.binomtest(successes, n).pvalue),
+        p_equivalence=max(
+            float(scipy.stats.binomtest(successes, n, 0.5 - margin, "greater").pvalue),
+            float(scipy.stats.binomtest(successes, n, 0.5 + margin, "less").pvalue),
+        ),
     )
 
 
-def roc_area(
-    ratings: Float[np.ndarray, " case"],
-    positive: Bool[np.ndarray, " case"],
-    confidence: float = 0.95,
-) -> Interval:
-    """Empirical area under the ROC curve of one reader with DeLong's interval, cut at 0 and 1."""
-    areas, covariances = reader_areas(ratings[None], positive)
-    half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariances[0, 0]))
-    area = float(areas[0])
-    return Interval(area, max(0.0, area - half), min(1.0, area + half))
+def area_against_guessing(
+    value: float, positive: Bool[np.ndarray, " case"], margin: float
+) -> Guessing:
+    """Tests of an area under the ROC curve, by the same variance as the interval of `roc_area`.
+
+    The share of correct answers would not do: a reader who rarely says synthetic has half of them
+    right, however well the ratings separate the two.
+    """
+
+    def z(area: float) -> float:
+        m = int(positive.sum())
+        return (value - area) / float(np.sqrt(area_variance(area, m, positive.size - m)))
+
+    norm = scipy.stats.norm
+    return Guessing(
+        p=float(2 * norm.sf(abs(z(0.5)))),
+        p_equivalence=float(max(norm.sf(z(0.5 - margin)), norm.cdf(z(0.5 + margin)))),
+    )
+
+
+def roc_area(ratings: Float[np.ndarray, " case"], positive: Bool[np.ndarray, " case"]) -> Interval:
+    """Empirical area under the ROC curve of one reader, with its interval over cases."""
+    return roc_auc(PatientScores(ratings, positive))
 
 
 def paired_difference(
@@ -98,3 +128,21 @@ def equivalence_power(n: int, margin: float, alpha: float = 0.05) -> float:
     lower = scipy.stats.binom.sf(k - 1, n, 0.5 - margin) < alpha
     upper = scipy.stats.binom.cdf(k, n, 0.5 + margin) < alpha
     return float(scipy.stats.binom.pmf(k, n, 0.5)[lower & upper].sum())
+
+
+def area_equivalence_power(n: int, margin: float, alpha: float = 0.05) -> float:
+    """Probability that n ratings, half of them of each kind, show the equivalence of their area.
+
+    The reader guesses, and the area is normal.
+    """
+    null, limit = (np.sqrt(area_variance(a, n // 2, n - n // 2)) for a in (0.5, 0.5 + margin))
+    room = margin - scipy.stats.norm.isf(alpha) * limit
+    return float(max(2 * scipy.stats.norm.cdf(room / null) - 1, 0.0))
+
+
+def fewest_for_equivalence(margin: float) -> int:
+    """Smallest even number of answers that can show equivalence within 0.5 +- margin at all."""
+    n = 2
+    while equivalence_power(n, margin) == 0:
+        n += 2
+    return n

@@ -7,9 +7,10 @@ import scipy.stats
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from femur_jax.errors import UserError
-from femur_jax.reader_study.analysis import analyse
+from femur_jax.evaluation.statistics import holm
+from femur_jax.reader_study.analysis import ALL_READERS, Finding, analyse
 from femur_jax.reader_study.answers import AnswerStore
-from femur_jax.reader_study.page import write_results
+from femur_jax.reader_study.page import conclusion, joint_conclusion, write_results
 
 
 def read_all(study, store, reader, rng, *, stop=None):
@@ -98,12 +99,41 @@ def test_findings_against_the_plain_table_of_answers(read, tmp_path):
         exact = scipy.stats.binomtest(right, 4).proportion_ci(method="exact")
         assert findings["accuracy, pairs", reader, "synthetic"].low == exact.low
     assert min(test.p_holm / test.p for test in tests) >= 1
+    tested = [f for f in results.findings if f.topic == "detection" and f.p is not None]
+    assert {f.measure for f in tested} == {"ROC AUC", "accuracy, pairs", "mean ROC AUC"}
+    adjusted = holm([f.p for f in tested])
+    assert [f.p_holm for f in tested] == adjusted
+    assert joint_conclusion(results.findings).startswith(("Yes", "No", "Undecided"))
     # carl has not finished: his 20 items are the display check, 4 for practice and 15 scored ones.
     assert results.progress["carl"] == (20, 39)
     assert findings["accuracy", "carl", "synthetic"].n == 15
     common = findings["kappa, AFF or NFF", "anna, carl", "all"]
     assert common.n == 15
     assert findings["mean ROC AUC", "all readers", "real"].n == 3
+
+
+def tested(reader: str, value: float, p: float, p_equivalence: float) -> Finding:
+    return Finding(
+        "detection", "ROC AUC", reader, "synthetic", 200, value, p=p, p_holm=p,
+        p_equivalence=p_equivalence,
+    )  # fmt: skip
+
+
+def test_readers_are_summed_up_in_one_sentence():
+    guess, doubt = tested("a", 0.51, 0.8, 0.01), tested("b", 0.55, 0.2, 0.2)
+    better, worse = tested("c", 0.8, 0.001, 1.0), tested("d", 0.2, 0.001, 1.0)
+    everybody = tested(ALL_READERS, 0.8, 0.001, 1.0)
+    assert [conclusion(f) for f in (guess, doubt, better, worse)] == [
+        "within the margin",
+        "undecided",
+        "better than guessing",
+        "worse than guessing",
+    ]
+    assert joint_conclusion([guess, everybody]).startswith("No: the reader is shown to guess")
+    assert joint_conclusion([guess, doubt]).startswith("Undecided")
+    assert joint_conclusion([guess, better]) == "Yes: 1 of 2 readers can."
+    assert "check their scale" in joint_conclusion([guess, worse])
+    assert joint_conclusion([everybody]).startswith("Not answered")
 
 
 def test_the_page_escapes_remarks_and_loads_no_other_file(read, tmp_path):

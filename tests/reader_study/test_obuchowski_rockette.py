@@ -49,7 +49,7 @@ def test_published_comparison_with_different_cases_for_each_test():
 )
 def test_published_intervals_of_one_test(test, cov2, mean, low, high):
     covariance = np.where(np.eye(5, dtype=bool), np.nan, cov2)  # the variances are not used
-    mean_interval = mean_area(VAN_DYKE[test], covariance)
+    mean_interval = mean_area(VAN_DYKE[test], covariance).interval
     assert (mean_interval.value, mean_interval.low, mean_interval.high) == pytest.approx(
         (mean, low, high), abs=1e-7
     )
@@ -90,7 +90,7 @@ def test_intervals_contain_the_truth_at_their_nominal_rate():
         covariance = np.zeros((2, 4, 2, 4))
         covariance[0, :, 0], covariance[1, :, 1] = estimates[0][1], estimates[1][1]
         rejected += compare(np.stack([areas for areas, _ in estimates]), covariance).p < 0.05
-        interval = mean_area(*estimates[0])
+        interval = mean_area(*estimates[0]).interval
         truth.append(interval.value)
         held += interval.low < 0.7985 < interval.high
     assert np.mean(truth) == pytest.approx(0.7985, abs=0.01)
@@ -100,4 +100,4 @@ def test_intervals_contain_the_truth_at_their_nominal_rate():
 def test_the_comparison_of_perfect_readers_is_undefined():
     areas, none = np.ones((2, 3)), np.zeros((2, 3, 2, 3))
     assert np.isnan(compare(areas, none).p)
-    assert mean_area(areas[0], none[0, :, 0]).low == 1
+    assert mean_area(areas[0], none[0, :, 0]).interval.low == 1

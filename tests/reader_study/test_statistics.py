@@ -3,16 +3,21 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
+from femur_jax.reader_study.design import Design
 from femur_jax.reader_study.statistics import (
+    area_against_guessing,
+    area_equivalence_power,
     detectable_accuracy,
-    equivalence_p,
     equivalence_power,
+    fewest_for_equivalence,
     kappa,
     paired_difference,
     proportion,
     roc_area,
+    share_against_guessing,
     weighted_kappa,
 )
 
@@ -30,7 +35,9 @@ def test_exact_interval_by_its_definition():
 def test_equivalence_is_the_90_percent_interval_within_the_margin(n):
     for k in range(n + 1):
         inside = proportion(k, n, 0.9).low > 0.4 and proportion(k, n, 0.9).high < 0.6
-        assert (equivalence_p(k, n, 0.1) < 0.05) == inside
+        test = share_against_guessing(k, n, 0.1)
+        assert (test.p_equivalence < 0.05) == inside
+        assert (test.p < 0.05) == (scipy.stats.binomtest(k, n).pvalue < 0.05)
 
 
 def test_the_planned_sizes():
@@ -44,7 +51,8 @@ def test_the_planned_sizes():
     p = np.array([scipy.stats.binomtest(k, 100).pvalue for k in range(101)])
     power = np.mean((p < 0.05)[right] & (right > 50))
     assert power == pytest.approx(0.8, abs=0.01)
-    shown = np.array([equivalence_p(k, 100, 0.15) < 0.05 for k in range(101)])
+    tests = [share_against_guessing(k, 100, 0.15) for k in range(101)]
+    shown = np.array([test.p_equivalence < 0.05 for test in tests])
     assert equivalence_power(100, 0.15) == pytest.approx(
         shown[rng.binomial(100, 0.5, 40000)].mean(), abs=0.01
     )
@@ -78,11 +86,64 @@ def test_the_signed_rank_test_against_all_permutations_of_signs():
     assert paired_difference(first, first) == (0.0, 1.0)
 
 
-def test_the_interval_of_the_roc_area_is_clipped_at_one():
+def test_an_area_of_one_keeps_an_interval():
     positive = np.arange(12) < 5
     area = roc_area(positive + 0.0, positive)
-    assert (area.value, area.low, area.high) == (1, 1, 1)
-    ratings = np.where(positive, 3.0, 2.0)
-    ratings[0] = 1
-    area = roc_area(ratings, positive)
-    assert area.value == pytest.approx(0.8) and area.high == 1 and 0.3 < area.low < 0.6
+    assert (area.value, area.high) == (1, 1) and 0.5 < area.low < 0.8
+
+
+def ratings_of(rng: np.random.Generator, readers: int, cases: int, area: float, caution: float):
+    """Six steps of confidence with a given area, cut from normal scores.
+
+    With caution few cases are called synthetic, and equal steps leave less of the scores' area.
+    """
+    cuts = caution + np.array([-1.2, -0.6, 0.0, 0.6, 1.2])
+
+    def area_of_steps(distance: float) -> float:
+        edges = np.r_[-np.inf, cuts, np.inf]
+        real, synthetic = (np.diff(scipy.stats.norm.cdf(edges - d)) for d in (0.0, distance))
+        below = np.cumsum(real) - real
+        return float(np.sum(synthetic * (below + real / 2)))
+
+    distance = scipy.optimize.brentq(lambda d: area_of_steps(d) - area, 0, 4)
+    positive = np.arange(cases) < cases // 2
+    scores = distance * positive + rng.normal(size=(readers, cases))
+    return 1 + np.digitize(scores, cuts), positive
+
+
+def test_caution_does_not_pass_as_guessing():
+    """A reader with an AUC of 0.69 who rarely says synthetic has about half of the cases right."""
+    rng = np.random.default_rng(0)
+    steps, positive = ratings_of(rng, 300, 200, 0.69, caution=2.2)
+    right = ((steps > 3) == positive).sum(axis=1)
+    by_accuracy = [share_against_guessing(int(k), 200, 0.1).p_equivalence < 0.05 for k in right]
+    by_area = [
+        area_against_guessing(roc_area(s.astype(float), positive).value, positive, 0.1)
+        for s in steps
+    ]
+    assert np.mean(by_accuracy) > 0.5
+    assert np.mean([test.p_equivalence < 0.05 for test in by_area]) < 0.01
+
+
+@pytest.mark.parametrize("caution", [0.3, 1.5])
+def test_areas_are_called_at_the_stated_rates(caution: float):
+    rng = np.random.default_rng(1)
+    tests = {}
+    for area in (0.5, 0.6):
+        steps, positive = ratings_of(rng, 1000, 200, area, caution)
+        tests[area] = [
+            area_against_guessing(roc_area(s.astype(float), positive).value, positive, 0.1)
+            for s in steps
+        ]
+    bound = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+    assert np.mean([test.p < 0.05 for test in tests[0.5]]) < bound
+    assert np.mean([test.p_equivalence < 0.05 for test in tests[0.6]]) < bound
+    # Equal steps leave the test a little careful.
+    shown = np.mean([test.p_equivalence < 0.05 for test in tests[0.5]])
+    assert shown == pytest.approx(area_equivalence_power(200, 0.1), abs=0.09)
+
+
+def test_the_default_study_can_show_equivalence():
+    assert fewest_for_equivalence(0.1) == 76
+    assert equivalence_power(50, 0.1) == 0 < equivalence_power(76, 0.1)
+    assert Design().pairs >= 76
