@@ -9,6 +9,8 @@ modification times of its files. A folder is read again when one of its files wa
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -20,6 +22,8 @@ from femur_jax.errors import UserError
 from femur_jax.progress import Progress
 
 CHECKSUMS = "SHA256SUMS"
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -38,12 +42,17 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(
+    path: Path, content: str | bytes, *, replace: bool = True, sync: bool = True
+) -> None:
     """Writes a private file under a temporary name and renames it when it is complete.
 
     Args:
-        path: The file, which is replaced where it exists.
+        path: Path of the file.
         content: Text, written as UTF-8, or bytes.
+        replace: Whether an existing file is replaced; otherwise it stays as it is.
+        sync: Whether the file survives a power cut, which takes some milliseconds. Without it, a
+            reader needs a checksum.
     """
     data = content.encode() if isinstance(content, str) else content
     # Several processes may write the same file, such as a report.
@@ -52,9 +61,66 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(data)
-        partial.replace(path)
+        if sync:
+            _sync(partial)
+        if replace:
+            partial.replace(path)
+        else:
+            _name_once(partial, path)
+        if sync:
+            _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _name_once(partial: Path, path: Path) -> None:
+    """Gives a file its name unless another file has it, also where several processes do so."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links, such as exFAT
+        if not path.exists():
+            partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this for a folder.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def has_content(file: Path) -> bool:
+    """Whether there is a file that is not empty, as one that was lost in a power cut may be."""
+    return file.is_file() and file.stat().st_size > 0
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that led to it, says that no space is left on a disk."""
+    texts = [os.strerror(number) for number in _NO_SPACE]
+    while error is not None:
+        # Libraries in other languages say so in the text alone.
+        if getattr(error, "errno", None) in _NO_SPACE or any(t in str(error) for t in texts):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def as_user_error(error: Exception) -> Exception:
+    """A UserError where the disk is full; otherwise the exception itself."""
+    if isinstance(error, UserError) or not is_disk_full(error):
+        return error
+    return UserError(
+        "The disk is full, or a limit on its use is reached; free some space and run the command "
+        "again."
+    )
 
 
 def require_absent(folder: Path) -> None:
@@ -75,19 +141,50 @@ def new_folder(folder: Path) -> Iterator[Path]:
     behind.
 
     Raises:
-        UserError: The folder exists.
+        UserError: The folder exists, or another process is writing it.
     """
-    require_absent(folder)
+    make_folder(folder.parent)
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-    with for_owner_only():
-        partial.mkdir(parents=True)
+    with for_owner_only(), locked(folder.with_name(f"{folder.name}.lock"), folder):
+        require_absent(folder)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+        partial.mkdir()
         try:
             yield partial
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(_sync, [*partial.rglob("*"), partial]))
             partial.replace(folder)
+            _sync(folder.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextlib.contextmanager
+def locked(lock: Path, folder: Path) -> Iterator[None]:
+    """Holds a lock file, which exists only as long, while a folder is written.
+
+    The lock is the kernel's (flock), which releases it however the process ends. On a file system
+    without locks nothing is refused.
+
+    Raises:
+        UserError: Another process holds the lock.
+    """
+    busy = UserError(f"Another process is writing {folder}; wait for it, or end it.")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            pass
+        # Another process may have ended, and removed the file, after it was opened here.
+        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            raise busy
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def write_checksums(folder: Path) -> None:
@@ -115,7 +212,7 @@ def verify_checksums(folder: Path, needed: Iterable[str]) -> None:
         expected = {folder / name: digest for digest, name in (li.split("  ", 1) for li in lines)}
     except (OSError, ValueError):
         raise _damaged(sums) from None
-    if end:
+    if end or not lines:
         raise _damaged(sums)
     seen = hashlib.sha256(str(folder.resolve()).encode())
     for path, digest in expected.items():

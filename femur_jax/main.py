@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from femur_jax.commands.options import with_underscores
 from femur_jax.errors import UserError
-from femur_jax.files import for_owner_only
+from femur_jax.files import as_user_error, for_owner_only
 
 TOOLS = {
     "simulate": "Write simulated patients as DICOM files.",
@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
             runs its study.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, which costs one sentence on stderr, or what the
-        command documents.
+        The exit code: 0, 2 after a user's mistake or on a full disk, which cost one sentence on
+        stderr, or what the command documents.
     """
     arguments = [with_underscores(argument) for argument in argv]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
@@ -85,8 +85,11 @@ def main(argv: Sequence[str]) -> int:
         run_folder.keep_compiled(options.workdir)
         with distributed.together(logs=options.workdir / "logs"):
             run(options.config, options.workdir, **options.more)
-    except UserError as error:
-        print(f"femur_jax: {error}", file=sys.stderr)
+    except Exception as error:
+        reported = as_user_error(error)
+        if not isinstance(reported, UserError):
+            raise
+        print(f"femur_jax: {reported}", file=sys.stderr)
         return 2
     return 0
 
@@ -95,7 +98,8 @@ def _function(command: str) -> Callable[..., None]:
     """The function of a stage. Its module takes seconds to import, so only one is imported."""
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report much that helps nobody
+    # Orbax and TFDS report much that helps nobody, and log failures which they raise as well.
+    logging.set_verbosity(logging.FATAL)
     module, name = STAGES[command][0].split(":")
     return getattr(importlib.import_module(f"femur_jax.{module}"), name)
 

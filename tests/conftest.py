@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -49,6 +51,18 @@ def real_radiographs() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real radiographs are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

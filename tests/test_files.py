@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from femur_jax.errors import UserError
-from femur_jax.files import new_folder, verify_checksums, write_atomically, write_checksums
+from femur_jax.files import locked, new_folder, verify_checksums, write_atomically, write_checksums
 
 FILES = {"a.json": b"{}", "section/b": bytes(range(256)), "section/c d": b"", "other/b": b"b"}
 
@@ -65,6 +65,59 @@ def test_a_private_file_is_private_from_its_first_byte(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new")
     assert seen == [(0o600, "old")] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """After a power cut, a name that was written first would belong to an empty file."""
+    calls = []
+
+    def recorded(module, name):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: (calls.append(name), original(*args))[1])
+
+    for module, name in ((os, "fsync"), (Path, "replace"), (os, "link")):
+        recorded(module, name)
+    write_atomically(tmp_path / "a", "new")
+    write_atomically(tmp_path / "b", "new", replace=False)
+    with new_folder(tmp_path / "folder") as partial:
+        (partial / "c").write_text("new")
+    assert calls == [
+        *("fsync", "replace", "fsync"),
+        *("fsync", "link", "fsync"),
+        *("fsync", "fsync", "replace", "fsync"),
+    ]
+
+
+def test_the_first_of_several_files_stays(tmp_path):
+    for content in ("first", "second"):
+        write_atomically(tmp_path / "file", content, replace=False)
+    assert (tmp_path / "file").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_the_first_of_several_files_stays_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")  # as on exFAT
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_the_first_of_several_files_stays(tmp_path)
+
+
+def test_one_process_at_a_time_writes_a_folder(tmp_path):
+    folder = tmp_path / "folder"
+    with new_folder(folder) as partial:
+        (partial / "file").write_text("whole")
+        with pytest.raises(UserError, match=r"Another process is writing .*folder; wait"):
+            new_folder(folder).__enter__()
+    assert (folder / "file").read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_lock_of_a_killed_process_is_open(tmp_path):
+    (tmp_path / "folder.lock").touch()
+    with locked(tmp_path / "folder.lock", tmp_path / "folder"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_folder_appears_when_it_is_complete(tmp_path):
@@ -148,6 +201,9 @@ def test_a_damaged_list_is_named(folder):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=f"{file} is missing or damaged"):
             verify_checksums(folder, FILES)
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{file} is missing or damaged"):
+        verify_checksums(folder, ())
     file.unlink()
     with pytest.raises(UserError, match=f"{file} is missing or damaged"):
         verify_checksums(folder, FILES)

@@ -15,7 +15,7 @@ from pathlib import Path
 from femur_jax.commands.options import Parser
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.files import new_folder, require_absent
+from femur_jax.files import new_folder
 from femur_jax.ingest.pipeline import LINES
 from femur_jax.inspection.fingerprint import Fingerprint, fingerprint
 from femur_jax.inspection.fingerprint_page import read_lines, write_page
@@ -59,18 +59,17 @@ def inspect(
     """Writes the page and the numbers into a new folder, which appears when both are complete.
 
     Raises:
-        UserError: There is no dataset or it is damaged, `out` exists or lies in the dataset,
-            `per_class` is below 1, or `lines_file` is not a table of lines.
+        UserError: There is no dataset or it is damaged, `out` exists, is being written or lies in
+            the dataset, `per_class` is below 1, or `lines_file` is not a table of lines.
     """
-    require_absent(out)
     if folder.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies in the dataset; name a folder elsewhere.")
     if per_class is not None and per_class < 1:
         raise UserError(f"--per_class is {per_class}; give 1 or more.")
-    dataset = RadiographDataset(folder)
-    lines = read_lines(lines_file) if lines_file else None
-    result = fingerprint(dataset)
     with new_folder(out) as partial:
+        dataset = RadiographDataset(folder)
+        lines = read_lines(lines_file) if lines_file else None
+        result = fingerprint(dataset)
         (partial / "fingerprint.json").write_text(json.dumps(dataclasses.asdict(result), indent=1))
         page = partial / "fingerprint.html"
         write_page(result, dataset, page, per_class=per_class, seed=seed, lines=lines)

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import sys
@@ -15,6 +14,7 @@ from femur_jax.data.columns import column_numbers
 from femur_jax.data.radiograph import LABELS, LATERALITIES, VIEWS
 from femur_jax.data.table_file import SEPARATORS, Table, read_table
 from femur_jax.errors import UserError
+from femur_jax.files import write_atomically
 
 SPLITS = ("train", "validation", "test")
 _COLUMNS = ("path", "patient_id", "hospital", "label")
@@ -178,13 +178,9 @@ class Pseudonyms:
         Raises:
             UserError: The file is not a key.
         """
-        try:
-            descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
+        if not key_file.exists():
+            # Of several processes that create the key, all read the one that came first.
+            write_atomically(key_file, secrets.token_bytes(32), replace=False)
         self._key = key_file.read_bytes() if key_file.is_file() else b""
         if len(self._key) != 32:
             raise UserError(

@@ -54,7 +54,7 @@ def write(path: Path, facts: FileFacts, encoded: Encoded) -> None:
     records = (record for section in sections for record in section)
     data = b"".join([len(head).to_bytes(8, "little"), head, *records])
     try:
-        write_atomically(path, data + zlib.crc32(data).to_bytes(4, "little"))
+        write_atomically(path, data + zlib.crc32(data).to_bytes(4, "little"), sync=False)
     except OSError as error:
         raise UserError(
             f"{path.parent} cannot be written to ({error.strerror}); free disk space and run again."

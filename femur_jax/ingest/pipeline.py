@@ -8,7 +8,6 @@ bytes.
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from femur_jax.data.radiograph import Radiograph
 from femur_jax.data.records import RadiographEntry, encode
 from femur_jax.data.shards import DatasetWriter
 from femur_jax.errors import UserError
-from femur_jax.files import make_folder, write_atomically
+from femur_jax.files import locked, make_folder, write_atomically
 from femur_jax.ingest import duplicates
 from femur_jax.ingest.content import content_keys
 from femur_jax.ingest.dicom import read_dicom
@@ -153,8 +152,7 @@ def ingest(
     make_folder(key_file.parent)
     pseudonym = cohort.Pseudonyms(key_file)
     make_folder(spooled)
-    with (spooled / "lock").open("w") as lock:
-        _lock(lock, out)
+    with locked(spooled / "lock", out):
         jobs = [_job(folder / e.path, e, pseudonym, patch, spooled) for e in entries]
         results = _read_all(jobs, workers, limits)
         read = {
@@ -219,13 +217,6 @@ def ingest(
             writer.write_text(SUMMARY, json.dumps(dataclasses.asdict(summary)))
     shutil.rmtree(spooled)
     return summary
-
-
-def _lock(file, out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"Another process is writing {out}; wait for it, or end it.") from None
 
 
 def _job(

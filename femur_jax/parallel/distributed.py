@@ -1,7 +1,6 @@
 """Several processes as one run: they start and stop together, and report failures."""
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from jax._src.distributed import global_state  # JAX has no public access to the
 from jax.experimental import multihost_utils
 
 from femur_jax.errors import UserError
+from femur_jax.files import as_user_error
 
 PREEMPTED = os.EX_TEMPFAIL
 """Exit code of a run that stopped on request and saved its state: start it again to resume."""
@@ -77,7 +77,7 @@ def together(*, logs: Path) -> Iterator[None]:
     except Preempted:
         code = PREEMPTED
     except Exception as error:
-        reported = _as_user_error(error)
+        reported = as_user_error(error)
         if watch is None:
             if reported is error:
                 raise
@@ -158,14 +158,6 @@ def _print_to(logs: Path) -> None:
 
 def _log(logs: Path) -> Path:
     return logs / f"process-{jax.process_index():05d}.log"
-
-
-def _as_user_error(error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return UserError(
-            f"The disk is full ({error.filename}); free some space and start the command again."
-        )
-    return error
 
 
 def _end_all(message: str, code: int) -> NoReturn:

@@ -1,8 +1,6 @@
 """Saving and restoring train states; the only module that knows Orbax."""
 
-import errno
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +12,14 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from femur_jax.errors import UserError
-from femur_jax.files import verify_checksums, write_checksums
+from femur_jax.files import is_disk_full, verify_checksums, write_checksums
 from femur_jax.training.state import TrainState
 
 BEST = "loss"
 """The metric that chooses the best checkpoint, the one with the lowest value."""
 
 _ITEMS = ("state", "run")
-_NO_SPACE = ("RESOURCE_EXHAUSTED: Error writing", os.strerror(errno.ENOSPC))
+_report_unraisable = sys.unraisablehook
 
 
 class Restored(NamedTuple):
@@ -49,6 +47,7 @@ class Checkpoints:
         """
         self._folder = folder.absolute()
         self._read_only = read_only
+        sys.unraisablehook = _report_others
         keeps = [
             policies.LatestN(keep),
             policies.BestN(get_metric_fn=_best, reverse=True, n=1),
@@ -186,11 +185,8 @@ class Checkpoints:
                 write_checksums(folder)
 
     def _as_user_error(self, error: Exception) -> Exception:
-        """A UserError where the disk is full, which Orbax reports in its text only."""
-        texts, cause = "", error
-        while cause is not None:
-            texts, cause = f"{texts} {cause}", cause.__cause__ or cause.__context__
-        if not any(text in texts for text in _NO_SPACE):
+        """A UserError where the disk is full."""
+        if not is_disk_full(error):
             return error
         return UserError(
             f"The disk of {self._folder} is full, so the newest checkpoint was not written; the "
@@ -222,6 +218,16 @@ class Snapshots:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _report_others(unraisable: Any) -> None:
+    """Reports what no caller can catch, without what Orbax leaves when it has failed.
+
+    Once the first of its writers has found the disk full, each of the others finds their event loop
+    closed, and would print a traceback.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _report_unraisable(unraisable)
 
 
 def _best(metrics: dict[str, float]) -> float:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,20 +160,6 @@ def test_restores_on_another_mesh(tmp_path):
     assert state.params["kernel"].sharding == placed(two).params["kernel"].sharding
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-# The library's other writers are still running when the first has failed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_reported_and_the_checkpoint_before_is_whole(small_disk):
     rng = np.random.default_rng(0)  # zstd would compress regular numbers to nothing
     params = {"kernel": jnp.asarray(rng.random((1 << 18,), np.float32))}
