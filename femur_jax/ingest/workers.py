@@ -47,16 +47,12 @@ def run_in_workers(
     # The function is imported when a worker starts, so that the first job's time excludes it.
     pool = pebble.ProcessPool(workers, initializer=_start, initargs=(function,), context=context)
     try:
-        futures = [
-            pool.schedule(_run, (function, job, memory, seconds), timeout=seconds) for job in jobs
-        ]
+        futures = [pool.schedule(_run, (function, job, memory, seconds)) for job in jobs]
         for future in futures:
             try:
                 yield future.result()
-            except TimeoutError:
-                yield "timeout"
-            except pebble.ProcessExpired:
-                yield "crashed"
+            except pebble.ProcessExpired as error:
+                yield "timeout" if error.exitcode == -signal.SIGALRM else "crashed"
             except BrokenProcessPool as error:
                 raise UserError(
                     "The worker processes cannot start, perhaps because memory is short; use fewer "
@@ -80,8 +76,9 @@ def _run(function: Callable[[Job], Result], job: Job, memory: int, seconds: floa
     most = psutil.Process().memory_info().vms + memory
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    # Ends the worker where its parent, which enforces the time limit, was killed.
-    signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
+    # Ends the worker whatever it is doing and whether its parent lives. Unlike pebble's time limit,
+    # it does not follow the wall clock, which may be set forward.
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         return function(job)
     except UserError:

@@ -4,7 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
-import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from femur_jax.errors import UserError
+from femur_jax.files import new_folder
 from femur_jax.phantom.patient import COARSEST_MM, Record, write_patient
 from femur_jax.phantom.plan import Patient, plan_cohort
 from femur_jax.progress import Progress
@@ -80,7 +81,8 @@ def write_cohort(
         The path of labels.csv.
 
     Raises:
-        UserError: The folder is not empty, or a number is out of range.
+        UserError: The folder is not empty or another process is writing it, or a number is out of
+            range.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; name a new folder.")
@@ -103,10 +105,10 @@ def write_cohort(
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 1:
         raise UserError(f"{workers} workers cannot simulate; use 1 or more.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        unfinished, truth = Path(scratch) / "cohort", Path(scratch) / "truth"
-        unfinished.mkdir()
+    if folder.exists():
+        folder.rmdir()
+    with new_folder(folder) as unfinished:
+        truth = unfinished / "truth.jsonl"
         work = partial(write_patient, unfinished, seed, coarsest_mm=coarsest_mm)
         with (
             (unfinished / "labels.csv").open("w", newline="") as table,
@@ -121,7 +123,6 @@ def write_cohort(
                 rows.writerows(records)
                 lines.writelines(json.dumps(record) + "\n" for record in records)
         truth.replace(folder.with_name(f"{folder.name}.truth.jsonl"))
-        unfinished.replace(folder)
     return folder / "labels.csv"
 
 
@@ -138,7 +139,7 @@ def _simulated(
     os.environ.update(ONE_THREAD)
     context = multiprocessing.get_context("spawn")  # a forked process with threads may hang
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
             yield pool.map(work, plan)
     finally:
         for name, value in before.items():
@@ -146,3 +147,15 @@ def _simulated(
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _end_with_parent() -> None:
+    """Ends this worker as soon as its parent has ended, however it ended."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -93,6 +93,14 @@ def _allocate(mebibytes: int) -> int:
     return len(bytearray(mebibytes * MIB))
 
 
+def test_a_clock_that_is_set_forward_costs_no_job(monkeypatch):
+    clock = time.time
+    results = run_in_workers(_sleep_less, range(3), workers=1, memory=200 * MIB, seconds=30.0)
+    assert next(results) == 0
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+    assert list(results) == [1, 2]
+
+
 def test_no_jobs_give_no_results():
     assert list(run_in_workers(_job, [], workers=2, memory=MIB, seconds=1.0)) == []
 

@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pydicom
 import pytest
 
@@ -151,6 +153,38 @@ def test_a_failure_leaves_no_files(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_cohort(tmp_path / "cohort", **SETTINGS)
     assert not list(tmp_path.iterdir())
+
+
+ORPHANS = """
+import time
+from functools import partial
+from femur_jax.phantom.cohort import _simulated
+with _simulated(partial(time.sleep), [60, 60], 2) as results:
+    list(results)
+"""
+
+
+def test_workers_end_with_a_killed_parent():
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    workers = []
+    while len(workers) < 3:  # two, and a tracker of resources
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        workers = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_a_killed_run_left_is_cleared(cohort, tmp_path):
+    left = tmp_path / "cohort.partial"
+    left.mkdir()
+    (left / "labels.csv").write_text("path")
+    (tmp_path / "cohort.lock").touch()
+    write_cohort(tmp_path / "cohort", **SETTINGS, only=(0, 1))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cohort", "cohort.truth.jsonl"]
 
 
 def test_bone_is_bright_in_every_file(displayed, cohort, rows):
