@@ -7,6 +7,7 @@ WORKDIR/compiled/       compiled functions, so that a restart need not compile a
 
 import fcntl
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from femur_jax.errors import UserError
-from femur_jax.files import write_atomically
+from femur_jax.files import has_content, write_atomically
 from femur_jax.parallel.distributed import texts_of_all
 
 _CONFIG = "config.json"
@@ -30,6 +31,9 @@ _LEASE_SECONDS = 150.0  # a file server notices after about 90 that a node has d
 
 _HIDDEN = "hmac-sha256:"
 """Beginning of the text that stands for a hidden field in config.json."""
+
+_FAMILIES = {"diffusion": "patch_diffusion", "gan": "gan", "classifier": "classifier"}
+"""Modules of `configs` by the task of their models."""
 
 _locks: dict[Path, int] = {}  # file descriptors, open until the process ends
 
@@ -88,9 +92,9 @@ def _claim(
     workdir: Path, fields: dict[str, Any], stage: str, free: Sequence[str], keep_free: bool
 ) -> None:
     file = workdir / _CONFIG
-    is_new = not file.is_file()
+    is_new = not has_content(file)
     if not is_new:
-        changed = _differences(json.loads(file.read_text()), fields)
+        changed = _differences(_read(file), fields)
         fixed = [name for name in changed if not _is_free(name, free)]
         if fixed:
             names = ", ".join(f"config.{name}" for name in fixed)
@@ -173,12 +177,48 @@ def load_config(workdir: Path) -> ConfigDict:
     """The config that a run directory belongs to, locked against unknown fields.
 
     Raises:
-        UserError: The folder holds no run.
+        UserError: The folder holds no run, or one of a version whose config had fewer fields.
     """
     file = workdir / _CONFIG
-    if not file.is_file():
+    if not has_content(file):
         raise UserError(f"{workdir} holds no run ({_CONFIG} is missing); name another folder.")
-    return ConfigDict(_with_tuples(json.loads(file.read_text()))).lock()
+    fields = _read(file)
+    if missing := _missing(_current(fields), fields):
+        raise UserError(
+            f"The run in {workdir} was made by an older version of this program: its config lacks "
+            f"{', '.join(f'config.{name}' for name in missing)}; use that version, or begin a new "
+            "run in another folder."
+        )
+    return ConfigDict(_with_tuples(fields)).lock()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The fields of a config.json."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        raise UserError(
+            f"{file} is damaged; restore it from a copy, or begin a new run in another folder."
+        ) from None
+
+
+def _current(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that this version gives to a config of the same model or to a study's config."""
+    family = _FAMILIES.get(fields.get("task", ""), "study" if "grid" in fields else "")
+    if not family:
+        return {}
+    return importlib.import_module(f"configs.{family}").get_config().to_dict()
+
+
+def _missing(current: dict[str, Any], fields: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of missing fields; of a field without any of its own, only its name."""
+    names = []
+    for key, value in current.items():
+        if key not in fields:
+            names.append(f"{prefix}{key}")
+        elif isinstance(value, dict) and isinstance(fields[key], dict):
+            names += _missing(value, fields[key], f"{prefix}{key}.")
+    return names
 
 
 def _with_tuples(value: Any) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt16
 from scipy.ndimage import correlate1d, gaussian_filter, gaussian_filter1d
 from scipy.stats import wasserstein_distance
 
-from femur_jax.data.pyramid import pyramid
+from femur_jax.data.pyramid import level_sizes, pyramid
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
@@ -23,6 +23,7 @@ _SECTIONS = 9  # heights at which the shaft's width is measured
 _SHAFT_SIDE = 256  # longer side of the image that the shaft is measured in, at most
 
 _COARSEST = 128  # longer side of the image in which both edges are sought together
+_NARROWEST = 4  # columns of that image, which hold two edges at a plausible distance
 _WIDTHS = (0.07, 0.5)  # of the femur, over the image's width
 _STEEPEST = 3  # greatest step of an edge from one row to the next, pixels
 _PENALTY = 0.5  # of a step of one pixel, in standard deviations of the slope
@@ -76,13 +77,17 @@ def size(image: Image) -> Float[np.ndarray, "3"]:
 def shaft_widths(image: Image) -> Float[np.ndarray, " section"]:
     """Width of the femur at nine heights (medians over rows), as a share of the image's width.
 
-    The shaft must run from the top to the bottom of an image of 8 x 8 pixels or more, which is
-    thinned to 256 pixels.
+    The shaft must run from the top to the bottom of the image, which is thinned to 256 pixels. The
+    width is 0 in an image that is too narrow for two edges. Rows of a low image are repeated.
     """
     step = -(-max(image.shape) // _SHAFT_SIDE)
-    shaft = trace_shaft(np.ascontiguousarray(image[::step, ::step]))
-    width = (shaft.right - shaft.left) / image[::step, ::step].shape[1]
-    return np.array([np.median(section) for section in np.array_split(width, _SECTIONS)])
+    thinned = np.ascontiguousarray(image[::step, ::step])
+    height, width = thinned.shape
+    if level_sizes(height, width, _COARSEST)[0][1] < _NARROWEST:
+        return np.zeros(_SECTIONS)
+    shaft = trace_shaft(thinned)
+    rows = np.repeat((shaft.right - shaft.left) / width, -(-_SECTIONS // height))
+    return np.array([np.median(section) for section in np.array_split(rows, _SECTIONS)])
 
 
 DESCRIPTORS: Mapping[str, Callable[[Image], np.ndarray]] = {

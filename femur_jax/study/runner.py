@@ -30,7 +30,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.generators import View, evaluate_generator
 from femur_jax.evaluation.radiograph_set import BOTH, of_split
-from femur_jax.files import make_folder, write_atomically
+from femur_jax.files import has_content, make_folder, write_atomically
 from femur_jax.ingest.pipeline import ingest
 from femur_jax.parallel.mesh import check_batch_size, make_mesh
 from femur_jax.phantom.cohort import write_cohort
@@ -218,7 +218,7 @@ class Study:
     def finished(self) -> dict[str, float]:
         """Wall seconds of the finished stages, to which other processes may add."""
         files = {stage.name: self.workdir / "finished" / stage.name for stage in self.stages}
-        return {name: json.loads(f.read_text()) for name, f in files.items() if f.is_file()}
+        return {name: json.loads(f.read_text()) for name, f in files.items() if has_content(f)}
 
     def run_once(self, stage: Stage) -> None:
         """Runs a stage unless it has finished, and records its wall time."""

@@ -47,6 +47,15 @@ def test_shaft_width_of_a_bar():
     np.testing.assert_allclose(descriptors.shaft_widths(noisy), 30 / 90, atol=0.03)
 
 
+def test_a_shaft_in_a_tiny_image():
+    rng = np.random.default_rng(0)
+    for shape in ((1, 4), (4, 16), (8, 8), (9, 4), (16, 6), (9, 300)):
+        widths = descriptors.shaft_widths(rng.integers(0, 65536, shape, np.uint16))
+        assert np.all((widths > 0) & (widths < 1)), shape
+    for shape in ((1, 1), (40, 3), (256, 6)):  # the last is halved to 3 columns
+        assert np.all(descriptors.shaft_widths(np.zeros(shape, np.uint16)) == 0)
+
+
 def test_distance_is_in_standard_deviations():
     rng = np.random.default_rng(1)
     real = rng.normal(5, [0.1, 7.0, 0.0], size=(4000, 3))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs import classifier, gan, patch_diffusion, study
 from configs.study import get_config
 from femur_jax import run_folder
 from femur_jax.data.shards import RadiographDataset
@@ -141,6 +143,8 @@ def test_a_finished_stage_is_not_run_again(config, tmp_path):
     again.run_once(Stage("report", (), lambda: runs.append("report")))
     assert runs == ["ingest", "report"]
     assert list(again.finished) == ["ingest", "report"]
+    (tmp_path / "finished" / "report").write_text("")  # as after a power cut
+    assert list(again.finished) == ["ingest"]
 
 
 def test_a_failed_stage_is_not_recorded_as_finished(config, tmp_path):
@@ -272,3 +276,47 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     config.a = 2
     with pytest.raises(UserError, match=r"it differs in config\.a, config\.train\.seed\)"):
         run_folder.claim(folder, config, stage="train", free=free)
+
+
+def _without(config, *names):
+    """A run directory's config without some fields."""
+    fields = config.to_dict()
+    for name in names:
+        *above, last = name.split(".")
+        parent = fields
+        for key in above:
+            parent = parent[key]
+        del parent[last]
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"),
+    [
+        (classifier, ("train.augment", "train.patience", "folds")),
+        (patch_diffusion, ("sample", "data.draw.by")),
+        (gan, ("model.blocks",)),
+        (study, ("ingest", "gan.evaluate.weights")),
+    ],
+)
+def test_the_run_of_an_older_version_names_the_missing_fields(tmp_path, module, missing):
+    config = module.get_config()
+    (tmp_path / "config.json").write_text(_without(config))
+    assert run_folder.load_config(tmp_path).to_dict() == config.to_dict()
+    (tmp_path / "config.json").write_text(_without(config, *missing))
+    with pytest.raises(UserError, match="older version") as error:
+        run_folder.load_config(tmp_path)
+    assert sorted(re.findall(r"config\.([\w.]*\w)", str(error.value))) == sorted(missing)
+
+
+def test_an_empty_file_is_not_done(tmp_path):
+    """A power cut may leave a file without its content."""
+    config = ConfigDict({"a": 1})
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match="holds no run"):
+        run_folder.load_config(tmp_path)
+    run_folder.claim(tmp_path, config, stage="train")
+    assert run_folder.load_config(tmp_path).to_dict() == {"a": 1}
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        run_folder.load_config(tmp_path)
