@@ -23,6 +23,7 @@ TRAINING = (
 SMALLER = {
     "simulate --out=radiographs": "simulate --out=radiographs --patients=20 --images=30"
     " --hospitals=2 --long_side 40 72 --workers=1",
+    "--files=check.csv": "--files=check.csv --workers=1",
     "--patch=256": "--patch=16 --workers=1 --fractions 0.3 0.3",
     "snapshot_every=5000": "snapshot_every=4",
     "((2500, 2000), (3000, 2000))": "((40, 30), (48, 36))",

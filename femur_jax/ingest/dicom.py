@@ -16,7 +16,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from jaxtyping import Shaped, UInt16
+from jaxtyping import Bool, Shaped, UInt16
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
@@ -160,6 +160,7 @@ class Picture:
         source: Facts about the file's origin.
         instance: Pseudonym of the SOP Instance UID, "" where there is none.
         made_from: Pseudonyms of the instances that this one was processed from.
+        hidden: Mask of padding and of pixels behind shutters, which are black; None for none.
     """
 
     pixels: UInt16[np.ndarray, "height width"]
@@ -169,6 +170,7 @@ class Picture:
     source: Source
     instance: str = ""
     made_from: tuple[str, ...] = ()
+    hidden: Bool[np.ndarray, "height width"] | None = None
 
 
 def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
@@ -195,9 +197,8 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         raise
     except Exception:  # pydicom converts a value when it is accessed, and may fail
         raise RejectedFileError("header") from None
-    return Picture(
-        grey, crop_box(grey, hidden), spacing, spacing_source, source, instance, made_from
-    )
+    crop = crop_box(grey, hidden)
+    return Picture(grey, crop, spacing, spacing_source, source, instance, made_from, hidden)
 
 
 def file_bytes(path: Path) -> bytes:

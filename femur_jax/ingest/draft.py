@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from femur_jax.data.table_file import as_text
 from femur_jax.errors import UserError
 from femur_jax.files import write_atomically
 from femur_jax.ingest.dicom import patient_age
-from femur_jax.ingest.image_file import SUFFIXES
-from femur_jax.ingest.workers import run_in_workers
+from femur_jax.ingest.reader import files_in, is_picture
+from femur_jax.ingest.workers import number_of_workers, run_in_workers
 from femur_jax.progress import Progress
 
 COLUMNS = ("path", "patient_id", "hospital", "label", "view", "laterality", "age", "sex")
@@ -65,17 +64,15 @@ def draft_labels(
     Raises:
         UserError: There is no such folder or no radiograph in it, or the table exists.
     """
-    if not folder.is_dir():
-        raise UserError("There is no folder of radiographs at the given path; correct the path.")
+    files = files_in(folder)
     if table.exists():
         raise UserError(
             "The label table exists and may hold labels; move it away or name another file."
         )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     kinds = [_kind(path) for path in files]
     films = [path for path, kind in zip(files, kinds, strict=True) if kind == "dicom"]
     read = run_in_workers(
-        _header, films, workers=workers or os.cpu_count() or 1, memory=memory, seconds=seconds
+        _header, films, workers=number_of_workers(workers), memory=memory, seconds=seconds
     )
     headers = dict(zip(films, Progress(read, "headers", len(films)), strict=True))
     rows, headerless = [], 0
@@ -101,7 +98,7 @@ def draft_labels(
 
 def _kind(path: Path) -> str:
     """'dicom', 'picture' by its suffix, or 'other'."""
-    if path.suffix.lower() in SUFFIXES:
+    if is_picture(path):
         return "picture"
     try:
         with path.open("rb") as file:

@@ -164,6 +164,7 @@ def _table(
         values = _look_up(values, sequence[0], dataset)[0]
     else:
         slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+        require((slope is None) == (intercept is None), "rescale")
         values = values * float(1 if slope is None else slope) + float(intercept or 0)
         require(bool(np.isfinite(values).all()) and bool(np.ptp(values) > 0), "rescale")
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
@@ -173,7 +174,7 @@ def _table(
     require(not dataset.get("PresentationLUTSequence"), "presentation_lut")
     limits: tuple[float, ...] = ()
     if sequence := dataset.get("VOILUTSequence"):
-        entries, bits = _look_up(values, sequence[0], dataset)
+        entries, bits = _look_up(values, sequence[0], dataset, least=0.5)
         shown, voi = np.clip(entries / ((1 << bits) - 1), 0, 1), "lut"
     elif any(_first(dataset.get(f"Window{part}")) is not None for part in ("Center", "Width")):
         shown, voi = _apply_window(values, dataset), "window"
@@ -190,9 +191,13 @@ def _first(value):
 
 
 def _look_up(
-    values: Float64[np.ndarray, "values"], item: Dataset, dataset: Dataset
+    values: Float64[np.ndarray, "values"], item: Dataset, dataset: Dataset, least: float = 0.0
 ) -> tuple[Float64[np.ndarray, "values"], int]:
-    """Applies a modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1); returns its bits as well."""
+    """Applies a modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1); returns its bits as well.
+
+    Some writers state more bits than the entries have, which blackens the picture. So the greatest
+    entry must be at least the share `least` of what the bits allow.
+    """
     descriptor, data = item.get_item("LUTDescriptor"), item.get_item("LUTData")
     order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
     try:
@@ -208,7 +213,8 @@ def _look_up(
     except (AttributeError, TypeError, ValueError):
         raise RejectedFileError("lookup_table") from None
     # A picture needs 8 bits, and entries of more bits than stated would all be white.
-    require(8 <= bits <= 16 and int(table.max()) < 1 << bits, "lookup_table")
+    fits = 8 <= bits <= 16 and least * (1 << bits) <= int(table.max()) < 1 << bits
+    require(fits, "lookup_table")
     # The first value is negative where the VR or the values to look up say so.
     if first >= 1 << 15 and (descriptor.VR == "SS" or values.min() < 0):
         first -= 1 << 16

@@ -9,7 +9,6 @@ bytes.
 
 import dataclasses
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,19 +18,17 @@ from typing import Any
 
 from femur_jax.data import cohort, spool
 from femur_jax.data.manifest import SCHEMA
-from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.records import RadiographEntry, encode
+from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import DatasetWriter
 from femur_jax.errors import UserError
 from femur_jax.files import locked, make_folder, write_atomically
 from femur_jax.ingest import duplicates
 from femur_jax.ingest.content import content_keys
-from femur_jax.ingest.dicom import read_dicom
-from femur_jax.ingest.image_file import SUFFIXES, read_image_file
-from femur_jax.ingest.polarity import POSITIVE, polarity
+from femur_jax.ingest.polarity import POSITIVE
+from femur_jax.ingest.reader import read_radiograph
 from femur_jax.ingest.rejection import REASONS, RejectedFileError
 from femur_jax.ingest.splits import split_by_content
-from femur_jax.ingest.workers import run_in_workers
+from femur_jax.ingest.workers import number_of_workers, run_in_workers
 from femur_jax.progress import Progress
 
 QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "similar.jsonl"
@@ -51,10 +48,17 @@ class Limits:
     Attributes:
         memory: Bytes that the process may allocate.
         seconds: Time in seconds.
+
+    Raises:
+        UserError: A limit is not above 0.
     """
 
     memory: int = 3 << 29
     seconds: float = 120.0
+
+    def __post_init__(self):
+        if self.memory < 1 or not self.seconds > 0:
+            raise UserError("The limits of memory and time must be above 0; increase them.")
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,7 @@ def ingest(
         UserError: The input is bad, or too many files are unusable. No dataset is created, and
             the spool is kept for the next run.
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
-    if workers < 1:
-        raise UserError(f"The number of workers is {workers}; give 1 or more.")
-    if limits.memory < 1 or not limits.seconds > 0:
-        raise UserError("The limits of memory and time must be above 0; increase them.")
+    workers = number_of_workers(workers)
     if not 0 <= max_quarantined <= 1:
         raise UserError(f"The share of unusable files is {max_quarantined}; give 0 to 1.")
     if out.resolve() in key_file.resolve().parents:
@@ -249,36 +249,9 @@ def _read_all(jobs: Sequence[_Job], workers: int, limits: Limits) -> list[spool.
 def _read(job: _Job) -> spool.FileFacts | str:
     """Reads one file in a worker process and stores it in the spool."""
     try:
-        if job.path.suffix.lower() in SUFFIXES:
-            picture = read_image_file(job.path)
-        else:
-            picture = read_dicom(job.path, job.pseudonym)
-        entry = job.entry
-        radiograph = Radiograph(
-            pixels=picture.pixels,
-            crop=picture.crop,
-            name=job.pseudonym("file", entry.path),
-            label=entry.label,
-            patient=job.pseudonym("patient", entry.patient_id),
-            hospital=job.pseudonym("hospital", entry.hospital),
-            spacing_mm=picture.spacing_mm,
-            spacing_source=picture.spacing_source,
-            view=entry.view,
-            laterality=entry.laterality,
-            source=picture.source,
-            columns=entry.columns,
-        )
-        encoded = encode(radiograph, job.patch)
+        facts, encoded = read_radiograph(job.path, job.entry, job.pseudonym, job.patch)
     except RejectedFileError as error:
         return error.code
-    perceptual_hash = duplicates.perceptual_hash(picture.pixels)
-    facts = spool.FileFacts(
-        encoded.entry,
-        picture.instance,
-        picture.made_from,
-        perceptual_hash,
-        polarity(picture.pixels),
-    )
     spool.write(job.spool, facts, encoded)
     return facts
 

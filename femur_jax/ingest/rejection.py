@@ -160,7 +160,8 @@ REASONS = {
     ),
     "rescale": Reason(
         "header",
-        "The rescale slope is 0, or slope and intercept yield values that are not finite.",
+        "The rescale slope is 0, one of slope and intercept is missing, or they yield values that "
+        "are not finite.",
         "Please export this radiograph with a valid Rescale Slope and Rescale Intercept, or "
         "without both.",
     ),

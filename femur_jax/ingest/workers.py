@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import resource
 import signal
 import warnings
@@ -16,6 +17,17 @@ from femur_jax.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def number_of_workers(wanted: int | None) -> int:
+    """The number of processes, one per core where none is given.
+
+    Raises:
+        UserError: The number is below 1.
+    """
+    if wanted is not None and wanted < 1:
+        raise UserError(f"The number of workers is {wanted}; give 1 or more.")
+    return wanted or os.cpu_count() or 1
 
 
 def run_in_workers(

@@ -170,7 +170,7 @@ BAD = {
     "PixelRepresentation 2": ("header", _with(PixelRepresentation=2)),
     "two values of Rows": ("header", _with(Rows=[33, 33])),
     "oblong pixels": ("oblong_pixels", _with(PixelSpacing=[0.1, 0.12])),
-    "infinite rescale": ("rescale", _with(RescaleSlope="1e308")),
+    "infinite rescale": ("rescale", _with(RescaleSlope="1e308", RescaleIntercept="0")),
     "window of width 0": ("window", _with(WindowWidth=0, WindowCenter=5)),
     "linear window below 1": ("window", _with(WindowWidth=0.5, WindowCenter=5)),
     "window without center": ("window", _with(WindowWidth=100)),
@@ -284,7 +284,13 @@ BAD = {
             PhotometricInterpretation="MONOCHROME1",
         ),
     ),
-    "slope 0": ("rescale", _with(RescaleSlope="0")),
+    "slope 0": ("rescale", _with(RescaleSlope="0", RescaleIntercept="0")),
+    "slope without intercept": ("rescale", _with(RescaleSlope="2")),
+    "intercept without slope": ("rescale", _with(RescaleIntercept="-1024", RescaleSlope="")),
+    "table of 12 bits that states 16": (
+        "lookup_table",
+        _with(change=_voi_lut(4096, [4096, 0, 16])),
+    ),
     "window beyond all values": ("blank", _with(WindowWidth=9, WindowCenter=9999)),
 }
 
@@ -436,6 +442,9 @@ def test_the_guide_lists_every_code():
     guide = (Path(__file__).parents[2] / "docs" / "quarantine.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", guide, re.MULTILINE)
     assert {code: tuple(reason) for code, *reason in rows} == REASONS
+    verdicts = guide[guide.index("## Accepted") : guide.index("## Codes")]
+    refused = re.findall(r"^\|.*refused.*\|([^|]*)\|$", verdicts, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", "".join(refused))) == set(REASONS)
 
 
 def test_each_code_has_a_sentence_for_the_hospital():

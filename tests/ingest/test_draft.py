@@ -115,7 +115,7 @@ def test_a_draft_replaces_no_table(films, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "--labels --draft_labels is required"),
+        ([], "--labels --draft_labels --check is required"),
         (["--labels=a.csv"], "--out is required with --labels"),
         (["--labels=a.csv", "--draft_labels=b.csv"], "not allowed with argument --labels"),
     ],

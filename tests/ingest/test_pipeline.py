@@ -607,14 +607,18 @@ def test_a_folder_without_a_usable_file_is_reported(tmp_path):
         ({"fractions": (0.1, 0.1)}, "12 patients with label NFF leave 1"),
         ({"max_quarantined": -0.1}, r"share of unusable files is -0\.1"),
         ({"max_quarantined": float("nan")}, "share of unusable files is nan"),
-        ({"limits": Limits(memory=0)}, "limits of memory and time"),
-        ({"limits": Limits(seconds=-1.0)}, "limits of memory and time"),
     ],
 )
 def test_bad_settings_are_reported(cohort, tmp_path, changes, named):
     with pytest.raises(UserError, match=named):
         cohort.ingest(tmp_path / "dataset", **changes)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [{"memory": 0}, {"seconds": -1.0}, {"seconds": float("nan")}])
+def test_limits_are_above_0(limit):
+    with pytest.raises(UserError, match="limits of memory and time"):
+        Limits(**limit)
 
 
 def test_bad_paths_are_reported(cohort, tmp_path, monkeypatch):
