@@ -72,23 +72,26 @@ def check(
     Raises:
         UserError: There is no such folder, it is empty, or the table exists.
     """
-    workers = number_of_workers(workers)
+    processes = number_of_workers(workers)
     files = files_in(folder)
     if not files:
         raise UserError("The folder to check holds no file; name the folder of radiographs.")
     if table is not None and table.exists():
         raise UserError("The table of the files exists; remove it or name another file.")
-    read = run_in_workers(
-        _read, files, workers=workers, memory=limits.memory, seconds=limits.seconds
-    )
-    results = [
-        Checked(result) if isinstance(result, str) else result
-        for result in Progress(read, "check", len(files), unit="file")
-    ]
-    results = _compared(files, results, workers, limits)
+    results = try_files(files, processes, limits)
+    results = _compared(files, results, processes, limits)
     if table is not None:
         write_atomically(table, _csv(folder, files, results))
     return results
+
+
+def try_files(files: Sequence[Path], workers: int, limits: Limits) -> list[Checked]:
+    """Reads each file as the ingest does and encodes its pyramid, without a comparison."""
+    read = run_in_workers(
+        _read, files, workers=workers, memory=limits.memory, seconds=limits.seconds
+    )
+    bar = Progress(read, "check", len(files), unit="file")
+    return [Checked(result) if isinstance(result, str) else result for result in bar]
 
 
 def _read(path: Path) -> Checked:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Integer, UInt16
+
 from femur_jax.ingest.rejection import RejectedFileError, require
 
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
@@ -19,10 +22,22 @@ BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
 
 _START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _START_OF_TILE = 0xDA, 0x90
+_HUFFMAN_TABLES, _RESTART_INTERVAL = 0xC4, 0xDD
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MAX_SEGMENTS = 1000
 """Bound on the segments before the entropy-coded data; real codestreams have about ten."""
 _MAX_TILE_PARTS = 1 << 16
+_PREDICTIONS = {
+    2: lambda left, above, corner: above,
+    3: lambda left, above, corner: corner,
+    4: lambda left, above, corner: left + above - corner,
+    5: lambda left, above, corner: left + ((above - corner) >> 1),
+    6: lambda left, above, corner: above + ((left - corner) >> 1),
+    7: lambda left, above, corner: (left + above) >> 1,
+}
+"""Predictions of lossless JPEG, without the first, by their number (ISO/IEC 10918-1 H.1.2.1)."""
+_BLOCK = 32
+"""Number of rows that are predicted at a time."""
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"  # the signature of a JP2 file (ISO/IEC 15444-1 I.5.1)
 _FILL = re.compile(rb"\xff+")
 
@@ -140,6 +155,76 @@ def _check_end(code: bytes, end: int) -> None:
     require(code[end : end + 2] == b"\xff\xd9", "codestream")
     # Some writers pad fragments to an even length with another byte, such as 0x20.
     require(len(code[end + 2 :].translate(None, b"\x00\xff")) <= 1, "codestream")
+
+
+def lossless_bits_fit(code: bytes, pixels: Integer[np.ndarray, "height width"]) -> bool:
+    """Whether lossless JPEG's entropy-coded bits are as many as those of the decoded pixels.
+
+    A decoder leaves the rest where a part is repeated, and makes up pixels where one is missing.
+    The codes are those of ISO/IEC 10918-1 H.1.2. Streams with restarts are not checked.
+
+    Args:
+        code: The codestream, as checked by `read_frame`.
+        pixels: The decoded pixels, unsigned.
+    """
+    lengths: dict[int, bytes] = {}
+    bits = scan = 0
+    for marker, start, end in _segments(code):
+        if marker == LOSSLESS:
+            bits = code[start + 4]
+        elif marker == _HUFFMAN_TABLES:
+            lengths |= _code_lengths(code[start + 4 : end])
+        elif marker == _RESTART_INTERVAL and any(code[start + 4 : end]):
+            return True
+        elif marker == _START_OF_SCAN:
+            scan = end
+            break
+    table, predictor = code[scan - 4] >> 4, code[scan - 3]
+    # Differences are modulo 2 ** 16; that of 32768 has no further bits (H.1.2.2).
+    size = np.frexp(np.minimum(np.arange(1 << 16), (1 << 16) - np.arange(1 << 16)))[1]
+    code_bits = np.zeros(17, np.uint8)
+    code_bits[: len(lengths[table])] = list(lengths[table])
+    costs = (code_bits[size] + np.where(size < 16, size, 0)).astype(np.uint8)
+    used = sum(
+        int(np.take(costs, differences, mode="clip").sum(dtype=np.int64))
+        for differences in _differences(pixels.astype(np.uint16, copy=False), predictor, bits)
+    )
+    marker = _JPEG_MARKER.search(code, scan)
+    coded = code[scan : marker.start() if marker else len(code)]
+    left = 8 * (len(coded) - coded.count(b"\xff\x00")) - used
+    return 0 <= left < 16  # filled to a byte, and by some writers to two
+
+
+def _code_lengths(segment: bytes) -> dict[int, bytes]:
+    """The lengths of the codes of each category, by the number of a table (B.2.4.2)."""
+    tables, position = {}, 0
+    while position < len(segment):
+        number, counts = segment[position], segment[position + 1 : position + 17]
+        position += 17
+        lengths = bytearray(17)
+        for length, count in enumerate(counts, start=1):
+            for category in segment[position : position + count]:
+                lengths[min(category, 16)] = length
+            position += count
+        tables[number] = bytes(lengths)
+    return tables
+
+
+def _differences(
+    pixels: UInt16[np.ndarray, "height width"], predictor: int, bits: int
+) -> Iterator[UInt16[np.ndarray, "..."]]:
+    """Differences of the pixels from their predictions, modulo 2 ** 16 (H.1.2.1)."""
+    yield pixels[:1, :1] - np.uint16(1 << (bits - 1))
+    yield pixels[:1, 1:] - pixels[:1, :-1]
+    yield pixels[1:, :1] - pixels[:-1, :1]
+    for top in range(0, len(pixels) - 1, _BLOCK):  # a few rows stay in the processor's cache
+        block = pixels[top : top + _BLOCK + 1]
+        a, b, c = block[1:, :-1], block[:-1, 1:], block[:-1, :-1]
+        if predictor == 1:
+            yield block[1:, 1:] - a
+        else:
+            a, b, c = (part.astype(np.int32) for part in (a, b, c))
+            yield block[1:, 1:] - _PREDICTIONS[predictor](a, b, c).astype(np.uint16)
 
 
 def rle_segments(code: bytes, number: int) -> list[bytes]:

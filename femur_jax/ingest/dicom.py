@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt16
 from pydicom import uid
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
@@ -26,11 +26,13 @@ from pydicom.filereader import data_element_generator
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import STR_VR
 
 from femur_jax.data.radiograph import GREATEST_AGE, INTENTS, SEXES, Box, Source
 from femur_jax.ingest import codestream
 from femur_jax.ingest.collimation import crop_box
 from femur_jax.ingest.grey import presentation, stored_range
+from femur_jax.ingest.layout import is_smooth
 from femur_jax.ingest.polarity import POSITIVE, polarity
 from femur_jax.ingest.rejection import RejectedFileError, require
 
@@ -188,6 +190,7 @@ def read_dicom(path: Path, pseudonym: Callable[[str, str], str]) -> Picture:
         _check_header(dataset)
         spacing, spacing_source = _spacing(dataset)
         stored, clipped = _decode(dataset, pixel_data)
+        require(is_smooth(stored, dataset.BitsStored), "layout")
         grey, hidden, voi, limits = presentation(stored, dataset)
         header = (dataset.PhotometricInterpretation, dataset.get("PresentationLUTShape"))
         require(header not in _CONTRADICTIONS or polarity(grey) == POSITIVE, "polarity")
@@ -250,6 +253,9 @@ def _parse(data: bytes) -> tuple[Dataset, RawDataElement]:
     if not isinstance(pixels, RawDataElement):
         raise RejectedFileError("encapsulation")
     _check_rest(_Pieces(data, source.tell()), syntax, pixels)
+    for tag, element in header.items():
+        text = (element.VR or "UN") in STR_VR
+        require(element.VR in (None, "UN") or text == (dictionary_VR(tag) in STR_VR), "header")
     dataset = Dataset(header)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -470,6 +476,8 @@ def _decompress(dataset: Dataset, frame: bytes) -> Shaped[np.ndarray, "height wi
     require(fits and (keeps or dataset.BitsStored <= stated.bits), "codestream_bits")
     pixels = _guarded(compression.decode, frame)
     require(pixels.shape == shape, "codestream_size")
+    if stated.process == codestream.LOSSLESS:
+        require(codestream.lossless_bits_fit(frame, pixels), "codestream")
     return pixels
 
 

@@ -164,7 +164,7 @@ def _table(
         values = _look_up(values, sequence[0], dataset)[0]
     else:
         slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-        require((slope is None) == (intercept is None), "rescale")
+        require((slope is None) == (intercept in (None, "")), "rescale")  # half of it is lost
         values = values * float(1 if slope is None else slope) + float(intercept or 0)
         require(bool(np.isfinite(values).all()) and bool(np.ptp(values) > 0), "rescale")
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1"

@@ -274,6 +274,13 @@ REASONS = {
         "Pixel values exceed BitsStored, and not only a few of a lossy codec.",
         "Please export this radiograph again, since its pixels exceed Bits Stored.",
     ),
+    "layout": Reason(
+        "grey values",
+        "The pixels form a picture only with Rows and Columns exchanged, or with the other Pixel "
+        "Representation.",
+        "Please export this radiograph again, since its Rows and Columns or its Pixel "
+        "Representation do not fit its pixels.",
+    ),
     "polarity": Reason(
         "grey values",
         "Photometric Interpretation and Presentation LUT Shape contradict each other, and the "

@@ -98,6 +98,9 @@ def _nested_lengths(depth):
     return inner
 
 
+RESCALED = {"RescaleSlope": "2", "RescaleIntercept": "0"}
+
+
 def _frame_of(syntax, change):
     return _with(syntax=syntax, frame=change(encode_frame(STORED, syntax)))
 
@@ -198,6 +201,14 @@ BAD = {
             RadiusOfCircularShutter=9,
         ),
     ),
+    "text coded as a number": (
+        "header",
+        _bytes(lambda data: data.replace(b"\x53\x10DS", b"\x53\x10SS"), **RESCALED),
+    ),
+    "number coded as text": (
+        "header",
+        _bytes(lambda data: data.replace(b"\x01\x01US", b"\x01\x01LO")),
+    ),
     # pixel data
     "no bytes of pixels": ("pixels_empty", _with(frame=b"")),
     "native pixels cut": ("pixels_cut", _bytes(lambda data: data[:-100])),
@@ -285,6 +296,20 @@ BAD = {
         ),
     ),
     "slope 0": ("rescale", _with(RescaleSlope="0", RescaleIntercept="0")),
+    "sides exchanged": ("layout", _with(Rows=47, Columns=33)),
+    "sides exchanged in RLE": ("layout", _with(syntax=RLE, Rows=47, Columns=33)),
+    "unsigned values as signed ones": (
+        "layout",
+        _with(stored=smooth_values(shape=(80, 120)), PixelRepresentation=1),
+    ),
+    "signed values as unsigned ones": (
+        "layout",
+        _with(
+            stored=smooth_values(16, signed=True, shape=(80, 120)),
+            bits=16,
+            PixelRepresentation=0,
+        ),
+    ),
     "slope without intercept": ("rescale", _with(RescaleSlope="2")),
     "intercept without slope": ("rescale", _with(RescaleIntercept="-1024", RescaleSlope="")),
     "table of 12 bits that states 16": (

@@ -1,15 +1,19 @@
 import io
+import shutil
+import subprocess
 
 import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import uid
 from pydicom.pixels.encoders import RLELosslessEncoder
 
 from femur_jax.ingest import codestream
-from femur_jax.ingest.codestream import Frame, read_frame, rle_segments
+from femur_jax.ingest.codestream import Frame, lossless_bits_fit, read_frame, rle_segments
+from femur_jax.ingest.dicom import read_dicom
 from femur_jax.ingest.rejection import RejectedFileError
-from tests.ingest.conftest import smooth_values
+from tests.ingest.conftest import same, smooth_values, write_dicom
 
 PICTURE = smooth_values(12, shape=(40, 30))
 BYTES = smooth_values(8, shape=(40, 30))
@@ -178,3 +182,33 @@ def test_rle_offsets_are_checked(change, code):
 def test_processes_are_the_standards_markers():
     processes = (codestream.BASELINE, codestream.EXTENDED, codestream.LOSSLESS, codestream.JPEG_LS)
     assert processes == (0xC0, 0xC1, 0xC3, 0xF7)
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_bits_of_lossless_jpeg_are_those_of_the_pixels(predictor):
+    code = bytes(
+        imagecodecs.jpeg8_encode(PICTURE, lossless=True, predictor=predictor, bitspersample=12)
+    )
+    assert lossless_bits_fit(code, PICTURE)
+    assert not lossless_bits_fit(code, PICTURE // 2)
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_bits_are_those_that_dcmtk_writes(tmp_path, predictor):
+    program = shutil.which("dcmcjpeg")
+    if program is None:
+        pytest.skip("dcmtk is not installed")
+    stored = smooth_values(16, signed=True, shape=(40, 30))
+    plain, path = write_dicom(tmp_path / "plain", stored, bits=16), tmp_path / "f"
+    options = ["--encode-lossless", "--selection-value", str(predictor)]
+    subprocess.run([program, *options, plain, path], check=True)
+    np.testing.assert_array_equal(read_dicom(path, same).pixels, read_dicom(plain, same).pixels)
+
+
+@pytest.mark.parametrize("change", [lambda part: b"", lambda part: part + part])
+def test_parts_of_lossless_jpeg_that_are_lost_or_repeated_are_seen(tmp_path, change):
+    code = CODES["lossless"][0]
+    damaged = code[:400] + change(code[400:500]) + code[500:]
+    path = write_dicom(tmp_path / "f", PICTURE, syntax=uid.JPEGLossless, frame=damaged)
+    with pytest.raises(RejectedFileError, match="codestream"):
+        read_dicom(path, same)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.faults import FAULTS, File, kinds, with_table
 from benchmarks.mutations import mutated, outcome
 from femur_jax.ingest.dicom import read_dicom
 from tests.ingest.conftest import LOSSLESS, LOSSY, smooth_values
@@ -14,11 +15,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of the damage
 def file(dicom_file, tmp_path_factory):
     """A tiny radiograph in a syntax, with a full header; the file and its picture."""
 
-    def make(name):
+    def make(name, shape=(33, 47)):
         bits = 8 if name == "JPEG baseline" else 12
         path = dicom_file(
             tmp_path_factory.mktemp("mutations") / "f",
-            smooth_values(bits),
+            smooth_values(bits, shape=shape),
             syntax=(LOSSLESS | LOSSY)[name],
             bits=bits,
             WindowCenter=["2000", "1800"],
@@ -79,3 +80,33 @@ def test_outcomes_tell_pixels_from_facts(file, dicom_file, tmp_path):
         assert whole.count(old) == 1
         (tmp_path / "f").write_bytes(whole.replace(old, new))
         assert outcome(tmp_path / "f", picture) == expected
+
+
+@pytest.mark.parametrize("name", LOSSLESS | LOSSY)
+def test_files_of_elements_have_the_same_bytes(file, name):
+    """Faults are those of the one element that they change."""
+    path, _ = file(name)
+    syntax = (LOSSLESS | LOSSY)[name]
+    written, whole = File.of(path.read_bytes(), syntax), path.read_bytes()
+    if name == "deflated":  # compressed otherwise
+        assert File.of(written.to_bytes(), syntax) == written
+    else:
+        assert written.to_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("name", ["explicit", "big-endian", "implicit", "RLE", "JPEG lossless"])
+def test_a_faulty_file_is_refused_or_shows_the_same_picture(file, tmp_path, name, kind):
+    # A wrong sign shows in rows that cross the middle of the range often enough.
+    path, _ = file(name, shape=(60, 100))
+    whole = File.of(path.read_bytes(), (LOSSLESS | LOSSY)[name])
+    if kind == "lookup table":
+        whole = with_table(whole)
+    if kind not in kinds(whole):
+        pytest.skip(f"{name} files cannot have it")
+    (tmp_path / "f").write_bytes(whole.to_bytes())
+    picture = read_dicom(tmp_path / "f", lambda kind, name: "")
+    for seed in range(12):
+        fault = FAULTS[kind](whole, np.random.default_rng(seed))
+        (tmp_path / "f").write_bytes(fault.to_bytes())
+        assert outcome(tmp_path / "f", picture) != "pixels", seed
