@@ -6,6 +6,7 @@ python -m benchmarks --only train_over_torch_cpu
 import sys
 
 from benchmarks import (
+    copies,
     data,
     demo,
     evaluation,
@@ -28,6 +29,7 @@ SUITE = Suite(
     package="benchmarks",
     measurements=measurements_in(
         (
+            copies,
             data,
             demo,
             evaluation,

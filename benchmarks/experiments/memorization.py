@@ -12,7 +12,7 @@ from benchmarks.machine import cpu
 from benchmarks.records import Goal, Result, measurement
 from configs.patch_diffusion import get_config
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation.memorization import Point
+from femur_jax.evaluation.onset import Point
 from femur_jax.stages.audit import audit
 from femur_jax.stages.train import train
 

@@ -22,11 +22,13 @@ from femur_jax.models.torch_file import read_weights
 from femur_jax.progress import Progress
 
 THUMBNAIL_SIDE = 48
-"""Side in pixels, enough to distinguish a radiograph from all others, see `most_correlated`."""
+"""Side in pixels, enough to distinguish a radiograph from all others, see `alignment`."""
+
+LONGEST = 128
+"""Longest side in pixels of the images that crops are cut from."""
 
 _CROPS = 3
 _CROP_SIDE = 40  # three of them reach from top to bottom of 64 to 128 pixels
-_LONGEST = 128  # pixels of the level that crops are cut from
 
 
 @dataclass(frozen=True)
@@ -193,59 +195,53 @@ def extract_features(
 def thumbnails(
     dataset: RadiographDataset, radiographs: Sequence[int], side: int = THUMBNAIL_SIDE
 ) -> Float32[np.ndarray, "n side side"]:
-    """Whole radiographs resized to squares, grey values 0..65535; the aspect ratio is not kept.
+    """Thumbnails of radiographs of a dataset, see `thumbnail`; grey values 0..65535."""
+    return np.stack([thumbnail(overview(dataset, n, side), side) for n in radiographs])
+
+
+def overview(
+    dataset: RadiographDataset, radiograph: int, side: int = THUMBNAIL_SIDE
+) -> UInt16[np.ndarray, "height width"]:
+    """The coarsest level that a thumbnail does not enlarge, else the finest."""
+    sizes = dataset.level_sizes(radiograph)
+    large = (i for i, size in enumerate(sizes) if min(size) >= side)
+    return dataset.read(radiograph, next(large, len(sizes) - 1))
+
+
+def thumbnail(
+    image: UInt16[np.ndarray, "height width"], side: int = THUMBNAIL_SIDE
+) -> Float32[np.ndarray, "side side"]:
+    """The image resized to a square; the aspect ratio is not kept.
 
     A copy that was generated at another size or aspect ratio thus still lies upon its original.
     """
-    result = np.empty((len(radiographs), side, side), np.float32)
-    for number, n in enumerate(radiographs):
-        sizes = dataset.level_sizes(n)
-        # The coarsest level that is not enlarged, else the finest.
-        level = next((i for i, size in enumerate(sizes) if min(size) >= side), len(sizes) - 1)
-        image = Image.fromarray(dataset.read(n, level).astype(np.float32))
-        result[number] = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
-    return result
-
-
-def crop_scale(dataset: RadiographDataset, radiographs: Sequence[int]) -> int:
-    """The `longest` of `crops` that does not shrink the largest of some radiographs."""
-    return max(max(_crop_level(dataset, n)[1]) for n in radiographs)
+    resized = Image.fromarray(image.astype(np.float32)).resize(
+        (side, side), Image.Resampling.BILINEAR
+    )
+    return np.asarray(resized)
 
 
 def crops(
-    dataset: RadiographDataset, radiographs: Sequence[int], longest: int = _LONGEST
-) -> Float32[np.ndarray, "n crop side side"]:
-    """Squares in the middle of the radiograph's upper, middle and lower third, values 0..65535.
+    image: UInt16[np.ndarray, "height width"], longest: int = LONGEST
+) -> Float32[np.ndarray, "crop side side"]:
+    """Squares in the middle of the image's upper, middle and lower third.
 
-    They are cut from the finest level of at most 128 pixels. Unlike a thumbnail's, their scale
-    does not depend on where the radiograph ends, so a cropped copy still lies upon its original
-    but for a shift. Beyond the border the nearest pixel is repeated.
+    Unlike a thumbnail's, their scale does not depend on where the image ends, so a cropped copy
+    still lies upon its original but for a shift. Beyond the border the nearest pixel is repeated.
 
     Args:
-        dataset: Dataset of the radiographs.
-        radiographs: Positions in the dataset.
-        longest: Longest side in pixels to which levels are shrunk. A training set takes the
-            `crop_scale` of the synthetic one, whose generator may know only letterboxed ones.
+        image: Grey values of a radiograph, as `overview` gives them.
+        longest: Longest side in pixels to which the image is shrunk.
     """
-    result = np.empty((len(radiographs), _CROPS, _CROP_SIDE, _CROP_SIDE), np.float32)
-    for number, n in enumerate(radiographs):
-        level, _ = _crop_level(dataset, n)
-        image = shrink(dataset.read(n, level), (longest, longest))
-        for crop in range(_CROPS):
-            middles = (crop + 0.5) / _CROPS, 0.5
-            rows, columns = (
-                np.clip(_around(middle * length, length), 0, length - 1)
-                for middle, length in zip(middles, image.shape, strict=True)
-            )
-            result[number, crop] = image[np.ix_(rows, columns)]
+    image = shrink(image, (longest, longest))
+    result = np.empty((_CROPS, _CROP_SIDE, _CROP_SIDE), np.float32)
+    for crop in range(_CROPS):
+        rows, columns = (
+            np.clip(_around(middle * length, length), 0, length - 1)
+            for middle, length in zip(((crop + 0.5) / _CROPS, 0.5), image.shape, strict=True)
+        )
+        result[crop] = image[np.ix_(rows, columns)]
     return result
-
-
-def _crop_level(dataset: RadiographDataset, radiograph: int) -> tuple[int, tuple[int, int]]:
-    """The level that crops are cut from, and its size."""
-    sizes = dataset.level_sizes(radiograph)
-    level = max((i for i, size in enumerate(sizes) if max(size) <= _LONGEST), default=0)
-    return level, sizes[level]
 
 
 def _around(middle: float, length: int) -> Int[np.ndarray, " side"]:

@@ -101,8 +101,8 @@ class CopyPair:
     Attributes:
         synthetic: Position of the synthetic radiograph in its dataset.
         nearest: Position of the training radiograph in the real dataset.
-        ratio: Distance ratio of the two, or of the crop that is nearer.
-        is_flagged: Whether the ratio is among the smallest 1% of held-out patients'.
+        ratio: Distance ratio of the two, or of the part that is nearer.
+        is_flagged: Whether the ratio is among the smallest 1% of other patients'.
     """
 
     synthetic: int
@@ -113,20 +113,24 @@ class CopyPair:
 
 @dataclass(frozen=True)
 class CopiesRow:
-    """The memorisation audit of the radiographs of one class; see `memorization.Audit`.
+    """The memorisation audit of the radiographs of one class; see `copy_audit.Audit`.
 
     Attributes:
         label: A class of fractures.
         n: Number of audited radiographs.
         pairs: The nearest pairs, worst first.
         flagged_share: Share of flagged whole radiographs, of all `n`.
-        chance_share: Share of real held-out radiographs that would be flagged, in expectation.
-        copies: Radiographs that are too near for any chance, whole or in a crop.
+        chance_share: Share of other patients' real ones that would be flagged, in expectation.
+        copies: Radiographs that are too near for any chance, whole or in a part.
         authentic_share: Share of authentic whole radiographs, of all `n`, 0 to 1.
         membership_auc: AUC of inferring membership from the synthetic set; 0.5 is a coin.
-        tpr_at_1_fpr: Share of training patients found at 1% false accusations.
-        is_accused: Whether the verdict says that training radiographs are repeated.
-        verdict: The verdict in one sentence, with its thresholds.
+        membership_p: P value of the null hypothesis that the set reveals nothing.
+        tpr_at_1_fpr: Share of training patients found at 1% false accusations; None with too few
+            held-out patients.
+        planted: Number of training radiographs that were planted with each change.
+        found: Share of them that the audit calls copies, 0 to 1, by change.
+        is_accused: Whether the verdict says that the set should not be shared.
+        verdict: The verdict in words, with its thresholds and what was searched.
     """
 
     label: str
@@ -137,7 +141,10 @@ class CopiesRow:
     copies: int
     authentic_share: float
     membership_auc: Interval
-    tpr_at_1_fpr: Interval
+    membership_p: float
+    tpr_at_1_fpr: Interval | None
+    planted: int
+    found: Mapping[str, float]
     is_accused: bool
     verdict: str
 
@@ -210,7 +217,7 @@ class Evaluation:
                 CopiesRow(
                     **row
                     | {"pairs": [CopyPair(**pair) for pair in row["pairs"]]}
-                    | {name: Interval(**row[name]) for name in intervals}
+                    | {name: row[name] and Interval(**row[name]) for name in intervals}
                 )
                 for row in fields["copies"]
             ],
@@ -432,8 +439,11 @@ def _copies(
         copies=int(np.any([audit.copies for audit in audits], axis=0).sum()),
         authentic_share=float(whole.authentic.mean()),
         membership_auc=result.membership.auc,
+        membership_p=result.membership.p_value,
         tpr_at_1_fpr=result.membership.tpr_at_1_fpr,
-        is_accused=result.verdict.found_copies,
+        planted=result.power.planted,
+        found=result.power.found,
+        is_accused=result.verdict.accuses,
         verdict=result.verdict.sentence,
     )
 

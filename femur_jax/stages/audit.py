@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from femur_jax import run_folder
 from femur_jax.errors import UserError
 from femur_jax.evaluation.generators import open_synthetic
-from femur_jax.evaluation.memorization import before_onset, onset_table
+from femur_jax.evaluation.onset import before_onset, onset_table
 from femur_jax.files import write_atomically
 from femur_jax.progress import Progress
 from femur_jax.stages.evaluate import make_extractor

@@ -14,7 +14,8 @@ from femur_jax.data.synthetic import wanted_labels
 from femur_jax.errors import UserError
 from femur_jax.evaluation.features import Extractor, radiograph_features
 from femur_jax.evaluation.kernels import MIN_SAMPLES, kernel_distance
-from femur_jax.evaluation.memorization import Point, find_copies
+from femur_jax.evaluation.memorization import find_copies
+from femur_jax.evaluation.onset import Point
 from femur_jax.evaluation.radiograph_set import of_split
 from femur_jax.stages.evaluate import make_extractor
 from femur_jax.stages.sample import write_samples

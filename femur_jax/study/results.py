@@ -338,7 +338,7 @@ def _worst_pairs(
             if row.label == label:
                 dataset = by_label.get(label) or by_label[""]
                 pairs += [(pair, dataset) for pair in row.pairs]
-    # Crops and whole radiographs have different limits, so flagged pairs come first.
+    # Parts and whole radiographs have different limits, so flagged pairs come first.
     pairs.sort(key=lambda item: (not item[0].is_flagged, item[0].ratio))
     return contents.WorstPairs(
         source=_title(arm),

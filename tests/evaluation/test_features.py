@@ -8,13 +8,10 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from femur_jax.data.radiograph import Radiograph
-from femur_jax.data.records import encode
-from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.evaluation.alignment import shifted_distances
 from femur_jax.evaluation.features import (
     Extractor,
-    crop_scale,
     crops,
     extract_features,
     network,
@@ -23,7 +20,6 @@ from femur_jax.evaluation.features import (
     radiograph_features,
     thumbnails,
 )
-from femur_jax.evaluation.neighbours import most_correlated
 
 
 def test_thumbnails_show_the_whole_radiograph(dataset):
@@ -65,36 +61,19 @@ def test_a_radiograph_smaller_than_a_patch_lies_in_zeros(dataset):
     np.testing.assert_allclose(got[got > 0], whole.ravel(), rtol=1e-6)
 
 
-def test_cropping_shifts_crops_and_does_not_scale_them(tmp_path):
+def test_cropping_shifts_crops_and_does_not_scale_them():
     """Each crop of a radiograph is found in its cropped copy, and in no other radiograph."""
     rng = np.random.default_rng(3)
     images = [gaussian_filter(rng.normal(size=(116, 60)), 2) for _ in range(4)]
     images = [np.round(30000 + 1e5 * image).clip(0, 65535).astype(np.uint16) for image in images]
-    images.append(images[2][5:, 3:])
-    folder = tmp_path / "dataset"
-    with DatasetWriter(folder, patch=32, provenance={}) as writer:
-        for number, pixels_ in enumerate(images):
-            radiograph = Radiograph(
-                pixels=np.ascontiguousarray(pixels_),
-                name=str(number),
-                label="NFF",
-                patient=str(number),
-                hospital="",
-                spacing_mm=0.0,
-                spacing_source="unknown",
-            )
-            writer.add(encode(radiograph, 32), "train")
-    dataset = RadiographDataset(folder)
-    got = crops(dataset, [0, 1, 2, 3, 4])
+    got = np.stack([crops(image) for image in [*images, images[2][5:, 3:]]])
     assert got.shape == (5, 3, 40, 40)
     for crop in range(3):
-        nearest = most_correlated(got[4:, crop], got[:4, crop], 2, shift=6)
-        assert nearest.index[0, 0] == 2
-        assert nearest.distance[0, 0] < 0.2 < 0.8 < nearest.distance[0, 1]
-    assert crop_scale(dataset, [0]) == 116
+        distances = shifted_distances(got[4:, crop], got[:4, crop])[0]
+        assert distances[2] < 0.2 < 0.8 < np.sort(distances)[1]
     # Shrunk to half; of the 30 columns, those beyond the border are repeated, five on each side.
     whole = Image.fromarray(images[0].astype(np.float32)).resize((30, 58), Image.Resampling.BOX)
-    middle = crops(dataset, [0], longest=58)[0, 1]
+    middle = crops(images[0], longest=58)[1]
     assert np.corrcoef(middle[:, 20], np.asarray(whole)[9:49, 15])[0, 1] > 0.99
 
 

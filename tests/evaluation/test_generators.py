@@ -59,6 +59,7 @@ def test_crops_find_what_whole_radiographs_hide(copied):
     assert copies.audits[WHOLE].copies.mean() < 0.5
     assert copies.audits[CROPS].copies.all()
     assert copies.audits[CROPS].index.tolist() == list(range(SYNTHETIC))
+    assert copies.power.found["unchanged"] == copies.power.found["mirrored"] == 1
 
 
 def test_an_evaluation_counts_copied_crops_and_names_their_originals(copied):

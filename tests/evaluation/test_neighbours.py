@@ -1,12 +1,11 @@
-"""Nearest neighbours against brute force in float64, and correlations against numpy's."""
+"""Distances and nearest neighbours against brute force in float64."""
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
 from femur_jax.errors import UserError
-from femur_jax.evaluation import neighbours
-from femur_jax.evaluation.neighbours import k_nearest, most_correlated
+from femur_jax.evaluation.neighbours import euclidean_distances, k_nearest
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])
@@ -47,22 +46,10 @@ def test_too_few_neighbours_are_refused():
         k_nearest(x, x, 3, exclude=np.arange(3))
 
 
-def test_correlation_agrees_with_its_definition(pictures):
-    """numpy's own correlation of banded ranks at each shift, for some pairs."""
-    train, queries = pictures["train"][:12].astype(float), pictures["test"][:4].astype(float)
-    got = most_correlated(queries, train, 12, shift=1)
-    banded = neighbours._banded(np.concatenate([train, queries])).astype(float)
-    for q in range(4):
-        c = [
-            max(
-                np.corrcoef(view[y : y + 46, x : x + 46].ravel(), banded[r][1:-1, 1:-1].ravel())[
-                    0, 1
-                ]
-                for view in (banded[12 + q], banded[12 + q][:, ::-1])
-                for y in range(3)
-                for x in range(3)
-            )
-            for r in range(12)
-        ]
-        np.testing.assert_array_equal(got.index[q], np.argsort(c)[::-1])
-        np.testing.assert_allclose(got.distance[q], np.sqrt(2 * (1 - np.sort(c)[::-1])), atol=1e-4)
+def test_all_distances_agree_with_brute_force():
+    rng = np.random.default_rng(3)
+    queries, references = 5 + rng.normal(size=(30, 20)), 5 + rng.normal(size=(40, 20))
+    queries[:3] = references[:3]
+    got = euclidean_distances(queries, references)
+    np.testing.assert_allclose(got, cdist(queries, references), atol=1e-2)
+    np.testing.assert_allclose(got[3:], cdist(queries[3:], references), rtol=1e-5)

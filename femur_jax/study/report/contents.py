@@ -217,6 +217,12 @@ class StudyResults:
             (name, mean_row(of_seeds)) for name, of_seeds in rows.items() if of_seeds
         ]
 
+    @property
+    def power(self) -> dict[str, CopiesRow]:
+        """The audit of each class that found the fewest planted copies of each change."""
+        rows = [("", row) for *_, e in self.evaluations for row in e.copies]
+        return {of_label[0].label: worst_row(of_label) for _, of_label in _by_label(rows)}
+
     def copies(self) -> list[tuple[str, CopiesRow]]:
         """Audits of all seeds together with their generator, see `worst_row`."""
         rows = [(name, row) for name, _, e in self.evaluations for row in e.copies]
@@ -277,5 +283,11 @@ def worst_row(rows: Sequence[CopiesRow]) -> CopiesRow:
         flagged_share=max((row.flagged_share for row in rows), key=lambda share: share.value),
         authentic_share=min(row.authentic_share for row in rows),
         membership_auc=max((row.membership_auc for row in rows), key=lambda auc: auc.value),
-        tpr_at_1_fpr=max((row.tpr_at_1_fpr for row in rows), key=lambda rate: rate.value),
+        membership_p=min(row.membership_p for row in rows),
+        tpr_at_1_fpr=max(
+            (row.tpr_at_1_fpr for row in rows if row.tpr_at_1_fpr),
+            key=lambda rate: rate.value,
+            default=None,
+        ),
+        found={change: min(row.found[change] for row in rows) for change in worst.found},
     )

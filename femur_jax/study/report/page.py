@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from femur_jax.evaluation.memorization import SEARCHED
 from femur_jax.files import write_atomically
 from femur_jax.study.report import figures, formats, words
 from femur_jax.study.report.contents import GreyImage, StudyResults
@@ -32,6 +33,7 @@ def write_report(results: StudyResults, path: Path) -> None:
         results=results,
         words=words,
         figures=figures,
+        searched=SEARCHED,
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
         show=_Display.fitting([i for g in results.galleries for i in g.images], side=256),
         show_pair=_Display.fitting(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from scipy.stats import binom
 
 from femur_jax.evaluation.contrasts import FEW_PATIENTS, Conclusion, Contrast, conclude
+from femur_jax.evaluation.memorization import SIGNIFICANCE
 from femur_jax.evaluation.radiograph_set import BOTH
 from femur_jax.evaluation.statistics import holm
 from femur_jax.study.report.contents import ClassifierRow, ContrastRow, StudyResults
@@ -321,26 +322,25 @@ def are_they_safe(results: StudyResults) -> Finding:
     if accused:
         conclusion = (
             f"Do not share {len(accused)} of {len(sets)} synthetic sets, which repeat training "
-            f"radiographs: {'; '.join(accused)}."
+            f"radiographs or reveal who is in the training set: {'; '.join(accused)}."
         )
     else:
         conclusion = f"No sign of copies in any of {count(len(sets), 'synthetic set')}."
     name, worst = max(sets, key=lambda item: item[1].membership_auc.value)
-    attack = worst.membership_auc
-    leaking = sum(row.membership_auc.low > 0.5 for _, row in sets)
-    p_value = float(binom.sf(leaking - 1, len(sets), 0.025))
+    leaking = sum(row.membership_p < SIGNIFICANCE for _, row in sets)
     text = (
         "An attacker who has a set infers whether a patient was in the training data with an AUC "
-        f"of at most {interval_text(attack)} ({name}; 0.5 is a coin). In {leaking} of {len(sets)} "
-        "sets its interval lies above 0.5, "
+        f"of at most {interval_text(worst.membership_auc)} ({name}; 0.5 is a coin). "
     )
     text += (
-        "more than chance explains: the sets reveal something about the patients. "
-        if p_value < 0.05
-        else "as chance explains: these patients do not show that anything is revealed. "
+        f"In {leaking} of {len(sets)} sets this is better than a coin (p < {SIGNIFICANCE:g}): they "
+        "reveal something about the patients. "
+        if leaking
+        else f"In no set is this better than a coin (p < {SIGNIFICANCE:g}): these patients do not "
+        "show that anything is revealed. "
     )
     text += (
-        "Whole radiographs and three large crops of each are compared, under shifts and mirroring. "
+        "Whole radiographs and three large crops of each are compared. "
         "Smaller details may still be repeated, and a better attack may still succeed."
     )
     return Finding(conclusion, text)
