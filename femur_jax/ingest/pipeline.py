@@ -35,7 +35,7 @@ QUARANTINE, DUPLICATES, SIMILAR = "quarantine.jsonl", "duplicates.jsonl", "simil
 POLARITY = "polarity.jsonl"
 SUMMARY = "ingest.json"
 LINES = "lines.csv"
-_READER = 3
+_READER = 4
 """Version of the readers: a spool file of another version is not used."""
 _SIMILAR_BITS = 3
 """Greatest difference, of 64 bits, between two patients' pictures that a person should compare."""
