@@ -20,7 +20,7 @@ test: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
-	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
 	.venv/bin/python -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -13,8 +13,8 @@ import time
 from femur_jax.main import main
 
 
-def run(arguments: list[str]) -> int:
-    """Returns the exit code of one command, as a shell would see it."""
+def exit_code(arguments: list[str]) -> int:
+    """Runs a command and returns its exit code, as a shell would see it."""
     try:
         return main(arguments)
     except SystemExit as end:
@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
 if __name__ == "__main__":
     for arguments, accepted in json.load(sys.stdin):
         start_time = time.monotonic()
-        code = run(arguments)
+        code = exit_code(arguments)
         print(f"{time.monotonic() - start_time:6.1f} s  femur {' '.join(arguments)}", flush=True)
         if code not in accepted:
             sys.exit(f"femur {' '.join(arguments)}\nended with exit code {code}")

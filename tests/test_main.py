@@ -10,67 +10,86 @@ import pytest
 
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.main import STAGES, TOOLS
+from tests.run_commands import exit_code
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(*arguments):
-    """Runs femur_jax.main as a user would, on one device."""
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+def python(*command, **options):
+    """Runs a Python program on one device."""
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return subprocess.run(
-        [sys.executable, "-m", "femur_jax.main", *map(str, arguments)],
+        [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": quick, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
+        **options,
     )
 
 
-def assert_refused(result, *words):
-    """Exit code 2 and one sentence that holds all the words."""
-    assert result.returncode == 2, result.stderr
+def refusals(result):
+    """Sentences that say what was refused; there is no traceback."""
     assert "Traceback" not in result.stderr
-    [line] = [line for line in result.stderr.splitlines() if line.startswith("femur_jax: ")]
-    for word in words:
-        assert word in line
+    return [line for line in result.stderr.splitlines() if line.startswith("femur_jax: ")]
+
+
+def run_commands(commands):
+    """Runs commands, each with its accepted exit codes, in one process."""
+    return python(ROOT / "tests" / "run_commands.py", input=json.dumps(commands))
 
 
 TINY = "--config=configs/gan.py:tiny"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([TINY], ["--workdir"]),
-        (["--config=configs/nothing.py", "--workdir={}"], ["nothing.py"]),
-        (["--config=configs/gan.py:huge", "--workdir={}"], ["huge", "tiny"]),
-        ([TINY, "--workdir={}", "--config.modle.size=3"], ["modle"]),
-        ([TINY, "--workdir={}", "--config.train.steps=many"], ["many"]),
-        ([TINY, "--workdir={}"], ["--config.dataset"]),
-        ([TINY, "--workdir={}", "--config.dataset=/no/where"], ["/no/where", "ingest"]),
-        (["guess", TINY, "--workdir={}"], ["guess", "sample"]),
-        ([TINY, "--workdir={}", "extra"], ["extra"]),
-        (["train", TINY, "--workdir={}", "--config.seed=1", "--unknown=2"], ["unknown"]),
-        (["sample", "{}"], ["holds no run"]),
-        (["study", TINY, "--workdir={}"], ["not of a study"]),
-        (["train", "--config=configs/study.py:demo", "--workdir={}"], ["femur study"]),
-        (["ingest", "--dicom=x", "--labels=y"], ["--out"]),
-    ],
-)
-def test_mistakes_cost_one_sentence(arguments, words, tmp_path):
-    workdir = tmp_path / "run"
-    assert_refused(run(*[a.format(workdir) for a in arguments]), *words)
-    assert not workdir.exists()
+MISTAKES = [
+    ([TINY], ["--workdir"]),
+    (["--config=configs/nothing.py", "--workdir={}"], ["nothing.py"]),
+    (["--config=configs/gan.py:huge", "--workdir={}"], ["huge", "tiny"]),
+    ([TINY, "--workdir={}", "--config.modle.size=3"], ["modle"]),
+    ([TINY, "--workdir={}", "--config.train.steps=many"], ["many"]),
+    ([TINY, "--workdir={}"], ["--config.dataset"]),
+    ([TINY, "--workdir={}", "--config.dataset=/no/where"], ["/no/where", "ingest"]),
+    (["guess", TINY, "--workdir={}"], ["guess", "sample"]),
+    ([TINY, "--workdir={}", "extra"], ["extra"]),
+    (["train", TINY, "--workdir={}", "--config.seed=1", "--unknown=2"], ["unknown"]),
+    (["sample", "{}"], ["holds no run"]),
+    (["study", TINY, "--workdir={}"], ["not of a study"]),
+    (["train", "--config=configs/study.py:demo", "--workdir={}"], ["femur study"]),
+    (["ingest", "--dicom=x", "--labels=y"], ["--out"]),
+]
+"""Arguments, in which {} stands for a new folder, and words of the sentence that refuses them."""
 
 
-def test_help_lists_the_commands_with_an_example_each():
-    shown = run("--help").stdout
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    """Folder and sentence of each mistake; all are made in one process."""
+    folders = [tmp_path_factory.mktemp("mistake") / "run" for _ in MISTAKES]
+    commands = [
+        ([argument.format(folder) for argument in arguments], (2,))
+        for (arguments, _), folder in zip(MISTAKES, folders, strict=True)
+    ]
+    result = run_commands(commands)
+    assert result.returncode == 0, result.stderr
+    return list(zip(folders, refusals(result), strict=True))
+
+
+@pytest.mark.parametrize("n", range(len(MISTAKES)))
+def test_mistakes_cost_one_sentence(mistakes, n):
+    folder, sentence = mistakes[n]
+    for word in MISTAKES[n][1]:
+        assert word in sentence
+    assert not folder.exists()
+
+
+def test_help_lists_the_commands_with_an_example_each(capsys):
+    shown = python("-m", "femur_jax.main", "--help").stdout
     assert "--config=configs/study.py:demo --workdir=runs/demo" in shown
     for command in (*TOOLS, *STAGES):
         assert f"    {command} " in shown
-        result = run(command, "--help")
-        assert result.returncode == 0 and f"femur {command} " in result.stdout, command
+        assert exit_code([command, "--help"]) == 0
+        assert f"femur {command} " in capsys.readouterr().out, command
 
 
 def test_tools_are_the_commands():
@@ -95,13 +114,21 @@ def test_gan_from_training_to_evaluation(dataset, tmp_path):
         "--config.train.steps=3",
         "--config.train.batch_size=4",
     ]
-    assert_refused(run("sample", *common), "checkpoint")
-    trained = run(*common, "--config.sample.per_label=2")
-    assert trained.returncode == 0, trained.stderr
-    # The run directory is enough, and what is free may change.
-    for command in (["sample", workdir, "--config.sample.per_label", 6], ["evaluate", workdir]):
-        result = run(*command)
-        assert result.returncode == 0, result.stderr
+    folder = str(workdir)
+    commands = [
+        (["sample", *common], (2,)),
+        ([*common, "--config.sample.per_label=2"], (0,)),
+        # The run directory is enough, and what is free may change.
+        (["sample", folder, "--config.sample.per_label", "6"], (0,)),
+        (["evaluate", folder], (0,)),
+        (["train", folder, "--config.train.learning-rate=(1.0,1.0)"], (2,)),
+    ]
+    result = run_commands(commands)
+    assert result.returncode == 0, result.stderr
+    without, refused = refusals(result)
+    assert "checkpoint" in without
+    for word in ("another config", "learning_rate", "--workdir"):
+        assert word in refused
     synthetic = RadiographDataset(workdir / "synthetic")
     assert [e.label for e in synthetic.entries] == ["NFF"] * 6 + ["AFF"] * 6
     assert synthetic.provenance["model"] == "gan"
@@ -111,5 +138,3 @@ def test_gan_from_training_to_evaluation(dataset, tmp_path):
     evaluation = json.loads((workdir / "evaluation.json").read_text())
     assert evaluation["patches"]["fid"] > 0
     assert [row["label"] for row in evaluation["distances"]] == ["both"]
-    refused = run("train", workdir, "--config.train.learning-rate=(1.0,1.0)")
-    assert_refused(refused, "another config", "learning_rate", "--workdir")

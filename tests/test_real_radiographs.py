@@ -42,7 +42,7 @@ def test_a_few_steps_of_diffusion_and_a_sample(chest, diffusion_config, tmp_path
     assert chest.level_sizes(0)[-1] == (2000, 2000) and len(chest.level_sizes(0)) == 6
     config = diffusion_config.copy_and_resolve_references()
     config.dataset = str(chest.folder)
-    config.model.update(multipliers=(1, 1, 1), attention=(False, False, True))
+    config.model.update(attention=(False,))
     config.train.update(
         steps=20, batch_size=8, log_every=10, checkpoint_every=20, learning_rate=3e-3
     )

@@ -77,7 +77,9 @@ def test_models_on_all_three_axes(family, dataset, classifier_config, gan_config
     if family == "classifier":
         task = ClassifierTask(classifier_config, [dataset])
     else:
-        task = GanTask(gan_config, dataset)
+        config = gan_config.copy_and_resolve_references()
+        config.model.update(size=8, channels=(8, 8))
+        task = GanTask(config, dataset)
     task.rules = over_output_channels(task)
     expected, _ = trajectory(task, one_device(), steps=2)
     metrics, state = trajectory(task, eight_devices((2, 2, 2)), steps=2)
