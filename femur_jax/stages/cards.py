@@ -16,6 +16,8 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.generators import Evaluation
+from femur_jax.evaluation.memorization import LEAST_POWER
+from femur_jax.evaluation.planted import UNCHANGED
 from femur_jax.files import write_atomically
 from femur_jax.training import loop
 
@@ -103,6 +105,10 @@ def _shows_patients(evaluation: Evaluation | None) -> str:
     accused = [row.label for row in evaluation.copies if row.is_accused]
     if accused:
         return f"**Do not share them**: the audit of {' and '.join(accused)} below accuses them."
+    if any(row.found[UNCHANGED] < LEAST_POWER for row in evaluation.copies):
+        return (
+            "The audit below would miss copies, so it does not decide whether some show patients."
+        )
     return "The audit below does not find that they repeat radiographs of patients."
 
 

@@ -369,6 +369,9 @@ def test_sentences_follow_from_the_intervals():
     assert "GAN, letterbox is +0.04 [-0.02, +0.10], p = 0.43" in said(words.primary(results))
     assert "in any of 4 synthetic sets" in said(words.are_they_safe(results))
     assert "In no set is this better than a coin" in said(words.are_they_safe(results))
+    blind = evaluation(0, copies=[copies("NFF", found={"unchanged": 0.4})])
+    blind = dataclasses.replace(results, generators={"GAN": {0: blind}})
+    assert words.are_they_safe(blind).conclusion.startswith("Not decided for 1 of 1")
     assert words.can_they_learn(results).conclusion.startswith("Yes, to a program: in all 4")
     assert "AUC of 0.70 to 0.71" in said(words.can_they_learn(results))
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from scipy.stats import binom
 
 from femur_jax.evaluation.contrasts import FEW_PATIENTS, Conclusion, Contrast, conclude
-from femur_jax.evaluation.memorization import SIGNIFICANCE
+from femur_jax.evaluation.memorization import LEAST_POWER, SIGNIFICANCE
+from femur_jax.evaluation.planted import UNCHANGED
 from femur_jax.evaluation.radiograph_set import BOTH
 from femur_jax.evaluation.statistics import holm
 from femur_jax.study.report.contents import ClassifierRow, ContrastRow, StudyResults
@@ -323,6 +324,11 @@ def are_they_safe(results: StudyResults) -> Finding:
         conclusion = (
             f"Do not share {len(accused)} of {len(sets)} synthetic sets, which repeat training "
             f"radiographs or reveal who is in the training set: {'; '.join(accused)}."
+        )
+    elif missing := sum(row.found[UNCHANGED] < LEAST_POWER for _, row in sets):
+        conclusion = (
+            f"Not decided for {missing} of {len(sets)} synthetic sets, whose audits would miss "
+            "copies."
         )
     else:
         conclusion = f"No sign of copies in any of {count(len(sets), 'synthetic set')}."
