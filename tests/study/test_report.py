@@ -292,6 +292,7 @@ def test_the_sections_come_in_order(html: str):
         "4. What to do",
         "Height against width of",
         "5. Are they safe",
+        "For reviewers",
         "Provenance",
         "3f2a9c01",
     )
@@ -506,6 +507,17 @@ def test_areas_have_the_digits_they_need():
     assert formats.interval_text(Interval(1.0, 0.914, 1.0)) == "1.00 [0.91, 1.00]"
     assert formats.interval_text(Interval(0.91, 0.801, 0.998)) == "0.910 [0.801, 0.998]"
     assert formats.p_text(0.0004) == "< 0.001" and formats.p_text(float("nan")) == "not computed"
+
+
+def test_the_checklist_states_what_the_study_knows(page: Page):
+    assert page.row("20")[2] == "64 train, 30 test patients."
+    assert page.row("6")[2].startswith("diffusion, pyramid against GAN, letterbox, named before")
+    assert "(1 of 40 called falsely)" in page.row("28")[2]
+    assert (
+        "Holm's correction over 6 comparisons, the one named before excepted." in page.row("29")[2]
+    )
+    assert page.row("30")[2] == "Two trainings of each model; two hospitals in the test."
+    assert page.row("8")[2] == "For the authors to state."
 
 
 def test_many_comparisons_are_summed_up():

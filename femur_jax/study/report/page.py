@@ -14,6 +14,7 @@ from PIL import Image
 from femur_jax.evaluation.memorization import SEARCHED
 from femur_jax.files import write_atomically
 from femur_jax.study.report import figures, formats, words
+from femur_jax.study.report.checklist import checklist
 from femur_jax.study.report.contents import GreyImage, StudyResults
 from femur_jax.templates import template_environment
 
@@ -34,6 +35,7 @@ def write_report(results: StudyResults, path: Path) -> None:
         words=words,
         figures=figures,
         searched=SEARCHED,
+        checklist=checklist(results),
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
         show=_Display.fitting([i for g in results.galleries for i in g.images], side=256),
         show_pair=_Display.fitting(
