@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -63,7 +64,7 @@ def two_arms(
     return arms[0], arms[1]
 
 
-def contrast_rate(studies: int, positives: int, negatives: int, **arms: float) -> Rate:
+def contrast_rate(studies: int, positives: int, negatives: int, **arms: Any) -> Rate:
     """Share of studies that call two arms different at 5%; `arms` is passed to `two_arms`."""
     rng = np.random.default_rng(0)
     pairs = (two_arms(rng, positives, negatives, **arms) for _ in range(studies))

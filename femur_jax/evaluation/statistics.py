@@ -337,7 +337,7 @@ def auc_over_hospitals(
     cases = patient_scores(score, positive, patients)
     _, first = _case_of_each(positive, patients)
     number = {name: n for n, name in enumerate(dict.fromkeys(hospitals))}
-    home = np.array([number[hospitals[n]] for n in first.tolist()])
+    home = np.array([number[name] for name in hospitals])[first]
     present = len(np.unique(home))
     if present < MIN_HOSPITALS:
         return None

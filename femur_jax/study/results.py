@@ -222,13 +222,14 @@ def _classifiers(
 
 def _groups(by: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[GroupRow]]:
     """Rows of the groups; hospitals are A, B, C in their order, which is the same for all."""
+
+    def group_row(fields: Mapping[str, Any], group: str) -> GroupRow:
+        auc = Interval(**fields["auc"]) if fields["auc"] else None
+        return GroupRow(**{**fields, "auc": auc, "group": group})
+
     return {
         name: [
-            GroupRow(
-                **dict(row)
-                | {"auc": Interval(**row["auc"]) if row["auc"] else None}
-                | ({"group": letters(n)} if name == "hospital" else {})
-            )
+            group_row(row, letters(n) if name == "hospital" else row["group"])
             for n, row in enumerate(rows)
         ]
         for name, rows in by.items()

@@ -112,7 +112,7 @@ def test_findings_against_the_plain_table_of_answers(read, tmp_path):
     assert findings["mean ROC AUC", "all readers", "real"].n == 3
 
 
-def tested(reader: str, value: float, p: float, p_equivalence: float) -> Finding:
+def finding(reader: str, value: float, p: float, p_equivalence: float) -> Finding:
     return Finding(
         "detection", "ROC AUC", reader, "synthetic", 200, value, p=p, p_holm=p,
         p_equivalence=p_equivalence,
@@ -120,9 +120,9 @@ def tested(reader: str, value: float, p: float, p_equivalence: float) -> Finding
 
 
 def test_readers_are_summed_up_in_one_sentence():
-    guess, doubt = tested("a", 0.51, 0.8, 0.01), tested("b", 0.55, 0.2, 0.2)
-    better, worse = tested("c", 0.8, 0.001, 1.0), tested("d", 0.2, 0.001, 1.0)
-    everybody = tested(ALL_READERS, 0.8, 0.001, 1.0)
+    guess, doubt = finding("a", 0.51, 0.8, 0.01), finding("b", 0.55, 0.2, 0.2)
+    better, worse = finding("c", 0.8, 0.001, 1.0), finding("d", 0.2, 0.001, 1.0)
+    everybody = finding(ALL_READERS, 0.8, 0.001, 1.0)
     assert [conclusion(f) for f in (guess, doubt, better, worse)] == [
         "within the margin",
         "undecided",
