@@ -356,57 +356,6 @@ def auc_over_hospitals(
     )
 
 
-def sensitivity_at_specificity(
-    patients: PatientScores,
-    specificity: float = 0.95,
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Highest sensitivity of any threshold that keeps at least the given specificity.
-
-    The empirical ROC curve is not interpolated. The threshold is chosen in each resample, so the
-    interval includes the uncertainty of the threshold.
-    """
-    thresholds = np.append(np.unique(patients.score), np.inf)
-    called = (patients.score[:, None] >= thresholds).astype(float)
-    positive, negative = called[patients.positive], called[~patients.positive]
-
-    def sensitivity(
-        w_positive: Int[np.ndarray, "resample positive"],
-        w_negative: Int[np.ndarray, "resample negative"],
-    ) -> Float[np.ndarray, " resample"]:
-        true_rate = w_positive @ positive / len(positive)
-        false_rate = w_negative @ negative / len(negative)
-        allowed = false_rate <= 1 - specificity + 1e-9  # 1 - 0.9 is a little under 1/10
-        return np.where(allowed, true_rate, 0.0).max(axis=1)
-
-    ones = np.ones((1, len(positive)), int), np.ones((1, len(negative)), int)
-    value = float(sensitivity(*ones)[0])
-    return _bootstrap(value, sensitivity, patients, seed, resamples, confidence)
-
-
-def _bootstrap(
-    value: float,
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    patients: PatientScores,
-    seed: int,
-    resamples: int,
-    confidence: float,
-) -> Interval:
-    """Percentile interval of statistic(draw counts of positives, draw counts of negatives)."""
-    rng = np.random.default_rng(seed)
-    n_positive = int(patients.positive.sum())
-    counts = [
-        rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-        for n in (n_positive, patients.positive.size - n_positive)
-    ]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(statistic(*counts), [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Adjusts the p values of a family of tests (Holm, Scand. J. Stat. 6, 1979).
 

@@ -7,12 +7,11 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
 from benchmarks import rates
 from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import (
-    Interval,
     PatientScores,
     area_interval,
     area_variance,
@@ -23,7 +22,6 @@ from femur_jax.evaluation.statistics import (
     patient_scores,
     roc_auc,
     seed_spread,
-    sensitivity_at_specificity,
 )
 
 
@@ -130,44 +128,10 @@ def test_patients_of_one_hospital_are_no_independent_patients():
     assert over_patients.value < over_hospitals.value
 
 
-def test_intervals_are_seeded():
-    cases = binormal(np.random.default_rng(3), 200, 400, d=1.0)
-    first, again, other = (
-        sensitivity_at_specificity(cases, seed=seed, resamples=100) for seed in (5, 5, 6)
-    )
-    assert first == again != other
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("specificity", [0.9, 0.95])
-def test_sensitivity_agrees_with_scikit_learns_roc_curve(seed: int, specificity: float):
-    cases = binormal(np.random.default_rng(seed), 30, 60, d=1.5)
-    cases = PatientScores(np.round(cases.score, 1), cases.positive)
-    fpr, tpr, _ = roc_curve(cases.positive, cases.score, drop_intermediate=False)
-    got = sensitivity_at_specificity(cases, specificity)
-    false_positives = round(60 * (1 - specificity))  # allowed: 6 or 3 of 60
-    assert got.value == pytest.approx(tpr[np.round(60 * fpr) <= false_positives].max())
-    assert got.low <= got.value <= got.high
-
-
-def test_sensitivity_bootstrap_agrees_with_resampling_one_patient_at_a_time():
-    rng = np.random.default_rng(0)
-    cases = binormal(rng, 25, 50, d=1.5)
-    groups = np.flatnonzero(cases.positive), np.flatnonzero(~cases.positive)
-    values = []
-    for _ in range(800):
-        drawn = np.concatenate([rng.choice(group, group.size) for group in groups])
-        fpr, tpr, _ = roc_curve(cases.positive[drawn], cases.score[drawn], drop_intermediate=False)
-        values.append(tpr[fpr <= 0.05 + 1e-9].max())
-    got = sensitivity_at_specificity(cases, 0.95)
-    np.testing.assert_allclose([got.low, got.high], np.quantile(values, [0.025, 0.975]), atol=0.05)
-
-
 def test_scores_without_information():
     cases = PatientScores(np.full(10, 0.3), np.arange(10) < 4)
     auc = roc_auc(cases)
     assert auc.value == 0.5 and auc.low < 0.25 and auc.high > 0.75
-    assert sensitivity_at_specificity(cases) == Interval(0.0, 0.0, 0.0)
 
 
 def delong_from_definition(score, positive):
@@ -275,5 +239,5 @@ def test_names_of_patients_change_nothing():
         rows = [
             dataclasses.replace(r, group="") for r in auc_by_group(score, positive, names, groups)
         ]
-        results.append((roc_auc(patients), sensitivity_at_specificity(patients), rows))
+        results.append((roc_auc(patients), rows))
     assert results[0] == results[1]
