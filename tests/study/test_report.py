@@ -346,7 +346,7 @@ def test_every_number_of_the_tables_is_there(page: Page):
 
 def test_tables_are_accessible(page: Page):
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 14
+    assert len(page.all("caption")) == len(page.all("table")) == 15
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     assert len(page.all("svg")) == 7
