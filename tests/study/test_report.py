@@ -427,7 +427,7 @@ def test_extremes_read_right():
     assert "no better than a coin" in text
     # A judge who knows nothing, or the opposite.
     blind = with_rows(results, real=True, auc=spread(0.52, 0.4, 0.64))
-    assert words.can_they_learn(blind).conclusion.startswith("Not answered: the judge cannot")
+    assert words.can_they_learn(blind).conclusion.startswith("Not answered: the judge is not shown")
     assert "means nothing" in said(words.can_they_learn(blind))
     turned = with_rows(results, real=True, auc=spread(0.2, 0.1, 0.3))
     assert "it is worse than chance, so look for swapped labels" in said(

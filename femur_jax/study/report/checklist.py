@@ -87,8 +87,9 @@ def checklist(results: StudyResults) -> list[Item]:
         ),
         29: (
             "Uncertainty",
-            "AUC: Newcombe's method 5. Differences: DeLong's variance of patients and the variance "
-            f"of {count(seeds, 'training')}. Rates: exact. KID: permuted patients. Holm's "
+            "AUC: Newcombe's method 5. Differences: DeLong's variance of patients"
+            + (f" and the variance of {count(seeds, 'training')}" if seeds > 1 else "")
+            + ". Rates: exact. KID: permuted patients. Holm's "
             f"correction over {count(compared, 'comparison')}"
             + (", the one named before excepted." if primary else "."),
         ),

@@ -69,7 +69,7 @@ def can_they_learn(results: StudyResults) -> Finding:
         )
     if real.low <= 0.5:
         return Finding(
-            "Not answered: the judge cannot tell the classes of real radiographs apart.",
+            "Not answered: the judge is not shown to separate even real radiographs.",
             f"The classifier trained on real radiographs, which judges the synthetic ones, "
             f"reaches an AUC of {interval_text(real)} on real test patients"
             + (f": it is worse than chance, so {_BEYOND}" if real.high < 0.5 else "")
