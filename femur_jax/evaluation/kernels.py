@@ -116,7 +116,8 @@ def kernel_distance(
     parts = []
     for people in zip(*(np.array_split(people, count) for people in sets), strict=True):
         members = np.flatnonzero(np.isin(patient, np.concatenate(people)))
-        sums = _Sums.of(kernel(x[members], x[members]), patient[members])
+        chosen = x[members]  # one array, whose product with itself takes half the time
+        sums = _Sums.of(kernel(chosen, chosen), patient[members])
         _, first = np.unique(patient[members], return_index=True)
         own = is_real[members][first]
         masks = _permuted(own, stratum[members][first], permutations, rng)
