@@ -307,7 +307,8 @@ REASONS = {
     ),
     "not_image": Reason(
         "file",
-        "The file is neither a PNG nor a TIFF nor a JPEG picture.",
+        "The file has the suffix of a picture but is neither PNG nor TIFF nor JPEG; if it is a "
+        "DICOM file, name it .dcm.",
         "Please export this radiograph as PNG, TIFF or JPEG.",
     ),
     "not_grey": Reason(

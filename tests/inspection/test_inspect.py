@@ -148,7 +148,7 @@ def test_captions_name_the_lines_of_the_label_table(cohort, inspected, tmp_path)
 
 def test_unusable_files_have_a_request_and_their_lines(inspected):
     text = "".join(_Page(inspected[1].read_text()).text)
-    _, unusable, *_ = re.findall(r"not image\n?.*\n?.*\n?.*", text)
+    [unusable] = re.findall(r"not_image\n?.*\n?.*\n?.*", text)
     assert REASONS["not_image"].hint in unusable and REASONS["not_image"].request in unusable
     assert unusable.endswith("7, 16")  # the sixth and fifteenth file; the header is line 1
 
