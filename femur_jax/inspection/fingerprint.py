@@ -479,12 +479,13 @@ def _class_checks(entries: Sequence[RadiographEntry]) -> list[Check]:
     both = sum(len(found) > 1 for found in labels.values())
     splits = {split: {e.label for e in entries if e.split == split} for split in SPLITS}
     lacking = [split for split, found in splits.items() if 0 < len(found) < len(LABELS)]
+    empty = [split for split, found in splits.items() if not found]
     return [
         Check("Does each patient have one label?", _pass(not both), f"with both: {both}"),
         Check(
             "Are both classes in each split?",
             _look(len(lacking)),
-            f"not in {', '.join(lacking)}" if lacking else "yes",
+            f"one class only: {', '.join(lacking) or 'none'}; empty: {', '.join(empty) or 'none'}",
         ),
     ]
 

@@ -67,6 +67,23 @@ def test_the_counts_of_a_known_dataset(dataset):
     json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("splits", "status", "finding"),
+    [
+        ("train train", "pass", "one class only: none; empty: validation, test"),
+        ("train test", "look", "one class only: train, test; empty: validation"),
+    ],
+)
+def test_splits_without_a_class_are_named(tmp_path, splits, status, finding):
+    sent = [
+        (_radiograph(label, _noise(n), label=label, patient=label), split, "")
+        for n, (label, split) in enumerate(zip(("NFF", "AFF"), splits.split(), strict=True))
+    ]
+    checks = {c.question: c for c in fingerprint(_write(tmp_path / "d", sent)).checks}
+    check = checks["Are both classes in each split?"]
+    assert (check.status, check.finding) == (status, finding)
+
+
 @pytest.mark.parametrize(("count", "marked"), [(3, False), (4, False), (6, True)])
 def test_a_hospital_of_one_class_is_marked_where_chance_is_unlikely(tmp_path, count, marked):
     """Chance gives two hospitals of six the two classes with probability 2/924, of four 2/70."""
