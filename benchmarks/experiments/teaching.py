@@ -83,7 +83,7 @@ def scale_control_auc() -> Result:
 
 
 def cohort() -> RadiographDataset:
-    """The simulated patients: 900 with 2400 radiographs, of which three quarters train."""
+    """The simulated patients: 900 with 2400 radiographs; 70% of them train."""
     return simulated_dataset(
         _FOLDER / "data",
         patch=32,
