@@ -6,9 +6,9 @@
     femur evaluate runs/diffusion
 
 Variants, their cost and the expected result:
-    tiny    patches of 32 pixels; four minutes on two CPU cores (900 steps); an hour's training on
-            one core (6000 steps) gives radiographs whose classes a classifier of real patients
-            distinguishes with an AUC of 0.84
+    tiny    patches of 32 pixels; a few minutes on two CPU cores (1800 steps); after 3600 steps on
+            radiographs of 900 simulated patients, a classifier trained on 300 synthetic ones has an
+            AUC of 0.93 on real patients
     base    patches of 256 pixels; one GPU; not trained yet
     large   the same with twice the channels; many nodes of eight GPUs; not trained yet
 

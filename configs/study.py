@@ -71,6 +71,9 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.ingest.update(patch=32, max_quarantined=0.0)
         config.grid = ("diffusion-pyramid-joint", "gan-letterbox-joint")
         config.seeds = (0,)
+    if variant == "demo":
+        for family in (config.diffusion, config.gan):
+            family.sample.per_label = 150  # about as many as real training radiographs
     if variant == "smoke":
         config.grid = (
             "diffusion-pyramid-joint",
