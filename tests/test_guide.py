@@ -40,7 +40,8 @@ SMALLER = {
     " --config.train.warmup_steps=1" + TRAINING,
     "study --config=configs/study.py:base": "study --config=configs/study.py:smoke"
     " --config.grid=\"('gan-letterbox-joint',)\" --config.primary='()'"
-    " --config.ingest.fractions='(0.3, 0.3)'"
+    " --config.ingest.fractions='(0.3, 0.3)' --config.phantom.patients=24"
+    " --config.phantom.images=30"
     " --config.gan.model.size=8 --config.gan.model.channels='(8, 8)'"
     " --config.classifier.model.stage_sizes='(1,)' --config.classifier.model.width=8",
     "--per_class=50": "--per_class=2",

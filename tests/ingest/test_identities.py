@@ -14,7 +14,7 @@ from femur_jax.classifier.task import Predictions
 from femur_jax.data.cohort import seeded_hash, split_patients
 from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.evaluation.memorization import membership_inference
+from femur_jax.evaluation.membership import membership_inference
 from femur_jax.ingest.pipeline import ingest
 from femur_jax.inspection.fingerprint import fingerprint
 
@@ -105,10 +105,10 @@ def _numbers(dataset):
     for row in tested["by"]["hospital"]:
         del row["group"]
     members, others = slice(0, None, 2), slice(1, None, 2)
+    nearest = np.abs(score[:, None] - np.linspace(0, 1, 9)).min(axis=1)
     attack = membership_inference(
-        np.linspace(0, 1, 9)[:, None],
-        score[members, None],
-        score[others, None],
+        nearest[members],
+        nearest[others],
         predictions.patients[members],
         predictions.patients[others],
     )

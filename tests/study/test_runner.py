@@ -218,7 +218,10 @@ def test_a_study_leaves_its_results_and_cards(finished):
         assert {entry.label for entry in synthetic.entries} == {label}
         for card in (run / "MODEL_CARD.md", run / "synthetic" / "README.md"):
             text = card.read_text()
-            assert "Membership is inferred with" in text and f"Classes: {label} (" in text
+            assert (
+                "who was in the training set is inferred with" in text
+                and f"Classes: {label} (" in text
+            )
             assert str(folder) not in text and "train-" not in text
     assert {g["group"] for row in written["classifiers"] for g in row["groups"]["hospital"]} == {
         *"ABC"
