@@ -5,7 +5,7 @@
     femur evaluate runs/tstr
 
 Variants, their cost and the expected result:
-    tiny   64 x 64 pixels; a minute on two CPU cores; AUC 0.94 after training on the 325 real
+    tiny   64 x 64 pixels; a minute on two CPU cores; AUC 0.91 after training on the 326 real
            radiographs of the demo's simulated patients
     base   ResNet-50 at 512 x 512 pixels; one GPU; not trained yet
 

@@ -6,7 +6,8 @@
 
 Variants, their cost and the expected result:
     smoke   the grid in miniature, for CI; minutes on two CPU cores; the numbers mean nothing
-    demo    simulated patients; 13 minutes on two CPU cores; TRTR 0.94, TSTR by diffusion 0.59
+    demo    simulated patients; 17 minutes on two CPU cores; TRTR 0.91, TSTR by diffusion 0.90 and
+            by the GAN 0.68
     base    the whole grid on GPUs, of a hospital's own radiographs (config.radiographs,
             config.labels); not run yet
 """
