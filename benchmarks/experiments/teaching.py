@@ -35,10 +35,10 @@ _SMALL = 48  # the long side of shrunken radiographs
 def tstr_10min() -> Result:
     """TSTR of 300 radiographs of a denoiser that was trained for about ten minutes of one core.
 
-    The tiny denoiser takes 3000 steps of 16 patches on 1743 radiographs of 900 simulated patients.
+    The tiny denoiser takes 3000 steps of 16 patches on the training radiographs of the cohort.
     The value is the mean over three trainings of the denoiser and three of the classifier each,
     the range goes from the smallest to the largest. The details give the same for as many real
-    radiographs; all of this takes an hour and a half on one core.
+    radiographs.
     """
     dataset = cohort()
     config = patch_diffusion.get_config("tiny")

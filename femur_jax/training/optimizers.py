@@ -1,4 +1,4 @@
-"""The optimizers of the generators and classifiers."""
+"""The denoiser's optimizers."""
 
 from collections.abc import Callable
 
