@@ -46,7 +46,7 @@ def pytest_collectstart():
 
 def pytest_collection_modifyitems(items):
     """Puts the longest files first, so that no process is left with one at the end."""
-    longest = ("test_guide.py", "test_privacy.py", "test_runner.py", "test_sample.py")
+    longest = ("test_guide.py", "test_whole_study.py", "test_audit.py", "test_generators.py")
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else 9)
 
 

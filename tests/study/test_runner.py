@@ -1,12 +1,7 @@
 """The study's bookkeeping; `.ci/run` runs a whole study, kills it and resumes it."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -14,10 +9,8 @@ from ml_collections import ConfigDict
 from configs import classifier, gan, patch_diffusion, study
 from configs.study import get_config
 from femur_jax import run_folder
-from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
-from femur_jax.evaluation.generators import Evaluation
-from femur_jax.study import results, runner
+from femur_jax.study import runner
 from femur_jax.study.grid import Arm, Cell, Grid, Mixture, every_arm
 from femur_jax.study.runner import Stage
 
@@ -154,114 +147,6 @@ def test_a_failed_stage_is_not_recorded_as_finished(config, tmp_path):
     with pytest.raises(UserError):
         runner.Study(config, tmp_path).run_once(Stage("ingest", (), fail))
     assert "ingest" not in runner.Study(config, tmp_path).finished
-
-
-SMALLEST = {
-    "radiographs": "drawn",
-    "grid": ("gan-letterbox-joint", "gan-letterbox-per_class"),
-    "primary": ("gan-letterbox-joint", "gan-letterbox-per_class"),
-    "gan.model.size": 16,
-    "gan.model.channels": (8, 8, 8),
-    "gan.model.latent": 4,
-    "gan.train.burn_in_images": 16,
-    "gan.sample.per_label": 6,
-    "classifier.data.shapes": ((32, 32),),
-    "classifier.model.stage_sizes": (1,),
-    "classifier.model.width": 8,
-    "classifier.train.warmup_steps": 1,
-} | {
-    f"{family}.train.{name}": value
-    for family in ("gan", "classifier")
-    for name, value in {"steps": 2, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}.items()
-}
-
-
-@pytest.fixture(scope="module")
-def finished(dataset, tmp_path_factory):
-    """The smallest study that has a cell of each kind, on drawn radiographs."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "real").symlink_to(dataset.folder)
-    config = get_config("smoke")
-    config.update_from_flattened_dict(SMALLEST)
-    runner.Study(config, folder).run_once(Stage("ingest", (), lambda: None))
-    command = [sys.executable, "-m", "femur_jax.main", f"--workdir={folder}"]
-    command += ["--config=configs/study.py:smoke"]
-    command += [f"--config.{name}={value}" for name, value in SMALLEST.items()]
-    # One device, and compiled functions that later runs take from a file.
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return config, folder
-
-
-def test_a_study_leaves_its_results_and_cards(finished):
-    _, folder = finished
-    assert len(list((folder / "finished").iterdir())) == 1 + 3 + 3 + 5 + 2 + 1
-    written = json.loads((folder / "results.json").read_text())
-    aucs = {row["trained_on"]: row["auc"]["mean"]["value"] for row in written["classifiers"]}
-    of_real = json.loads((folder / "classifiers" / "real-0" / "evaluation.json").read_text())
-    assert len(aucs) == 5 and aucs["real"] == pytest.approx(of_real["auc"]["value"])
-    [contrast] = written["contrasts"]
-    assert contrast["axis"] == "classes"
-    one, per_class = (aucs[f"GAN, letterbox, {w}"] for w in ("one model", "model per class"))
-    assert contrast["auc"]["difference"]["value"] == pytest.approx(one - per_class)
-    assert contrast["is_primary"] and contrast["auc"]["trainings"] == 1
-    for label in ("NFF", "AFF"):
-        run = folder / "generators" / f"gan-letterbox-per_class-0-{label}"
-        synthetic = RadiographDataset(run / "synthetic")
-        assert {entry.label for entry in synthetic.entries} == {label}
-        for card in (run / "MODEL_CARD.md", run / "synthetic" / "README.md"):
-            text = card.read_text()
-            assert (
-                "who was in the training set is inferred with" in text
-                and f"Classes: {label} (" in text
-            )
-            assert str(folder) not in text and "train-" not in text
-    assert {g["group"] for row in written["classifiers"] for g in row["groups"]["hospital"]} == {
-        *"ABC"
-    }
-    assert "3. One model for both classes" in (folder / "report.html").read_text()
-
-
-def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path):
-    config, folder = finished
-    one = results.gather(Grid(config, folder), {})
-    twice = config.copy_and_resolve_references()
-    twice.seeds = (0, 1)
-    shutil.copytree(folder, tmp_path / "run", symlinks=True)
-    for kind in ("generators", "classifiers", "measurements"):
-        for path in (folder / kind).glob("*-0*"):
-            (tmp_path / "run" / kind / path.name.replace("-0", "-1")).symlink_to(path)
-    two = results.gather(Grid(twice, tmp_path / "run"), {})
-    for first, second in zip(one.classifiers, two.classifiers, strict=True):
-        assert second.auc.auc == first.auc.auc * 2 and second.auc.deviation == 0
-        assert second.auc.mean.value == pytest.approx(first.auc.mean.value)
-        assert second.operating == first.operating
-    assert [row.auc.difference.value for row in two.contrasts] == pytest.approx(
-        [row.auc.difference.value for row in one.contrasts]
-    )
-    for (_, first), (_, second) in zip(one.distances(), two.distances(), strict=True):
-        assert second.kid == pytest.approx(first.kid)
-    assert [row.n for _, row in two.copies()] == [2 * row.n for _, row in one.copies()]
-
-
-def test_a_stage_can_run_alone(finished, capsys):
-    config, folder = finished
-    stage = "measure gan-letterbox-per_class-0"
-    file = folder / "measurements" / "gan-letterbox-per_class-0.json"
-    (folder / "finished" / stage).unlink()
-    before = Evaluation.from_json(json.loads(file.read_text()))
-    runner.run(config, folder, only=stage)
-    after = Evaluation.from_json(json.loads(file.read_text()))
-    assert [row.pairs for row in after.copies] == [row.pairs for row in before.copies]
-    assert after.distances[0].kid == pytest.approx(before.distances[0].kid, rel=1e-3)
-    assert capsys.readouterr().out == f"{stage} ...\n"
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path):

@@ -1,14 +1,17 @@
-"""Strings planted in every corner of a hospital's files must not come out anywhere.
+"""The smallest whole study, of radiographs with strings planted in every corner of their files.
 
-As in MIDI-B (Rutherford et al., arXiv 2507.23608): plant, run everything, scan every byte.
+Its results, cards and stages are as they should be, and nothing planted comes out anywhere. As in
+MIDI-B (Rutherford et al., arXiv 2507.23608): plant, run everything, scan every byte.
 """
 
 import base64
 import contextlib
 import csv
 import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -22,10 +25,15 @@ from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.dataset import Dataset
 
+from configs.study import get_config
 from femur_jax.data import codec
 from femur_jax.data.records import tile_of
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.evaluation.generators import Evaluation
 from femur_jax.export.folder import export
+from femur_jax.study import results, runner
+from femur_jax.study.grid import Grid
+from tests.ingest.conftest import write_dicom
 
 ROOT = Path(__file__).parents[2]
 TEXTS = """
@@ -111,20 +119,20 @@ def _plant(canaries, number):
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory, dicom_file):
+def planted(tmp_path_factory):
     """Canaries, with the folder and label table that contain them."""
     canaries = Canaries()
     folder = tmp_path_factory.mktemp("hospital") / canaries["folder"]
     inside = folder / canaries["folder inside"]
     inside.mkdir(parents=True)
     rows, rng = [], np.random.default_rng(0)
-    for n in range(28):
+    for n in range(42):
         label = ("NFF", "AFF")[n % 2]
         pixels = rng.integers(0, 4096, (40, 24 + n)).astype(np.uint16)
         name = f"{canaries['file name']}{n}"
-        if n < 24:
+        if n < 38:
             path = inside / f"{name}.dcm"
-            dicom_file(path, pixels, syntax=SYNTAXES[n % 7], change=_plant(canaries, n))
+            write_dicom(path, pixels, syntax=SYNTAXES[n % 7], change=_plant(canaries, n))
         else:
             path = inside / f"{name}.png"
             text = PngImagePlugin.PngInfo()
@@ -144,44 +152,54 @@ def planted(tmp_path_factory, dicom_file):
 
 
 SMALLEST = {
+    "grid": ("diffusion-pyramid-joint", "gan-letterbox-joint", "gan-letterbox-per_class"),
+    "primary": ("gan-letterbox-joint", "gan-letterbox-per_class"),
     "ingest.patch": 16,
     "ingest.fractions": (0.3, 0.3),
     "ingest.max_quarantined": 0.1,
     "diffusion.model.channels": 8,
     "diffusion.model.multipliers": (1,),
     "diffusion.model.attention": (False,),
-    "diffusion.train.warmup_steps": 1,
     "diffusion.sample.steps": (2,),
-    "grid": ("diffusion-pyramid-joint", "gan-letterbox-joint"),
+    "diffusion.train.warmup_steps": 1,
     "gan.model.size": 8,
     "gan.model.channels": (8, 8),
     "gan.model.latent": 4,
+    "gan.sample.per_label": 6,
     "gan.train.burn_in_images": 16,
     "classifier.data.shapes": ((32, 32),),
-    "classifier.model.stage_sizes": (1, 1),
+    "classifier.model.stage_sizes": (1,),
     "classifier.model.width": 8,
     "classifier.train.warmup_steps": 1,
+} | {
+    f"{family}.train.{name}": value
+    for family in ("diffusion", "gan", "classifier")
+    for name, value in {"steps": 2, "batch_size": 8, "checkpoint_every": 2, "log_every": 1}.items()
 }
 
 
 @pytest.fixture(scope="module")
-def outcome(planted, tmp_path_factory):
-    """The folder of a whole study's run directory and its printed output."""
+def finished(planted, tmp_path_factory):
+    """The config and the run directory of a study; next to it is its printed output."""
     _, folder, labels = planted
-    settings = SMALLEST | {"radiographs": folder, "labels": labels}
-    for family in ("diffusion", "gan", "classifier"):
-        train = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "log_every": 2}
-        settings |= {f"{family}.train.{name}": value for name, value in train.items()}
-    results = tmp_path_factory.mktemp("study")
-    command = [sys.executable, "-m", "femur_jax.main", f"--workdir={results / 'run'}"]
+    settings = SMALLEST | {"radiographs": str(folder), "labels": str(labels)}
+    config = get_config("smoke")
+    config.update_from_flattened_dict(settings)
+    study = tmp_path_factory.mktemp("study")
+    command = [sys.executable, "-m", "femur_jax.main", f"--workdir={study / 'run'}"]
     command += [f"--config={ROOT / 'configs' / 'study.py'}:smoke"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
-    with (results / "printed.txt").open("w") as printed:
+    with (study / "printed.txt").open("w") as printed:
+        # One device, and compiled functions that later runs take from a file.
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        environment = os.environ | {"XLA_FLAGS": quick, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = os.environ | {
+            "XLA_FLAGS": quick,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
         output = {"stdout": printed, "stderr": printed}
         subprocess.run(command, cwd=ROOT, env=environment, umask=0, check=True, **output)
-    return results
+    return config, study / "run"
 
 
 def _secrets(canaries):
@@ -216,8 +234,9 @@ def _contents(path):
     yield from _unpacked(data)
 
 
-def test_nothing_planted_comes_out(planted, outcome):
+def test_nothing_planted_comes_out(planted, finished):
     canaries, _, _ = planted
+    outcome = finished[1].parent
     assert len(canaries) + len(DATES) + len(UIDS) >= 50
     secrets = _secrets(canaries)
     files = [path for path in outcome.rglob("*") if path.is_file()]
@@ -232,8 +251,9 @@ def test_nothing_planted_comes_out(planted, outcome):
             assert leak is None, f"{leak} in {path.relative_to(outcome)}"
 
 
-def test_a_study_is_private_and_its_key_lies_outside(outcome):
+def test_a_study_is_private_and_its_key_lies_outside(finished):
     """The command ran under the umask 0."""
+    outcome = finished[1].parent
     for name in ("run", "run.private"):
         paths = [outcome / name, *(outcome / name).rglob("*")]
         others = [p for p in paths if not p.is_symlink() and p.stat().st_mode & 0o077]
@@ -246,8 +266,8 @@ def test_a_study_is_private_and_its_key_lies_outside(outcome):
 
 
 @pytest.mark.parametrize("blinded", [False, True])
-def test_nothing_planted_is_exported(planted, outcome, tmp_path, blinded):
-    folder = outcome / "run" / "real"
+def test_nothing_planted_is_exported(planted, finished, tmp_path, blinded):
+    folder = finished[1] / "real"
     files = export([folder], tmp_path / "out", blinded=blinded, allow_real=True)
     assert files == len(RadiographDataset(folder).entries)
     secrets = _secrets(planted[0])
@@ -275,3 +295,66 @@ def test_the_scan_would_find_them(planted, tmp_path):
         assert any(secrets.search(content) for content in _contents(tmp_path / "file"))
     pixels = np.frombuffer(hidden.ljust(24, b"\0"), np.uint16).reshape(1, -1)
     assert secrets.search(codec.decode(codec.encode(pixels)).tobytes())
+
+
+def test_a_study_leaves_its_results_and_cards(finished):
+    _, folder = finished
+    assert len(list((folder / "finished").iterdir())) == 1 + 4 + 4 + 7 + 3 + 1
+    written = json.loads((folder / "results.json").read_text())
+    aucs = {row["trained_on"]: row["auc"]["mean"]["value"] for row in written["classifiers"]}
+    of_real = json.loads((folder / "classifiers" / "real-0" / "evaluation.json").read_text())
+    assert len(aucs) == 7 and aucs["real"] == pytest.approx(of_real["auc"]["value"])
+    [contrast] = [row for row in written["contrasts"] if row["axis"] == "classes"]
+    one, per_class = (aucs[f"GAN, letterbox, {w}"] for w in ("one model", "model per class"))
+    assert contrast["auc"]["difference"]["value"] == pytest.approx(one - per_class)
+    assert contrast["is_primary"] and contrast["auc"]["trainings"] == 1
+    for label in ("NFF", "AFF"):
+        run = folder / "generators" / f"gan-letterbox-per_class-0-{label}"
+        synthetic = RadiographDataset(run / "synthetic")
+        assert {entry.label for entry in synthetic.entries} == {label}
+        for card in (run / "MODEL_CARD.md", run / "synthetic" / "README.md"):
+            text = card.read_text()
+            assert (
+                "who was in the training set is inferred with" in text
+                and f"Classes: {label} (" in text
+            )
+            assert str(folder) not in text and "QXCANARY" not in text
+    assert {g["group"] for row in written["classifiers"] for g in row["groups"]["hospital"]} == {
+        *"ABC"
+    }
+    assert "3. One model for both classes" in (folder / "report.html").read_text()
+
+
+def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path):
+    config, folder = finished
+    one = results.gather(Grid(config, folder), {})
+    twice = config.copy_and_resolve_references()
+    twice.seeds = (0, 1)
+    shutil.copytree(folder, tmp_path / "run", symlinks=True)
+    for kind in ("generators", "classifiers", "measurements"):
+        for path in (folder / kind).glob("*-0*"):
+            (tmp_path / "run" / kind / path.name.replace("-0", "-1")).symlink_to(path)
+    two = results.gather(Grid(twice, tmp_path / "run"), {})
+    for first, second in zip(one.classifiers, two.classifiers, strict=True):
+        assert second.auc.auc == first.auc.auc * 2 and second.auc.deviation == 0
+        assert second.auc.mean.value == pytest.approx(first.auc.mean.value)
+        assert second.operating == first.operating
+    assert [row.auc.difference.value for row in two.contrasts] == pytest.approx(
+        [row.auc.difference.value for row in one.contrasts]
+    )
+    for (_, first), (_, second) in zip(one.distances(), two.distances(), strict=True):
+        assert second.kid == pytest.approx(first.kid)
+    assert [row.n for _, row in two.copies()] == [2 * row.n for _, row in one.copies()]
+
+
+def test_a_stage_can_run_alone(finished, capsys):
+    config, folder = finished
+    stage = "measure gan-letterbox-per_class-0"
+    file = folder / "measurements" / "gan-letterbox-per_class-0.json"
+    (folder / "finished" / stage).unlink()
+    before = Evaluation.from_json(json.loads(file.read_text()))
+    runner.run(config, folder, only=stage)
+    after = Evaluation.from_json(json.loads(file.read_text()))
+    assert [row.pairs for row in after.copies] == [row.pairs for row in before.copies]
+    assert after.distances[0].kid == pytest.approx(before.distances[0].kid, rel=1e-3)
+    assert capsys.readouterr().out == f"{stage} ...\n"
