@@ -65,9 +65,9 @@ class Pictures:
 
         Args:
             images: Radiographs at the scale of `overview`.
-            longest: Longest side of a synthetic radiograph: a generator may know small ones alone.
+            longest: Longest side of a crop, see `Scope`.
         """
-        views = [(thumbnail(image), crops(image, min(longest, LONGEST))) for image in images]
+        views = [(thumbnail(image), crops(image, longest)) for image in images]
         whole, squares = zip(*views, strict=True)
         return cls(np.stack(whole), np.stack(squares))
 
@@ -198,60 +198,117 @@ class Copies:
     train: RadiographSet
 
 
-def find_copies(
-    real: RadiographDataset, synthetic: RadiographSet, extractor: Extractor, *, by: str = "patient"
-) -> Copies:
-    """Looks for each synthetic radiograph, and each crop of it, among the training radiographs.
+@dataclass(frozen=True)
+class Scope:
+    """What a search needs to know of a synthetic set before it is looked up.
+
+    Attributes:
+        labels: Classes in it; only training radiographs of these count.
+        longest: Longest side of its radiographs at the scale of `overview`, at most `LONGEST`: a
+            generator may know small ones alone.
+    """
+
+    labels: tuple[str, ...]
+    longest: int
+
+    @classmethod
+    def of(cls, synthetic: RadiographSet) -> "Scope":
+        """The scope of a set; empty where the set is."""
+        longest = max((max(overview(*m).shape) for m in synthetic.members), default=0)
+        return cls(tuple(synthetic.labels), min(longest, LONGEST))
+
+
+class CopySearch:
+    """The search for synthetic radiographs, and crops of them, among the training radiographs.
 
     Pictures are correlated, whole ones after a fit (see `alignment`) and crops at native scale;
     features are compared by their distance. Thresholds are set on other patients: those of the
     validation and the test split together, and each training radiograph's own among the others.
-    Only training radiographs of the synthetic set's classes count.
+    What real radiographs alone decide is computed once, and serves one synthetic set after another.
 
-    Args:
-        real: The dataset that the generator was trained on.
-        synthetic: Radiographs of a generator.
-        extractor: Features that were not learned from `real`.
-        by: The split that the generator was trained on, see `RadiographDataset.split`.
-
-    Raises:
-        UserError: There are too few radiographs.
+    Attributes:
+        scope: The scope of the synthetic sets that it takes.
     """
-    train, held_out = (
-        of_split([real], *splits, by=by).of(*synthetic.labels)
-        for splits in (("train",), ("validation", "test"))
-    )
-    if not (synthetic and train and held_out):
-        raise UserError(
-            "The memorisation audit needs synthetic, training and held-out radiographs, and there "
-            f"are {len(synthetic)}, {len(train)}, {len(held_out)}: sample some, or use a larger "
-            "split."
+
+    def __init__(
+        self, real: RadiographDataset, scope: Scope, extractor: Extractor, *, by: str = "patient"
+    ):
+        """Compares real radiographs with each other.
+
+        Args:
+            real: The dataset that the generator was trained on.
+            scope: The scope of the synthetic sets.
+            extractor: Features that were not learned from `real`.
+            by: The split that the generator was trained on, see `RadiographDataset.split`.
+
+        Raises:
+            UserError: There are too few radiographs.
+        """
+        train, held_out = (
+            of_split([real], *splits, by=by).of(*scope.labels)
+            for splits in (("train",), ("validation", "test"))
         )
-    sets = synthetic, held_out, train
-    longest = max(max(overview(*member).shape) for member in synthetic.members)
-    pictures = [Pictures.of((overview(*m) for m in s.members), longest) for s in sets]
-    features = [s.map(partial(radiograph_features, extractor)) for s in sets]
-    number = np.unique(train.patients, return_inverse=True)[1]
-    is_own = number[:, None] == number
-    near = [p.distances(pictures[-1]) for p in pictures[:-1]]
-    near.append(pictures[-1].distances(pictures[-1], is_own))
-    for distances, queries in zip(near, features, strict=True):
-        distances[extractor.name] = euclidean_distances(queries, features[-1])[None]
-    near[-1][extractor.name][:, is_own] = np.inf
-    audits = {
-        name: audit(Distances(*(distances[name] for distances in near)), FALSE_COPIES)
-        for name in near[0]
-    }
-    members_and_others = np.concatenate([pictures[2].whole, pictures[1].whole])
-    score = fitted_distances(pictures[0].whole, members_and_others).min(axis=0)
-    attack = membership_inference(
-        score[: len(train)], score[len(train) :], train.patients, held_out.patients
-    )
-    planted = planted_copies(train.thinned(PLANTED))
-    images = (image for of_change in planted.values() for image in of_change)
-    is_found = finds(audits, Pictures.of(images, longest).distances(pictures[-1]))
-    power = Power.of(list(planted), is_found)
-    return Copies(audits, attack, power, conclude(audits, attack, power), train)
+        if not (scope.labels and train and held_out):
+            raise UserError(
+                "The memorisation audit needs training and held-out radiographs of the synthetic "
+                f"radiographs' classes ({', '.join(scope.labels) or 'none'}), and there are "
+                f"{len(train)} and {len(held_out)}: sample some, or use a larger split."
+            )
+        self.scope = scope
+        self._extractor, self._train, self._held_out = extractor, train, held_out
+        self._pictures, self._features = self._seen(train)
+        number = np.unique(train.patients, return_inverse=True)[1]
+        self._near_held_out, self._held_out_pictures = self._distances(held_out)
+        self._near_train, _ = self._distances(train, number[:, None] == number)
+        planted = planted_copies(train.thinned(PLANTED))
+        self._changes = list(planted)
+        images = (image for of_change in planted.values() for image in of_change)
+        self._near_planted = Pictures.of(images, scope.longest).distances(self._pictures)
+
+    def copies(self, synthetic: RadiographSet) -> Copies:
+        """The audits of one synthetic set."""
+        near, pictures = self._distances(synthetic)
+        audits = {
+            name: audit(
+                Distances(near[name], self._near_held_out[name], self._near_train[name]),
+                FALSE_COPIES,
+            )
+            for name in near
+        }
+        members_and_others = np.concatenate([self._pictures.whole, self._held_out_pictures.whole])
+        score = fitted_distances(pictures.whole, members_and_others).min(axis=0)
+        train, held_out = self._train, self._held_out
+        attack = membership_inference(
+            score[: len(train)], score[len(train) :], train.patients, held_out.patients
+        )
+        power = Power.of(self._changes, finds(audits, self._near_planted))
+        return Copies(audits, attack, power, conclude(audits, attack, power), train)
+
+    def _seen(self, radiographs: RadiographSet) -> tuple[Pictures, Float32[np.ndarray, "n dim"]]:
+        """Radiographs as the audits of pictures see them, and their features."""
+        pictures = Pictures.of((overview(*m) for m in radiographs.members), self.scope.longest)
+        return pictures, radiographs.map(partial(radiograph_features, self._extractor))
+
+    def _distances(
+        self, queries: RadiographSet, ignored: Bool[np.ndarray, "query train"] | None = None
+    ) -> tuple[dict[str, Float[np.ndarray, "part query train"]], Pictures]:
+        """Distances of radiographs from the training radiographs by audit, and their pictures."""
+        pictures, features = self._seen(queries)
+        distances = pictures.distances(self._pictures, ignored)
+        of_features = euclidean_distances(features, self._features)
+        if ignored is not None:
+            of_features[ignored] = np.inf
+        return distances | {self._extractor.name: of_features[None]}, pictures
+
+
+def find_copies(
+    real: RadiographDataset, synthetic: RadiographSet, extractor: Extractor, *, by: str = "patient"
+) -> Copies:
+    """Looks for each radiograph of one synthetic set among the training radiographs.
+
+    For the arguments and errors see `CopySearch`.
+    """
+    return CopySearch(real, Scope.of(synthetic), extractor, by=by).copies(synthetic)
 
 
 def finds(

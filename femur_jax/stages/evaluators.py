@@ -14,7 +14,7 @@ from femur_jax.data.synthetic import wanted_labels
 from femur_jax.errors import UserError
 from femur_jax.evaluation.features import Extractor, radiograph_features
 from femur_jax.evaluation.kernels import MIN_SAMPLES, kernel_distance
-from femur_jax.evaluation.memorization import find_copies
+from femur_jax.evaluation.memorization import CopySearch, Scope
 from femur_jax.evaluation.onset import Point
 from femur_jax.evaluation.radiograph_set import of_split
 from femur_jax.stages.evaluate import make_extractor
@@ -104,6 +104,7 @@ class Copies:
         """Prepares the search."""
         self.every = every
         self._task, self._config, self._extractor = task, config, extractor
+        self._search: CopySearch | None = None
 
     def run(self, state: TrainState) -> dict[str, float]:
         """Returns the numbers of `Point`."""
@@ -114,9 +115,12 @@ class Copies:
 
     def audit(self, synthetic: RadiographDataset, step: int) -> Point:
         """Audits samples of the model after a training step."""
-        by = self._config.data.draw.by
         samples = of_split([synthetic], "train")
-        return Point.of(step, find_copies(self._task.dataset, samples, self._extractor, by=by))
+        scope = Scope.of(samples)
+        if self._search is None or self._search.scope != scope:
+            by = self._config.data.draw.by
+            self._search = CopySearch(self._task.dataset, scope, self._extractor, by=by)
+        return Point.of(step, self._search.copies(samples))
 
 
 def few_samples(
