@@ -122,14 +122,14 @@ def test_the_last_origin_reaches_the_border(length, expected):
 @pytest.mark.parametrize(("length", "side"), [(40, 16), (33, 16), (16, 16), (400, 32)])
 def test_origins_crowd_at_both_borders(length, side):
     rng = np.random.default_rng(0)
-    origins = np.array([random_origin(rng, (length, 16), side)[0] for _ in range(4000)])
+    origins = np.array([random_origin(rng, (length, 16), side)[0] for _ in range(1500)])
     last = last_origin(length, side)
     drawn = np.arange(-(side // 4), last + side // 4 + 1)
     values, expected = np.unique(np.clip(drawn // 2 * 2, 0, last), return_counts=True)
     found, counts = np.unique(origins, return_counts=True)
     np.testing.assert_array_equal(found, values)
     if last:
-        assert chisquare(counts, 4000 * expected / len(drawn)).pvalue > 1e-3
+        assert chisquare(counts, 1500 * expected / len(drawn)).pvalue > 1e-3
 
 
 def _patches(pool, count, level_weights=(1.0,), seed=0):
@@ -180,7 +180,7 @@ def test_a_split_by_hospital_is_drawn_from(tmp_path):
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 3.0), (0.2, 0.0, 0.8)])
 def test_levels_are_drawn_with_their_weights(data, weights):
-    patches = _patches(Pool([data]), 400, level_weights=weights)
+    patches = _patches(Pool([data]), 200, level_weights=weights)
     for n, size in enumerate(SIZES):
         drawn = [int(p["level"]) for p in patches if tuple(p["size"]) == size]
         full = [weights[min(level, len(weights) - 1)] for level in range(len(data.level_sizes(n)))]
