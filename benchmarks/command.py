@@ -93,6 +93,10 @@ def selected(measurements: Mapping[str, Measurement], only: str | None) -> list[
         skipped = [m.name for m in measurements.values() if m.gpu and not has_gpu()]
         if skipped:
             print(f"Skipped because JAX finds no GPU: {', '.join(skipped)}")
+        compiled = [m.name for m in measurements.values() if m.plugin]
+        if compiled and (lack := _lack_of_plugin()):
+            print(f"Skipped: {', '.join(compiled)}. {lack}")
+            skipped += compiled
         return [m for m in measurements.values() if m.name not in skipped]
     if only not in measurements:
         raise UserError(f"Unknown measurement {only!r}; the names are {', '.join(measurements)}.")
@@ -102,6 +106,17 @@ def selected(measurements: Mapping[str, Measurement], only: str | None) -> list[
             "wheels (see the README)."
         )
     return [measurements[only]]
+
+
+def _lack_of_plugin() -> str:
+    """What is missing to compile for a GPU that is not there; "" where nothing is."""
+    from femur_jax.gpu_plan.compiler import check_plugin  # imports every model
+
+    try:
+        check_plugin()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def measure(measurement: Measurement) -> records.Record:

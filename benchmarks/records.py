@@ -75,6 +75,7 @@ class Measurement:
         unit: Unit of the value; "x" for a ratio.
         goal: Bound that the value should keep.
         gpu: Whether the measurement needs a GPU.
+        plugin: Whether it needs JAX's CUDA plugin, which compiles for a GPU that is not there.
         timed: Whether the value depends on time, so that the machine must be idle.
         run: The function itself.
     """
@@ -84,18 +85,19 @@ class Measurement:
     unit: str
     goal: Goal
     gpu: bool
+    plugin: bool
     timed: bool
     run: Callable[[], Result]
 
 
 def measurement(
-    unit: str, goal: Goal, *, gpu: bool = False, timed: bool = True
+    unit: str, goal: Goal, *, gpu: bool = False, plugin: bool = False, timed: bool = True
 ) -> Callable[[Callable[[], Result]], Measurement]:
     """Makes a function a measurement of the same name; RESULTS.md shows its docstring."""
 
     def decorate(run: Callable[[], Result]) -> Measurement:
         about = inspect.getdoc(run) or ""
-        return Measurement(run.__name__, about, unit, goal, gpu, timed, run)
+        return Measurement(run.__name__, about, unit, goal, gpu, plugin, timed, run)
 
     return decorate
 

@@ -15,6 +15,7 @@ TOOLS = {
     "export": "Write the radiographs of a dataset as DICOM files.",
     "send": "Send DICOM files to a PACS.",
     "readers": "Run a reader study: power, build, serve, score.",
+    "plan_gpu": "Predict memory and time of a training on GPUs.",
     "show": "Print a config with the meaning of its fields.",
 }
 """Commands with a module of their own in femur_jax/commands."""

@@ -19,7 +19,7 @@ STRANGERS = {
     "models": ("data", "training"),
     "evaluation": ("training", "data.loader", "classifier", "diffusion", "gan"),
 }
-ABOVE = {"study": {"study"}, "stages": {"stages", "study", "commands", "main"}}
+ABOVE = {"study": {"study"}, "stages": {"stages", "study", "gpu_plan", "commands", "main"}}
 """Rooms that only some rooms import: themselves, those above them and the command line."""
 
 

@@ -58,6 +58,12 @@ MISTAKES = [
     (["study", TINY, "--workdir={}"], ["not of a study"]),
     (["train", "--config=configs/study.py:demo", "--workdir={}"], ["femur study"]),
     (["ingest", "--dicom=x", "--labels=y"], ["--out"]),
+    (["plan-gpu", TINY, "--gpu=v100"], ["v100", "a100-40", "rtx4090"]),
+    (["plan-gpu", TINY, "--nodes=8"], ["'8'", "2x8"]),
+    (["plan-gpu", TINY, "--nodes=65x8"], ["64 nodes"]),
+    (["plan-gpu", TINY, "--nodes=1x16"], ["8 GPUs"]),
+    (["plan-gpu", TINY, "--memory_fraction=1.5"], ["--memory_fraction"]),
+    (["plan-gpu", TINY, "--colour=red"], ["colour"]),
 ]
 """Arguments, in which {} stands for a new folder, and words of the sentence that refuses them."""
 

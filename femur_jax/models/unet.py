@@ -14,8 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from femur_jax.models.backend import backend
+
 _GROUP_SIZE = 8
 _EPSILON = 1e-6
+_DROPOUT_SIDE = 64  # largest resolution with dropout: at higher ones, random bits take the time
 _HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two
 _ZEROS = nnx.initializers.zeros_init()
 
@@ -50,7 +53,9 @@ class UNet(nnx.Module):
             blocks: Number of residual blocks at each resolution.
             attention: Whether the blocks of each resolution have self-attention.
             head_channels: Width of an attention head; a narrower block has one head.
-            dropout: Share of a block's activations that are set to zero in training.
+            dropout: Share of a block's activations that are set to zero in training, at
+                resolutions of at most 64 pixels (low ones only as in simple diffusion, Hoogeboom
+                et al. 2023, arXiv 2301.11093).
             uncertainty: Whether the network has the head of `log_variance`.
             dtype: Type in which convolutions and attention compute, 'float32' or 'bfloat16'.
             remat: Whether the backward pass recomputes the activations of each block instead of
@@ -244,7 +249,7 @@ class Block(nnx.Module):
         modulation = jnp.split(self.modulation(embedding), 2, axis=-1)
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         h = jax.nn.silu(self.norm2(h, modulation))
-        if self._dropout and key is not None:
+        if self._dropout and key is not None and h.shape[1] <= _DROPOUT_SIDE:
             kept = jax.random.bernoulli(key, 1 - self._dropout, h.shape)
             h = jnp.where(kept, h / (1 - self._dropout), 0)
         h = self.conv2(h)
@@ -269,7 +274,9 @@ class SelfAttention(nnx.Module):
         # A head's queries, keys and values are adjacent, so that heads can be split over devices.
         qkv = _pointwise(self.qkv, self.norm(x)).reshape(batch, height * width, self._heads, -1)
         q, k, v = jnp.split(qkv, 3, axis=-1)
-        y = jax.nn.dot_product_attention(q, k, v)
+        # cuDNN never writes the weights of pairs of pixels to memory.
+        fused = backend() == "gpu" and q.dtype == jnp.bfloat16
+        y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else None)
         return (x + _pointwise(self.out, y.reshape(x.shape))) * _HALF_POWER
 
 

@@ -1,5 +1,8 @@
 """The devices of a run, arranged in a mesh with the axes data, fsdp and model."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -10,35 +13,38 @@ from femur_jax.errors import UserError
 AXES = ("data", "fsdp", "model")
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """Arranges all devices in a mesh.
+def make_mesh(config: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arranges devices in a mesh.
 
     Args:
         config: Sizes of the axes data, fsdp and model. One of them may be -1: it takes the
             remaining devices.
+        devices: All devices of the run, each of a process of its own; JAX's where None.
 
     Raises:
         UserError: The product of the sizes is not the number of devices, or a process would hold
             an incomplete model group together with devices of another group.
     """
     sizes = [config[axis] for axis in AXES]
-    devices = jax.device_count()
+    local = jax.local_device_count() if devices is None else 1
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = devices // -int(np.prod(sizes))
-    if any(size < 1 for size in sizes) or np.prod(sizes) != devices:
+        sizes[sizes.index(-1)] = count // -int(np.prod(sizes))
+    if any(size < 1 for size in sizes) or np.prod(sizes) != count:
         wanted = " x ".join(f"{axis} {config[axis]}" for axis in AXES)
         raise UserError(
-            f"The mesh {wanted} does not fit {devices} devices; "
+            f"The mesh {wanted} does not fit {count} devices; "
             "change config.mesh so that the product of its sizes is that number."
         )
-    local, model = jax.local_device_count(), sizes[-1]
+    model = sizes[-1]
     if local % model and model % local:
         raise UserError(
             f"The mesh's model axis of {model} is neither a divisor nor a multiple of the {local} "
             "devices of a process; change config.mesh.model so that processes hold equal shares "
             "of a batch."
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(sizes, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -49,7 +49,8 @@ def update_state(
         update_ema: A function from the previous moving average, the new parameters and the number
             of previous steps to the new moving average.
     """
-    update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    with jax.named_scope("optimizer"):  # a name for profiles and for femur plan_gpu
+        update, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, update)
     return TrainState(
         step=state.step + 1,

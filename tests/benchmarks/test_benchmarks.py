@@ -13,15 +13,17 @@ from benchmarks.experiments.__main__ import SUITE as EXPERIMENTS
 from benchmarks.machine import ROOT
 from benchmarks.records import Goal, Measurement, Record, Result, measurement
 from femur_jax.errors import UserError
+from femur_jax.gpu_plan.compiler import check_plugin
 
 
-def a_measurement(name: str, *, gpu: bool = False) -> Measurement:
+def a_measurement(name: str, *, gpu: bool = False, plugin: bool = False) -> Measurement:
     return Measurement(
         name,
         "How fast it is.",
         "x",
         Goal(">=", 1.0),
         gpu=gpu,
+        plugin=plugin,
         timed=True,
         run=lambda: pytest.fail("must not run"),
     )
@@ -165,6 +167,20 @@ def test_measurements_that_need_a_gpu_are_skipped_without_one(
     monkeypatch.setattr(command, "has_gpu", lambda: True)
     both = [m.name for m in command.selected(suite.measurements, None)]
     assert both == ["anywhere", "on_a_gpu"]
+
+
+def test_measurements_of_gpu_programs_are_skipped_without_the_plugin(
+    capsys: pytest.CaptureFixture[str],
+):
+    try:
+        check_plugin()
+    except UserError as error:
+        lack = str(error)
+    else:
+        pytest.skip("JAX's CUDA plugin is installed")
+    suite = a_suite(a_measurement("anywhere"), a_measurement("compiled", plugin=True))
+    assert [m.name for m in command.selected(suite.measurements, None)] == ["anywhere"]
+    assert f"Skipped: compiled. {lack}" in capsys.readouterr().out
 
 
 def test_an_unknown_name_ends_with_one_sentence_and_2(capsys: pytest.CaptureFixture[str]):

@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
+from femur_jax.parallel.mesh import AXES, make_mesh
+from femur_jax.parallel.rules import state_shardings
 from femur_jax.training.optimizers import clipped_optimizer
 
 RATE = 0.01
@@ -86,6 +90,33 @@ def test_the_gradient_is_clipped_at_a_norm_of_one():
         lambda mu, g: np.testing.assert_allclose(mu, 0.1 * g / norm, rtol=1e-4),
         optax.tree.get(state, "mu"),
         large,
+    )
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
+def test_sharded_matrices_have_the_same_update(sizes):
+    # An orthogonal form depends on the whole matrix, and each device has only a part.
+    rng = np.random.default_rng(0)
+    shapes = {"conv1": (3, 3, 8, 16), "qkv": (16, 48), "modulation": (32, 16)}
+    arrays = {
+        name: {"kernel": jnp.asarray(0.02 * rng.standard_normal(shape), jnp.float32)}
+        for name, shape in shapes.items()
+    }
+    optimizer = clipped_optimizer("muon", lambda step: RATE)
+
+    def update(gradient, params):
+        first, state = optimizer.update(gradient, optimizer.init(params), params)
+        return first, optimizer.update(jax.tree.map(jnp.sin, gradient), state, params)[0]
+
+    mesh = make_mesh(ConfigDict(dict(zip(AXES, sizes, strict=True))))
+    shardings = state_shardings(jax.eval_shape(lambda: arrays), mesh, DiffusionTask.rules)
+    assert any(axis for leaf in jax.tree.leaves(shardings) for axis in leaf.spec)
+    divided = jax.device_put(arrays, shardings)
+    sharded = jax.jit(update, out_shardings=(shardings, shardings))(divided, divided)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        sharded,
+        jax.jit(update)(arrays, arrays),
     )
 
 
