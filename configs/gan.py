@@ -23,6 +23,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config = ConfigDict()
     config.task = "gan"  # model family
     config.dataset = ""  # folder of the radiograph dataset
+    config.pretrained = ""  # run directory of such a model to start from, of other data or size
     config.seed = 0  # seed of parameters, data order and latents
     config.mesh = ConfigDict(
         {

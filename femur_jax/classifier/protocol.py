@@ -141,10 +141,12 @@ def _check_origin(synthetic: RadiographDataset, tested_on: RadiographDataset, by
     """Refuses a generator that may have been trained on patients of the test."""
     if not synthetic.is_synthetic or tested_on.is_synthetic:
         return
-    expected, known = origin(tested_on, by), synthetic.provenance
-    if known["dataset"] == expected["dataset"] and known["trained_on"] != expected["trained_on"]:
-        raise UserError(
-            f"The model of {synthetic.folder} was trained on another split of "
-            f"{tested_on.folder}, so it may have seen patients of the test; train it with "
-            "the same config.data.draw.by as the classifier."
-        )
+    expected = origin(tested_on, by)
+    for known in (synthetic.provenance, *synthetic.provenance.get("started_from", ())):
+        same_data = known["dataset"] == expected["dataset"]
+        if same_data and known["trained_on"] != expected["trained_on"]:
+            raise UserError(
+                f"The model of {synthetic.folder}, or the one that it started from, was trained on "
+                f"another split of {tested_on.folder}, so it may have seen patients of the test; "
+                "train it with the same config.data.draw.by as the classifier."
+            )

@@ -79,12 +79,13 @@ class Conditioning(NamedTuple):
         return jnp.concatenate([context, mask, self.coordinates()], axis=-1)
 
     def vector(self, levels: int) -> Float[Array, "batch length"]:
-        """Returns class, level, and numbers: size, spacing, mirroring and the context's noise.
+        """Returns class, numbers (size, spacing, mirroring, the context's noise), and level.
 
         The class, the level and all numbers together each have a norm of about 1, so that the
-        network attends to each alike. NO_LABEL gives zeros for the class; a spacing of 0 gives the
-        flag of an unknown one. The spacing is the level's, on which the appearance of bone depends.
-        The network is informed of mirroring as in EDM's augmentation (Karras et al. 2022, arXiv
+        network attends to each alike. The level is last, so that a model of more levels can start
+        from one of fewer. NO_LABEL gives zeros for the class; a spacing of 0 gives the flag of an
+        unknown one. The spacing is the level's, on which the appearance of bone depends. The
+        network is informed of mirroring as in EDM's augmentation (Karras et al. 2022, arXiv
         2206.00364, appendix F.2), so that it does not draw the lead letters that mark a side in
         mirror writing.
 
@@ -106,8 +107,8 @@ class Conditioning(NamedTuple):
         return jnp.concatenate(
             [
                 jax.nn.one_hot(self.label, len(LABELS)),
-                jax.nn.one_hot(self.level, levels),
                 jnp.stack(numbers, axis=-1) / math.sqrt(_NUMBERS),
+                jax.nn.one_hot(self.level, levels),
             ],
             axis=-1,
         )

@@ -260,7 +260,8 @@ class Discriminator(nnx.Module):
         for (outputs, inputs), fine in reversed(transitions):
             layers += [*residual(inputs, fine), Downsample(inputs, outputs, rngs, fine)]
         layers += [*residual(channels[0]), DiscriminativeBasis(channels[0], embedding, rngs)]
-        self.layers = nnx.List(layers)
+        # They are counted from the coarsest, so that networks of two sizes share the first numbers.
+        self.layers = nnx.List(reversed(layers))
         # With this gain, the inner product of `embedding` terms starts with unit variance.
         self.embed = _linear(condition, embedding, rngs, gain=embedding**-0.5)
 
@@ -277,7 +278,7 @@ class Discriminator(nnx.Module):
                 zero, the logit is zero.
         """
         x = image
-        for layer in self.layers:
+        for layer in reversed(self.layers):
             x = layer(x)
         return jnp.sum(x * self.embed(condition), axis=-1)
 

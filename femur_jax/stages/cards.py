@@ -74,6 +74,11 @@ def write(
                 "seed": config.seed,
                 "optimizer steps": config.train.steps,
                 "batch size": config.train.batch_size,
+                "started from": (
+                    "a model of other radiographs, which no audit here searches for copies"
+                    if config.pretrained
+                    else "random parameters"
+                ),
             }
         ),
         "",

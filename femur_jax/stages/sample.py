@@ -17,7 +17,7 @@ from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
 from femur_jax.models.functional import Params
 from femur_jax.stages import cards
-from femur_jax.stages.tasks import make_generator
+from femur_jax.stages.tasks import make_generator, origins_before
 from femur_jax.training import ema, loop
 from femur_jax.training.checkpoint import Snapshots
 from femur_jax.training.state import TrainState
@@ -89,6 +89,7 @@ def _provenance(task: Generator, config: ConfigDict, checkpoint: int) -> dict[st
         "config": run_folder.config_hash(config, without=loop.FREE_FIELDS),
         "checkpoint": checkpoint,
         **origin(task.dataset, config.data.draw.by),
+        "started_from": origins_before(config),
     }
 
 

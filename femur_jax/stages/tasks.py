@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from femur_jax import run_folder
-from femur_jax.classifier.protocol import Protocol, Subset, protocol
+from femur_jax.classifier.protocol import Protocol, Subset, origin, protocol
 from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.diffusion.task import DiffusionTask
@@ -41,6 +41,30 @@ def make_generator(config: ConfigDict) -> Generator:
     if config.task == "gan":
         return GanTask(config, dataset)
     return DiffusionTask(config, dataset)
+
+
+def origins_before(config: ConfigDict) -> list[dict[str, str]]:
+    """The data of the run that a generator's run starts from, and of those before it.
+
+    Raises:
+        UserError: There is no such run, it trains another model, or its dataset is gone.
+    """
+    if not config.pretrained:
+        return []
+    first = run_folder.load_config(Path(config.pretrained))
+    if first.task != config.task:
+        raise UserError(
+            f"The run in {config.pretrained} (config.pretrained) trains another model, "
+            f"{first.task}; name a run of {config.task}."
+        )
+    if not Path(first.dataset).is_dir():
+        raise UserError(
+            f"The dataset of the run in {config.pretrained} (config.pretrained) is needed to check "
+            f"that its patients are not tested, and {first.dataset} is not there; run the command "
+            "in the folder that its path starts from, or start without that run."
+        )
+    data = RadiographDataset(first.dataset)
+    return [origin(data, first.data.draw.by), *origins_before(first)]
 
 
 def _open(folder: str) -> RadiographDataset:

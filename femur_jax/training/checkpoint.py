@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,18 +111,12 @@ class Checkpoints:
         Raises:
             UserError: No checkpoint is whole, or they belong to another model.
         """
-        steps = sorted(self.steps, key=lambda step: (step == prefer, step))
-        if not steps:
+        step = self._step_to_read(prefer)
+        if step is None:
             return None
-        step = int(multihost_utils.broadcast_one_to_all(np.int32(self._newest_whole(steps))))
-        if step < 0:
-            raise UserError(
-                f"No checkpoint in {self._folder} is whole; delete that folder to start the run "
-                "again, or restore it from a copy."
-            )
         self._check_model(step, abstract_state)
         if not self._read_only:
-            for damaged in [other for other in steps if other > step]:
+            for damaged in [other for other in self.steps if other > step]:
                 self._manager.delete(damaged)
         restored = self._manager.restore(
             step,
@@ -135,6 +130,56 @@ class Checkpoints:
         )
         return Restored(restored["state"], restored["run"])
 
+    def start_from(self, state: TrainState) -> tuple[TrainState, int, list[str]]:
+        """Fills a first state with the parameters and averages of another model where they fit.
+
+        An array fits where the newest whole checkpoint has one of its name and shape. Where only
+        the number of inputs differs (the first axis), the inputs that both have are filled. Step
+        and optimizer stay as they are.
+
+        Returns:
+            The state, the step of the checkpoint, and the names of the parameters that nothing
+            fits, such as those of a finer layer.
+
+        Raises:
+            UserError: There is no whole checkpoint, or nothing in it fits.
+        """
+        step = self._step_to_read()
+        if step is None:
+            raise UserError(f"There is no checkpoint in {self._folder}; train that model first.")
+        paths, structure = jax.tree_util.tree_flatten_with_path(
+            {"params": state.params, "ema": state.ema}
+        )
+        arrays = {_name(path): array for path, array in paths}
+        saved = _shapes(self._manager.item_metadata(step)["state"].tree)
+        fits = {
+            name: jax.ShapeDtypeStruct(
+                saved[name][0], array.dtype, sharding=_sharding(array, saved[name][0])
+            )
+            for name, array in arrays.items()
+            if name in saved and array.ndim and saved[name][0][1:] == array.shape[1:]
+        }
+        if not any(name.startswith("params/") for name in fits):
+            raise UserError(
+                f"No parameter of this model has the name and shape of one in {self._folder}; "
+                "start from a run of a more similar model."
+            )
+        part = _nested(fits)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    part,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(part),
+                    partial_restore=True,
+                )
+            ),
+        )["state"]
+        leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
+        arrays |= {_name(path): _filled(arrays[_name(path)], leaf) for path, leaf in leaves}
+        new = [name for name in arrays if name.startswith("params/") and name not in fits]
+        return replace(state, **jax.tree.unflatten(structure, arrays.values())), step, new
+
     def close(self) -> None:
         """Waits until everything is on disk.
 
@@ -147,6 +192,23 @@ class Checkpoints:
             raise self._as_user_error(error) from error
         finally:
             self._manager.close()
+
+    def _step_to_read(self, prefer: int | None = None) -> int | None:
+        """The preferred step or the newest whole one; None where there are no checkpoints.
+
+        Raises:
+            UserError: No checkpoint is whole.
+        """
+        steps = sorted(self.steps, key=lambda step: (step == prefer, step))
+        if not steps:
+            return None
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(self._newest_whole(steps))))
+        if step < 0:
+            raise UserError(
+                f"No checkpoint in {self._folder} is whole; delete that folder to start the run "
+                "again, or restore it from a copy."
+            )
+        return step
 
     def _newest_whole(self, steps: list[int]) -> int:
         """The newest step whose files are whole, or -1; only the first process checks."""
@@ -237,7 +299,37 @@ def _best(metrics: dict[str, float]) -> float:
 def _shapes(tree: Any) -> dict[str, tuple]:
     """The shape and type of each array by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), leaf.dtype)
-        for path, leaf in leaves
-    }
+    return {_name(path): (tuple(leaf.shape), leaf.dtype) for path, leaf in leaves}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries of the leaves, by the parts of their names."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *above, last = name.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+def _sharding(array: jax.Array, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+    """The array's sharding, or a copy on each of its devices for one of another shape."""
+    if array.shape == shape or not isinstance(array.sharding, jax.sharding.NamedSharding):
+        return array.sharding
+    return jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
+
+
+def _filled(array: jax.Array, start: jax.Array) -> jax.Array:
+    """The array with the rows of another one, as far as these go."""
+    if array.shape == start.shape:
+        return start
+    rows = min(len(array), len(start))
+    return jax.jit(lambda a, s: a.at[:rows].set(s[:rows]), out_shardings=array.sharding)(
+        array, start
+    )

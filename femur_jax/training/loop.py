@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,11 @@ _DIVERGED = (
 
 
 def train(
-    task: Task, config: ConfigDict, folder: Path, evaluators: Sequence[Evaluator] = ()
+    task: Task,
+    config: ConfigDict,
+    folder: Path,
+    evaluators: Sequence[Evaluator] = (),
+    prepare: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
     """Trains to the last step, from the newest whole checkpoint where there is one.
 
@@ -62,6 +66,7 @@ def train(
             averages) and patience (see `EarlyStopping`).
         folder: The run directory, which gets the logs, `checkpoints/` and `snapshots/`.
         evaluators: Measurements of the model while it trains.
+        prepare: Function that changes the state before the first step, as `start_from` does.
 
     Raises:
         UserError: The mesh and the batch do not fit, a class has no data, the folder belongs to
@@ -88,7 +93,7 @@ def train(
         return saved.state
     if saved is not None and (old_steps := saved.run.get("steps", steps)) != steps:
         _report_learning_rate(task, start, old_steps=old_steps, steps=steps)
-    state = program.init(jax.random.key(config.seed)) if saved is None else saved.state
+    state = prepare(program.init(jax.random.key(config.seed))) if saved is None else saved.state
 
     # The data from there on, and the logs.
     stream = batches(
@@ -164,6 +169,29 @@ def train(
                 break
     if jax.process_index() == 0 and stopping.is_over:
         print(f"Stopped at step {step}: no evaluation was better than that of {stopping.best}.")
+    return state
+
+
+def start_from(folder: Path, state: TrainState) -> TrainState:
+    """Starts a run with what fits of another run's newest parameters and averages, and prints it.
+
+    Args:
+        folder: Run directory of a model of other data, or of another size.
+        state: The state before the first step.
+
+    Raises:
+        UserError: The run has no whole checkpoint, or nothing in it fits.
+    """
+    if not (folder / CHECKPOINTS).is_dir():
+        raise UserError(f"{folder} holds no checkpoint (config.pretrained); train it first.")
+    checkpoints = Checkpoints(folder / CHECKPOINTS, read_only=True)
+    state, step, new = checkpoints.start_from(state)
+    checkpoints.close()
+    sizes = {f"params/{name}": array.size for name, array in by_path(state.params).items()}
+    share = 1 - sum(sizes[name] for name in new) / sum(sizes.values())
+    if jax.process_index() == 0:
+        rest = f"; new are {', '.join(new)}" if new else ""
+        print(f"{share:.1%} of the parameters start from step {step} of {folder}{rest}.")
     return state
 
 

@@ -124,6 +124,9 @@ def test_unfair_roles_are_refused(real, synthetic):
     refused("where its radiographs come from .model", [without(synthetic["patient"], "model")])
     refused("another split of", [synthetic["patient"]], by="hospital")
     refused("another split of", [real, synthetic["hospital"]])
+    started = without(synthetic["patient"])
+    started.provenance["started_from"] = [synthetic["hospital"].provenance]
+    refused("the one that it started from", [started])
     refused("another split of", [real], before=[Subset(synthetic["hospital"], [0])])
     refused("has no column 'sex'.*--columns=age,sex", [real], columns=("age", "sex"))
     refused("is synthetic and has no ages", [synthetic["patient"]], columns=("age",))

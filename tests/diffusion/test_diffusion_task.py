@@ -61,8 +61,8 @@ def float64_loss(sample, label, levels, context_sigma, noise, sigma, n, params, 
     ]
     conditions = [
         *(label == n for n in range(len(LABELS))),
-        *(level == n for n in range(levels)),
         *np.array(numbers, float) / np.sqrt(6),
+        *(level == n for n in range(levels)),
     ]
     sigma_data = config.diffusion.sigma_data
     y = pixels * mask

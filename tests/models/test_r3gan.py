@@ -62,13 +62,13 @@ def reference_generator(p, z, condition):
 
 def reference_discriminator(p, image, condition):
     layers = p["layers"]
-    x = image @ layers["0"]["kernel"]
-    x = residual_block(layers["1"], x)
+    x = image @ layers["6"]["kernel"]
+    x = residual_block(layers["5"], x)
     x = resize_twofold(x, up=False)
     x = residual_block(layers["3"], x)
-    x = resize_twofold(x, up=False) @ layers["4"]["mix"]["kernel"]
-    x = residual_block(layers["5"], x)
-    x = np.einsum("nhwc,hwc->nc", x, layers["6"]["basis"]) @ layers["6"]["weight"]["kernel"]
+    x = resize_twofold(x, up=False) @ layers["2"]["mix"]["kernel"]
+    x = residual_block(layers["1"], x)
+    x = np.einsum("nhwc,hwc->nc", x, layers["0"]["basis"]) @ layers["0"]["weight"]["kernel"]
     return np.einsum("ne,ne->n", x, condition @ p["embed"]["kernel"])
 
 

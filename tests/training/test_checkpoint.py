@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from femur_jax.errors import UserError
 from femur_jax.files import CHECKSUMS
@@ -176,3 +176,25 @@ def test_a_full_disk_is_reported_and_the_checkpoint_before_is_whole(small_disk):
     restored = Checkpoints(small_disk / "checkpoints").restore(shapes(big(0)))
     assert 1 <= restored.run["next_batch"] <= saved
     same(restored.state, big(restored.run["next_batch"]))
+
+
+def test_another_model_starts_with_what_fits(folder):
+    """The first 512 of 1024 rows do; a layer of another name does not."""
+    everywhere = NamedSharding(jax.make_mesh((8,), ("x",), (AxisType.Auto,)), PartitionSpec("x"))
+    params = {
+        "kernel": jax.device_put(jnp.zeros((1024, 8)), everywhere),
+        "other": jnp.ones((512, 8)),
+    }
+    state = TrainState(jnp.int32(0), params, params, {"count": jnp.int32(7)})
+    checkpoints = Checkpoints(folder, read_only=True)
+    started, step, new = checkpoints.start_from(state)
+    assert (step, new) == (4, ["params/other"])
+    saved = a_state(4).params["kernel"]
+    for tree in (started.params, started.ema):
+        assert tree["kernel"].sharding == everywhere
+        np.testing.assert_array_equal(tree["kernel"][: len(saved)], saved)
+        assert not tree["kernel"][len(saved) :].any() and tree["other"].all()
+    assert started.step == 0 and started.optimizer == state.optimizer
+    with pytest.raises(UserError, match="No parameter of this model has the name and shape"):
+        checkpoints.start_from(replace(state, params={"other": jnp.ones(3)}))
+    checkpoints.close()
