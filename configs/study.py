@@ -41,9 +41,11 @@ def get_config(variant: str = "base") -> ConfigDict:
         "gan-letterbox-joint",
         "gan-letterbox-per_class",
     )
-    config.seeds = (0, 1, 2)  # seeds; each trains the whole grid and its classifiers
+    config.seeds = (0, 1, 2)  # seeds of the generators; each trains the whole grid
+    config.classifier_seeds = (0, 1, 2)  # seeds of the classifiers of each set of radiographs
     # The one comparison of two generators that is decided on without a correction, named before any
-    # result is seen; the others are corrected for their number. None where empty.
+    # result is seen; the others are corrected for their number. None where empty, and
+    # where the grid lacks one of them.
     config.primary = ("diffusion-pyramid-joint", "gan-letterbox-joint")
     config.relevant_difference = 0.05  # least difference of AUC that matters
     config.weights = ""  # file of Inception-v3 or DINOv2, for features; the judge's when empty
@@ -82,6 +84,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "gan-letterbox-joint",
             "gan-letterbox-per_class",
         )
+        config.classifier_seeds = (0, 1)
         config.phantom.update(patients=48, images=72)
         for family in (config.diffusion, config.gan, config.classifier):
             family.train.update(steps=12, checkpoint_every=6, log_every=3)

@@ -39,7 +39,7 @@ SMALLER = {
     " --config.model.stage_sizes='(1,)' --config.model.width=8"
     " --config.train.warmup_steps=1" + TRAINING,
     "study --config=configs/study.py:base": "study --config=configs/study.py:smoke"
-    " --config.grid=\"('gan-letterbox-joint',)\" --config.primary='()'"
+    " --config.grid=\"('gan-letterbox-joint',)\" --config.classifier_seeds='(0,)'"
     " --config.ingest.fractions='(0.3, 0.3)' --config.phantom.patients=24"
     " --config.phantom.images=30"
     " --config.gan.model.size=8 --config.gan.model.channels='(8, 8)'"

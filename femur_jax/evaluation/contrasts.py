@@ -10,10 +10,11 @@ from scipy.special import stdtr, stdtrit
 
 from femur_jax.evaluation.statistics import (
     Interval,
-    PatientScores,
+    Trainings,
     area,
     delong_parts,
     holm,
+    independent_areas,
     on_same_patients,
 )
 
@@ -30,8 +31,8 @@ class Contrast:
             and where a class has a single patient.
         p_value: Two-sided p of no difference, by the same t as the interval, or nan.
         p_adjusted: `p_value` after a correction for other comparisons, or `p_value` without one.
-        trainings: Trainings of the arm that has fewer. With one, the interval holds for new
-            patients and says nothing about another training.
+        trainings: Trainings of generators in the arm that has fewer. With one, the interval holds
+            for the set of radiographs at hand and says nothing about another training.
     """
 
     difference: Interval
@@ -41,25 +42,42 @@ class Contrast:
 
 
 def auc_difference(
-    first: Sequence[PatientScores],
-    second: Sequence[PatientScores],
+    first: Trainings,
+    second: Trainings,
     *,
+    second_is_real: bool = False,
     confidence: float = 0.95,
 ) -> Contrast:
     """Compares two arms, each trained once or several times and tested on the same patients.
 
     The variance is the sum of DeLong's, for new patients, and of s^2 / k of each arm, for new
-    trainings, with s^2 the variance of its k areas. Degrees of freedom are Satterthwaite's, where
-    DeLong's two parts count as means over the patients of each class.
+    trainings, with s^2 the variance of its k independent areas: those of generators, whose
+    classifiers are averaged and leave their own chance within s^2, or with one generator those of
+    its classifiers. Degrees of freedom are Satterthwaite's, where DeLong's two parts count as means
+    over the patients of each class.
+
+    Args:
+        first: Classifiers of one arm.
+        second: Classifiers of the other arm.
+        second_is_real: Whether the second arm has no generator that might be trained again.
+        confidence: Probability that the interval holds the true difference.
 
     Raises:
         UserError: The arms were not tested on the same patients.
     """
-    score, positive = on_same_patients([*first, *second])
-    weight = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
-    areas = area(score, positive)
-    value = float(areas[weight > 0].mean() - areas[weight < 0].mean())
-    parts = _variances(score, positive, weight)
+    arms = (first, second)
+    score, positive = on_same_patients([c for arm in arms for own in arm for c in own])
+    weight = np.array(
+        [
+            sign / (len(arm) * len(own))
+            for sign, arm in zip((1, -1), arms, strict=True)
+            for own in arm
+            for _ in own
+        ]
+    )
+    value = float(weight @ area(score, positive))
+    parts = _patients(score, positive, weight)
+    parts += [part for arm in arms for part in _trainings(arm)] if parts else []
     variance = sum(part for part, _ in parts)
     half = p_value = float("nan")
     if variance > 1e-15:  # rounding leaves less where nothing varies
@@ -70,31 +88,33 @@ def auc_difference(
         difference=Interval(value, value - half, value + half),
         p_value=p_value,
         p_adjusted=p_value,
-        trainings=min(len(first), len(second)),
+        trainings=len(first) if second_is_real else min(len(first), len(second)),
     )
 
 
-def _variances(
+def _patients(
     score: Float[np.ndarray, "classifier patient"],
     positive: Bool[np.ndarray, " patient"],
     weight: Float[np.ndarray, " classifier"],
 ) -> list[tuple[float, int]]:
-    """Parts of the variance of a difference, with their degrees of freedom.
+    """Parts of a difference's variance due to the patients of each class, with their freedom.
 
     There are none where a class has a single patient.
     """
     counts = int(positive.sum()), int((~positive).sum())
     if min(counts) < 2:
         return []
-    areas, *covariances = delong_parts(score, positive)
-    parts = [
+    _, *covariances = delong_parts(score, positive)
+    return [
         (max(float(weight @ covariance @ weight), 0.0), n - 1)
         for covariance, n in zip(covariances, counts, strict=True)
     ]
-    for arm in (areas[weight > 0], areas[weight < 0]):
-        if len(arm) > 1:
-            parts.append((float(np.var(arm, ddof=1)) / len(arm), len(arm) - 1))
-    return parts
+
+
+def _trainings(arm: Trainings) -> list[tuple[float, int]]:
+    """The part of a difference's variance due to an arm's trainings; none for one classifier."""
+    areas = independent_areas(arm)
+    return [(float(np.var(areas, ddof=1)) / len(areas), len(areas) - 1)] if len(areas) > 1 else []
 
 
 def adjusted(family: Sequence[Contrast]) -> list[Contrast]:

@@ -222,31 +222,61 @@ def placements(
     return v10.mean(axis=1), v10, v01
 
 
+Trainings = Sequence[Sequence[PatientScores]]
+"""Classifiers that differ by their seeds, by the set of radiographs that they are trained on: one
+set for each training of a generator, or a single one of real radiographs."""
+
+
+def independent_areas(trainings: Trainings) -> list[float]:
+    """Areas under the curve that are independent, but for the patients.
+
+    They are the mean area of each set's classifiers, since those resemble each other, or the areas
+    of the classifiers themselves where there is a single set.
+    """
+    areas = _areas(trainings)
+    return [float(np.mean(own)) for own in areas] if len(areas) > 1 else areas[0]
+
+
+def _areas(trainings: Trainings) -> list[list[float]]:
+    return [[float(area(c.score, c.positive)) for c in own] for own in trainings]
+
+
 @dataclass(frozen=True)
 class SeedSpread:
-    """One classifier trained with several seeds.
+    """Classifiers of one kind, trained with several seeds.
 
     Attributes:
-        mean: Mean over the seeds, with its interval, see `area_interval`.
-        auc: Area under the curve of each seed.
-        deviation: Standard deviation of `auc`, the effect of training again; 0 for one seed.
+        mean: Mean over all of them, with its interval, see `area_interval` and `independent_areas`.
+        auc: Area under the curve of each, set by set.
+        of_classifiers: Standard deviation between classifiers of the same set, the effect of
+            training the classifier again; 0 with one for each set.
+        of_generators: Standard deviation between the sets' means, the effect of training the
+            generator again, and of what remains of the former; 0 for one set.
     """
 
     mean: Interval
     auc: list[float]
-    deviation: float
+    of_classifiers: float
+    of_generators: float
 
 
-def seed_spread(seeds: Sequence[PatientScores]) -> SeedSpread:
+def seed_spread(trainings: Trainings) -> SeedSpread:
     """The areas of repeated trainings, their mean and their spread.
 
     Raises:
-        UserError: The seeds were not tested on the same patients.
+        UserError: The classifiers were not tested on the same patients.
     """
-    score, positive = on_same_patients(seeds)
-    areas = area(score, positive).tolist()
-    deviation = float(np.std(areas, ddof=1)) if len(areas) > 1 else 0.0
-    return SeedSpread(area_interval(areas, positive), areas, deviation)
+    _, positive = on_same_patients([c for own in trainings for c in own])
+    areas = _areas(trainings)
+    variances = [np.var(own, ddof=1) for own in areas if len(own) > 1]
+    return SeedSpread(
+        mean=area_interval(independent_areas(trainings), positive),
+        auc=[value for own in areas for value in own],
+        of_classifiers=float(np.sqrt(np.mean(variances))) if variances else 0.0,
+        of_generators=(
+            float(np.std(independent_areas(trainings), ddof=1)) if len(areas) > 1 else 0.0
+        ),
+    )
 
 
 def on_same_patients(

@@ -91,24 +91,38 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The training data of one classifier: real radiographs, those of an arm, or both."""
+    """The training data of some classifiers: real radiographs, those of an arm, or both."""
 
     real: bool
-    arm: Arm | None
+    arm: Arm | None = None
+
+    def __str__(self) -> str:
+        return "+".join([REAL_DATA] * self.real + ([str(self.arm)] if self.arm else []))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier that is trained with its own seed on a mixture.
+
+    Attributes:
+        mixture: Training data in general.
+        cell: Arm and seed that its synthetic radiographs come from; None without any.
+        seed: Seed of the classifier.
+    """
+
+    mixture: Mixture
+    cell: Cell | None
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.sources}-{self.seed}"
-
-    @property
-    def sources(self) -> str:
-        """The name without the seed, such as `real+gan-letterbox-joint`."""
-        return "+".join([REAL_DATA] * self.real + ([str(self.arm)] if self.arm else []))
+        return "-".join(
+            [str(self.mixture)] + ([str(self.cell.seed)] if self.cell else []) + [str(self.seed)]
+        )
 
     @property
     def runs(self) -> list[Run]:
         """The runs that generate its synthetic radiographs."""
-        return Cell(self.arm, self.seed).runs if self.arm else []
+        return self.cell.runs if self.cell else []
 
 
 class Grid:
@@ -118,19 +132,23 @@ class Grid:
         arms: The arms that the config names.
         cells: Each arm with every seed.
         mixtures: Training data of the classifiers: real radiographs, then those of each arm, then
-            both; each with every seed.
-        primary: The two arms of the comparison that was named beforehand; None without one.
+            both.
+        primary: The two arms of the comparison that was named beforehand; None without one, and
+            where the grid lacks an arm of it.
     """
 
     def __init__(self, config: ConfigDict, workdir: Path):
-        """Reads `config.grid` and `config.seeds`.
+        """Reads `config.grid`, `config.seeds` and `config.classifier_seeds`.
 
         Raises:
-            UserError: They are empty, or name an unknown arm; or `config.primary` is not two arms
-                of the grid, or `config.relevant_difference` is out of range.
+            UserError: One is empty, or names an unknown arm; or `config.primary` is not two
+                arms, or `config.relevant_difference` is out of range.
         """
-        if not config.grid or not config.seeds:
-            raise UserError("config.grid and config.seeds need at least one entry each.")
+        if not (config.grid and config.seeds and config.classifier_seeds):
+            raise UserError(
+                "config.grid, config.seeds and config.classifier_seeds need at least one entry "
+                "each."
+            )
         self.config, self.workdir = config, workdir
         self.arms = [Arm.parse(name) for name in config.grid]
         self.primary = self._primary()
@@ -141,27 +159,32 @@ class Grid:
             )
         self.cells = [Cell(arm, seed) for arm in self.arms for seed in config.seeds]
         self.mixtures = [
-            Mixture(real, arm, seed)
+            Mixture(real, arm)
             for real, arms in ((True, [None]), (False, self.arms), (True, self.arms))
             for arm in arms
-            for seed in config.seeds
         ]
 
     def _primary(self) -> tuple[Arm, Arm] | None:
         named = [Arm.parse(name, "config.primary") for name in self.config.primary]
-        if not named:
-            return None
-        if len(named) != 2 or named[0] == named[1] or not set(named) <= set(self.arms):
+        if named and (len(named) != 2 or named[0] == named[1]):
             raise UserError(
                 f"config.primary is {', '.join(self.config.primary)}; name two arms of "
                 "config.grid, or write () for no comparison that is named beforehand."
             )
-        return named[0], named[1]
+        return (named[0], named[1]) if named and set(named) <= set(self.arms) else None
+
+    def classifiers(self, mixture: Mixture) -> list[list[Classifier]]:
+        """The classifiers of a mixture, with every seed: a list for each set of radiographs.
+
+        There are as many sets as seeds of generators, or one of real radiographs alone.
+        """
+        cells = [Cell(mixture.arm, s) for s in self.config.seeds] if mixture.arm else [None]
+        return [[Classifier(mixture, c, s) for s in self.config.classifier_seeds] for c in cells]
 
     @property
-    def judge(self) -> Mixture:
+    def judge(self) -> Classifier:
         """The classifier trained on real radiographs that judges the synthetic ones."""
-        return self.mixtures[0]
+        return self.classifiers(self.mixtures[0])[0][0]
 
     @property
     def real(self) -> Path:
@@ -176,9 +199,9 @@ class Grid:
         """The dataset that a run has generated."""
         return self.folder(run) / SYNTHETIC
 
-    def classifier_folder(self, mixture: Mixture) -> Path:
+    def classifier_folder(self, classifier: Classifier) -> Path:
         """The run directory of a classifier."""
-        return self.workdir / "classifiers" / str(mixture)
+        return self.workdir / "classifiers" / str(classifier)
 
     def evaluation_file(self, cell: Cell) -> Path:
         """The evaluation of a cell's synthetic radiographs."""
@@ -195,13 +218,14 @@ class Grid:
             config.data.strategy = run.arm.strategy
         return config
 
-    def classifier(self, mixture: Mixture) -> ConfigDict:
+    def classifier(self, classifier: Classifier) -> ConfigDict:
         """The config of a classifier's run."""
         config = self.config.classifier.copy_and_resolve_references()
-        folders = [self.real] * mixture.real + [self.synthetic(r) for r in mixture.runs]
+        folders = [self.real] * classifier.mixture.real
+        folders += [self.synthetic(run) for run in classifier.runs]
         config.update(
             dataset=str(self.real),
             train_datasets=tuple(str(folder) for folder in folders),
-            seed=mixture.seed,
+            seed=classifier.seed,
         )
         return config

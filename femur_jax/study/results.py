@@ -78,9 +78,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         cell: Evaluation.from_json(json.loads(grid.evaluation_file(cell).read_text()))
         for cell in grid.cells
     }
-    tested = {
-        m: json.loads((grid.classifier_folder(m) / EVALUATION).read_text()) for m in grid.mixtures
-    }
+    tested = {mixture: _tested(grid, mixture) for mixture in grid.mixtures}
     classifiers, contrasts = corrected(
         _classifiers(grid, cells, len(shown[REAL_DATA]), tested), _contrasts(grid, tested)
     )
@@ -99,6 +97,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
             for name in (*dict.fromkeys(arm.model for arm in grid.arms), "classifier")
         },
         seeds=tuple(config.seeds),
+        classifier_seeds=tuple(config.classifier_seeds),
         wall_seconds=_wall_seconds(finished),
         galleries=[
             contents.Gallery(source, label, _read(images.of(label), _SHOWN_PER_CLASS))
@@ -123,11 +122,23 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         provenance={
             "config": run_folder.config_hash(config, without=("radiographs", "labels")),
             "seeds": ", ".join(map(str, config.seeds)),
+            "classifier seeds": ", ".join(map(str, config.classifier_seeds)),
             "date": datetime.date.today().isoformat(),
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
             **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         },
     )
+
+
+Tested = Sequence[Sequence[Mapping[str, Any]]]
+"""Evaluations of a mixture's classifiers, by the set of radiographs, see `Grid.classifiers`."""
+
+
+def _tested(grid: Grid, mixture: Mixture) -> Tested:
+    return [
+        [json.loads((grid.classifier_folder(c) / EVALUATION).read_text()) for c in of_set]
+        for of_set in grid.classifiers(mixture)
+    ]
 
 
 def _wall_seconds(finished: Mapping[str, float]) -> dict[str, float]:
@@ -158,7 +169,7 @@ def _read(radiographs: RadiographSet, most: int) -> list[contents.GreyImage]:
 
 
 def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
-    """Losses of one seed's runs; of classifiers, only those trained on one set of radiographs."""
+    """Losses of one seed's runs, and of the first classifiers of each set of radiographs alone."""
     runs: list[tuple[str, str, Path]] = [
         (
             in_words(run.arm.model),
@@ -170,9 +181,13 @@ def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
         for run in cell.runs
     ]
     runs += [
-        ("classifier", _title(m.arm) if m.arm else REAL_DATA, grid.classifier_folder(m))
+        (
+            "classifier",
+            _title(m.arm) if m.arm else REAL_DATA,
+            grid.classifier_folder(grid.classifiers(m)[0][0]),
+        )
         for m in grid.mixtures
-        if m.seed == seed and not (m.real and m.arm)
+        if not (m.real and m.arm)
     ]
     curves = []
     for panel, name, folder in runs:
@@ -190,26 +205,27 @@ def _classifiers(
     grid: Grid,
     cells: Mapping[Cell, Sequence[RadiographDataset]],
     n_real: int,
-    tested: Mapping[Mixture, Mapping[str, Any]],
+    tested: Mapping[Mixture, Tested],
 ) -> list[contents.ClassifierRow]:
-    def row(real: bool, arm: Arm | None) -> contents.ClassifierRow:
-        of_real, of_row = (
-            [tested[Mixture(*mixture, seed)] for seed in grid.config.seeds]
-            for mixture in ((True, None), (real, arm))
-        )
-        first = of_row[0]
+    of_real = _scores(tested[grid.mixtures[0]])
+
+    def row(mixture: Mixture) -> contents.ClassifierRow:
+        arm = mixture.arm
+        scores = _scores(tested[mixture])
+        every = [evaluation for of_set in tested[mixture] for evaluation in of_set]
+        first = every[0]
         synthetic = cells[Cell(arm, grid.config.seeds[0])] if arm else []
-        calibrations = [evaluation["calibration"] for evaluation in of_row]
-        validated = [e["validation_auc"]["value"] for e in of_row if e["validation_auc"]]
+        calibrations = [evaluation["calibration"] for evaluation in every]
+        validated = [e["validation_auc"]["value"] for e in every if e["validation_auc"]]
         over_hospitals = first["auc_over_hospitals"]
         return contents.ClassifierRow(
-            trained_on=" + ".join([REAL_DATA] * real + ([_title(arm)] if arm else [])),
-            is_synthetic=not real,
-            n_train=n_real * real + len(of_split(synthetic, "train")),
-            auc=seed_spread(_scores(of_row)),
+            trained_on=" + ".join([REAL_DATA] * mixture.real + ([_title(arm)] if arm else [])),
+            is_synthetic=not mixture.real,
+            n_train=n_real * mixture.real + len(of_split(synthetic, "train")),
+            auc=seed_spread(scores),
             validation_auc=float(np.mean(validated)) if validated else None,
-            operating=_operating_point([evaluation["operating_point"] for evaluation in of_row]),
-            against_real=auc_difference(_scores(of_row), _scores(of_real)) if arm else None,
+            operating=_operating_point([evaluation["operating_point"] for evaluation in every]),
+            against_real=auc_difference(scores, of_real, second_is_real=True) if arm else None,
             calibration_error=float(np.mean([c["error"] for c in calibrations])),
             chance_error=float(np.mean([c["chance_error"] for c in calibrations])),
             reliability=[ReliabilityBin(**fields) for fields in first["calibration"]["bins"]],
@@ -217,7 +233,7 @@ def _classifiers(
             over_hospitals=Interval(**over_hospitals) if over_hospitals else None,
         )
 
-    return [row(m.real, m.arm) for m in grid.mixtures if m.seed == grid.config.seeds[0]]
+    return [row(mixture) for mixture in grid.mixtures]
 
 
 def _groups(by: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[GroupRow]]:
@@ -241,10 +257,10 @@ def letters(n: int) -> str:
     return (letters(n // 26 - 1) if n >= 26 else "") + chr(ord("A") + n % 26)
 
 
-def _operating_point(seeds: Sequence[Mapping[str, Any] | None]) -> OperatingPoint | None:
-    """Mean rates over the seeds; the mean ends are too wide rather than too narrow."""
-    points = [point for point in seeds if point]
-    if len(points) < len(seeds):
+def _operating_point(classifiers: Sequence[Mapping[str, Any] | None]) -> OperatingPoint | None:
+    """Mean rates of classifiers; the mean ends are too wide rather than too narrow."""
+    points = [point for point in classifiers if point]
+    if len(points) < len(classifiers):
         return None
 
     def mean(rate: str) -> Interval:
@@ -260,22 +276,22 @@ def _operating_point(seeds: Sequence[Mapping[str, Any] | None]) -> OperatingPoin
     )
 
 
-def _scores(evaluations: Sequence[Mapping[str, Any]]) -> list[PatientScores]:
+def _scores(tested: Tested) -> list[list[PatientScores]]:
     return [
-        patient_scores(np.array(e["logit"]), np.array(e["positive"]), e["patient"])
-        for e in evaluations
+        [
+            patient_scores(np.array(e["logit"]), np.array(e["positive"]), e["patient"])
+            for e in of_set
+        ]
+        for of_set in tested
     ]
 
 
 def _contrast(
-    grid: Grid, tested: Mapping[Mixture, Mapping[str, Any]], one: Arm, other: Arm
+    grid: Grid, tested: Mapping[Mixture, Tested], one: Arm, other: Arm
 ) -> contents.ContrastRow:
     """The comparison of two arms, by classifiers trained on synthetic radiographs only."""
     axes = _axes(one, other)
-    of_one, of_other = (
-        _scores([tested[Mixture(False, arm, seed)] for seed in grid.config.seeds])
-        for arm in (one, other)
-    )
+    of_one, of_other = (_scores(tested[Mixture(False, arm)]) for arm in (one, other))
     return contents.ContrastRow(
         axis=axes[0] if len(axes) == 1 else "",
         where=in_words(*(getattr(one, axis) for axis in AXES if axis not in axes)),
@@ -286,9 +302,7 @@ def _contrast(
     )
 
 
-def _contrasts(
-    grid: Grid, tested: Mapping[Mixture, Mapping[str, Any]]
-) -> list[contents.ContrastRow]:
+def _contrasts(grid: Grid, tested: Mapping[Mixture, Tested]) -> list[contents.ContrastRow]:
     """The primary comparison, and all pairs of arms that differ in exactly one axis."""
     pairs = [
         (one, other)

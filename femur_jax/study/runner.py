@@ -4,7 +4,8 @@ WORKDIR/
   cohort/                   simulated DICOM files and labels.csv, where no radiographs are given
   real/                     the dataset ingested from them
   generators/RUN/           a run of a generator, its dataset in synthetic/; see grid.py for names
-  classifiers/MIXTURE/      a run for each mixture of training data and seed
+  classifiers/MIXTURE/      a run for each mixture of training data, with the seeds of the generator
+                            and of the classifier
   measurements/CELL.json    the evaluation of a cell's radiographs: distances from real ones with
                             their floor, and the audit
   report.html, report.txt, tables/, results.json
@@ -15,6 +16,7 @@ WORKDIR.private/            the key of the pseudonyms and the lines of the label
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +41,7 @@ from femur_jax.stages.evaluate import evaluate, view_of_judge
 from femur_jax.stages.sample import SYNTHETIC, sample
 from femur_jax.stages.train import train
 from femur_jax.study import results
-from femur_jax.study.grid import Cell, Grid, Mixture, Run
+from femur_jax.study.grid import Cell, Classifier, Grid, Run
 from femur_jax.study.report import page, tables
 
 HIDDEN = ("radiographs", "labels")
@@ -122,6 +124,12 @@ def open_study(
         check_batch_size(family.train.batch_size, make_mesh(family.mesh))
     study = Study(config, workdir)
     study.chosen(only)
+    if config.primary and not study.grid.primary and jax.process_index() == 0:
+        print(
+            f"femur_jax: No comparison is named beforehand: config.grid lacks "
+            f"{' or '.join(name for name in config.primary if name not in config.grid)}.",
+            file=sys.stderr,
+        )
     run_folder.claim(
         workdir,
         config,
@@ -175,11 +183,13 @@ class Study:
         samples = [Stage(f"sample {r}", (f"train {r}",), partial(self.sample, r)) for r in runs]
         classify = [
             Stage(
-                f"classifier {mixture}",
-                (data.name, *(f"sample {run}" for run in mixture.runs)),
-                partial(self.classify, mixture),
+                f"classifier {classifier}",
+                (data.name, *(f"sample {run}" for run in classifier.runs)),
+                partial(self.classify, classifier),
             )
             for mixture in self.grid.mixtures
+            for of_set in self.grid.classifiers(mixture)
+            for classifier in of_set
         ]
         measure = [
             Stage(
@@ -266,8 +276,8 @@ class Study:
         if not (self.grid.folder(run) / SYNTHETIC).exists():
             sample(self.grid.generator(run), self.grid.folder(run))
 
-    def classify(self, mixture: Mixture) -> None:
-        config, folder = self.grid.classifier(mixture), self.grid.classifier_folder(mixture)
+    def classify(self, classifier: Classifier) -> None:
+        config, folder = self.grid.classifier(classifier), self.grid.classifier_folder(classifier)
         train(config, folder)
         evaluate(config, folder)
 

@@ -183,17 +183,26 @@ def test_a_single_patient_of_a_class_has_no_variance():
 def test_classifiers_tested_on_different_patients_are_refused():
     rng = np.random.default_rng(3)
     with pytest.raises(UserError, match="same patients"):
-        seed_spread([binormal(rng, 5, 5, 1.0), binormal(rng, 6, 4, 1.0)])
+        seed_spread([[binormal(rng, 5, 5, 1.0), binormal(rng, 6, 4, 1.0)]])
 
 
 def test_seeds_are_averaged_and_their_spread_is_reported():
-    seeds = related(np.random.default_rng(4), 30, 50, [1.0, 1.0, 1.0])
-    got = seed_spread(seeds)
+    seeds = related(np.random.default_rng(4), 30, 50, [1.0, 1.0, 1.0, 1.0])
     areas = [roc_auc_score(s.positive, s.score) for s in seeds]
-    assert got.auc == pytest.approx(areas)
-    assert got.mean.value == pytest.approx(np.mean(areas))
-    assert got.deviation == pytest.approx(np.std(areas, ddof=1))
-    assert seed_spread(seeds[:1]).mean == roc_auc(seeds[0])
+    one_set = seed_spread([seeds])
+    assert one_set.auc == pytest.approx(areas)
+    assert one_set.mean.value == pytest.approx(np.mean(areas))
+    assert one_set.of_classifiers == pytest.approx(np.std(areas, ddof=1))
+    assert one_set.of_generators == 0
+    two_sets = seed_spread([seeds[:2], seeds[2:]])
+    means = np.mean(areas[:2]), np.mean(areas[2:])
+    variances = [np.var(own, ddof=1) for own in (areas[:2], areas[2:])]
+    assert two_sets.of_classifiers == pytest.approx(np.sqrt(np.mean(variances)))
+    assert two_sets.of_generators == pytest.approx(np.std(means, ddof=1))
+    for spread, independent in ((one_set, areas), (two_sets, means)):
+        expected = area_interval(independent, seeds[0].positive)
+        assert dataclasses.astuple(spread.mean) == pytest.approx(dataclasses.astuple(expected))
+    assert seed_spread([seeds[:1]]).mean == roc_auc(seeds[0])
 
 
 def test_groups_have_rows_of_their_own():

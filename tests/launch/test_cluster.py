@@ -225,7 +225,7 @@ def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch,
     result = cluster.run(
         *("launch/study", "cpu", tmp_path / "run", "--config=configs/study.py:smoke"),
         "--config.grid=('gan-letterbox-per_class',)",
-        "--config.primary=()",
+        "--config.classifier_seeds=(0,)",
     )
     assert result.returncode == 0, result.stderr
     jobs = {name: job for job, name in (li.split(" ", 1) for li in result.stdout.splitlines())}

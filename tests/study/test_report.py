@@ -123,7 +123,7 @@ def evaluation(seed: int, **changes) -> Evaluation:
 
 def made_up_results() -> StudyResults:
     steps = np.arange(0, 100, 10)
-    auc = SeedSpread(Interval(0.914, 0.801, 0.986), [0.9, 0.928], 0.02)
+    auc = SeedSpread(Interval(0.914, 0.801, 0.986), [0.89, 0.91, 0.918, 0.938], 0.014, 0.02)
     training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
     generators = {name: {seed: evaluation(seed) for seed in (0, 1)} for name in SOURCES[1:]}
     return StudyResults(
@@ -137,6 +137,7 @@ def made_up_results() -> StudyResults:
         ],
         training_steps={"diffusion": 1500, "GAN": 1200},
         seeds=(0, 1),
+        classifier_seeds=(0, 1),
         wall_seconds={"phantoms": 4.24, "training": 3725.0, "report": 95.0},
         galleries=[Gallery(s, c, [grey(*SIZES[c])] * 2) for s in SOURCES for c in SIZES],
         curves=[
@@ -309,7 +310,10 @@ def test_the_summary_states_the_size_of_the_run(page: Page):
     assert page.row("report") == ["report", "1 min 35 s"]
     assert "Three levels of 32 px patches" in page.text
     text = " ".join(page.text.split())
-    assert "30 test patients (6 with AFF, 24 with NFF) and on two trainings" in text
+    assert (
+        "30 test patients (6 with AFF, 24 with NFF), on two trainings of each generator, and on two"
+        in text
+    )
     assert "With only 6 with AFF, intervals of differences are unreliable" in text
 
 
@@ -324,9 +328,10 @@ def test_a_report_on_patients_does_not_call_them_phantoms(tmp_path: Path):
 def test_every_number_of_the_tables_is_there(page: Page):
     interval = "0.91 [0.80, 0.99]"
     rest = ["0.55 [0.25, 0.80]", "0.90 [0.70, 0.98]", "0.07 (0.05)"]
-    assert page.row("real", "252") == ["real", "252", interval, "± 0.02", "–", *rest]
+    assert page.row("real", "252") == ["real", "252", interval, "± 0.01", "–", "–", *rest]
     less = "-0.03 [-0.12, +0.04], p 0.86"
-    assert page.row("real + GAN") == ["real + GAN", "256", interval, "± 0.02", less, *rest]
+    both = ["real + GAN", "256", interval, "± 0.01", "± 0.02", less, *rest]
+    assert page.row("real + GAN") == both
     assert page.row("diffusion", "0.70 [0.60, 0.80]")[2] == "0.71 [0.60, 0.80]"
     by_hospital = ["0.80 [0.70, 0.90]", "0.81 [0.70, 0.90]", "0.82 [0.70, 0.90]"]
     assert page.row("all, over new hospitals")[2:] == ["0.91 [0.75, 1.00]"] * 3
@@ -408,7 +413,7 @@ def with_rows(results: StudyResults, *, real: bool = False, **changes) -> StudyR
 
 
 def spread(value: float, low: float, high: float) -> SeedSpread:
-    return SeedSpread(Interval(value, low, high), [value, value], 0.0)
+    return SeedSpread(Interval(value, low, high), [value, value], 0.0, 0.0)
 
 
 def judged(results: StudyResults, auc: Interval | None) -> StudyResults:
@@ -447,11 +452,14 @@ def test_one_training_answers_nothing_about_another():
     once = dataclasses.replace(results.contrasts[2], auc=difference(0.3, 0.2, 0.4, 0.001, k=1))
     single = dataclasses.replace(results, seeds=(0,), contrasts=[once])
     finding = words.contrasts(single, "strategy")
-    assert finding.conclusion.startswith("Not answered: each was trained once")
+    assert finding.conclusion.startswith("Not answered: each generator was trained once")
     assert "is better" not in said(finding)
-    assert "One training does not show" in words.size_of_run(single)
+    assert "One training of a generator does not show" in words.size_of_run(single)
     row = with_rows(single, against_real=difference(-0.3, -0.4, -0.2, 0.001, k=1))
-    assert words.how_good(row).conclusion.startswith("In this one run")
+    assert words.how_good(row).conclusion == (
+        "Classifiers trained on this one synthetic set are worse than those trained on real "
+        "radiographs."
+    )
 
 
 def test_the_best_generator_is_chosen_on_validation_patients():
@@ -516,7 +524,9 @@ def test_the_checklist_states_what_the_study_knows(page: Page):
     assert (
         "Holm's correction over 6 comparisons, the one named before excepted." in page.row("29")[2]
     )
-    assert page.row("30")[2] == "Two trainings of each model; two hospitals in the test."
+    assert page.row("30")[2] == (
+        "Two trainings of each generator, two classifiers for each set; two hospitals in the test."
+    )
     assert page.row("8")[2] == "For the authors to state."
 
 
@@ -655,7 +665,7 @@ def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
     }
     assert tables.keys() == {"classifiers", "contrasts", "distances", "copies", "groups"}
     assert [row["auc.mean.low"] for row in tables["classifiers"]] == ["0.801"] * 5
-    assert tables["classifiers"][0]["auc.auc"] == "0.9 0.928"
+    assert tables["classifiers"][0]["auc.auc"] == "0.89 0.91 0.918 0.938"
     p_values = [row["against_real.p_value"] for row in tables["classifiers"]]
     assert p_values == ["", *["0.43"] * 4]
     assert tables["contrasts"][2]["auc.difference.low"] == "0.03"

@@ -11,7 +11,7 @@ from configs.study import get_config
 from femur_jax import run_folder
 from femur_jax.errors import UserError
 from femur_jax.study import runner
-from femur_jax.study.grid import Arm, Cell, Grid, Mixture, every_arm
+from femur_jax.study.grid import Arm, Cell, Classifier, Grid, Mixture, every_arm
 from femur_jax.study.runner import Stage
 
 
@@ -43,6 +43,7 @@ def test_bad_input_leaves_nothing(config, tmp_path):
         ("classifier.train.batch_size", 12, "batch of 12"),  # eight devices
         ("grid", ("gan-pyramid-joint",), "config.grid names 'gan-pyramid-joint'; write some of"),
         ("seeds", (), "at least one entry each"),
+        ("classifier_seeds", (), "at least one entry each"),
         ("primary", ("gan-letterbox-joint",), "config.primary is gan-letterbox-joint; name two"),
         ("primary", ("a", "b"), "config.primary names 'a'; write some of"),
         ("relevant_difference", 0.0, "config.relevant_difference is 0.0; give a difference"),
@@ -59,7 +60,7 @@ def test_mistakes_are_reported_before_a_folder_is_created(config, tmp_path, fiel
     ("only", "message"),
     [
         ("train everything", "The study has no stage 'train everything'"),
-        ("report", r"'report' needs 'classifier real-0' and 12 more, not finished in"),
+        ("report", r"'report' needs 'classifier real-0' and 21 more, not finished in"),
     ],
 )
 def test_a_stage_that_cannot_run_is_refused(config, tmp_path, only, message):
@@ -73,7 +74,12 @@ def test_the_full_grid_has_every_arm_and_three_seeds(tmp_path):
     assert sorted(map(str, grid.arms)) == sorted(map(str, every_arm()))
     assert len(grid.arms) == 8 and len(grid.cells) == 24
     assert sum(len(cell.runs) for cell in grid.cells) == 36
-    assert len(grid.mixtures) == 3 * (1 + 8 + 8)
+    classifiers = [grid.classifiers(mixture) for mixture in grid.mixtures]
+    assert [len(sets) for sets in classifiers] == [1] + 16 * [3]
+    names = [str(c) for sets in classifiers for of_set in sets for c in of_set]
+    assert len(set(names)) == len(names) == 3 + 16 * 9
+    assert names[:4] == ["real-0", "real-1", "real-2", "diffusion-pyramid-joint-0-0"]
+    assert str(grid.judge) == "real-0"
     assert [str(run) for run in Cell(Arm("gan", "letterbox", "per_class"), 2).runs] == [
         "gan-letterbox-per_class-2-NFF",
         "gan-letterbox-per_class-2-AFF",
@@ -89,15 +95,15 @@ def test_runs_get_their_strategy_class_and_seed(tmp_path):
     [run] = Cell(Arm("gan", "letterbox", "joint"), 0).runs
     assert grid.generator(run).data.draw.label_shares == (0.5, 0.5)
 
-    trained = grid.classifier(Mixture(real=True, arm=arm, seed=1))
+    trained = grid.classifier(Classifier(Mixture(True, arm), Cell(arm, 1), 2))
     folder = f"{tmp_path}/generators/diffusion-patch_diffusion-per_class-1"
-    assert trained.seed == 1 and trained.dataset == f"{tmp_path}/real"
+    assert trained.seed == 2 and trained.dataset == f"{tmp_path}/real"
     assert trained.train_datasets == (
         f"{tmp_path}/real",
         f"{folder}-NFF/synthetic",
         f"{folder}-AFF/synthetic",
     )
-    alone = grid.classifier(Mixture(real=False, arm=arm, seed=1))
+    alone = grid.classifier(Classifier(Mixture(False, arm), Cell(arm, 1), 2))
     assert alone.train_datasets == trained.train_datasets[1:]
 
 
@@ -113,10 +119,13 @@ def test_no_stage_comes_before_one_that_it_needs(config, tmp_path):
 
 
 def test_the_plan_leaves_out_finished_stages(config, tmp_path, capsys):
-    config.grid, config.primary = ("gan-letterbox-joint",), ()
+    config.grid = ("gan-letterbox-joint",)
     runner.Study(config, tmp_path).run_once(Stage("phantoms", (), lambda: None))
     runner.plan(config, tmp_path)
-    lines = capsys.readouterr().out.splitlines()[1:]
+    printed = capsys.readouterr()
+    missing = "No comparison is named beforehand: config.grid lacks diffusion-pyramid-joint."
+    assert printed.err == f"femur_jax: {missing}\n"
+    lines = printed.out.splitlines()[1:]
     assert lines[0] == "ingest"
     assert lines[1] == "train gan-letterbox-joint-0\tingest"
     assert (

@@ -154,6 +154,7 @@ def planted(tmp_path_factory):
 SMALLEST = {
     "grid": ("diffusion-pyramid-joint", "gan-letterbox-joint", "gan-letterbox-per_class"),
     "primary": ("gan-letterbox-joint", "gan-letterbox-per_class"),
+    "classifier_seeds": (0,),
     "ingest.patch": 16,
     "ingest.fractions": (0.3, 0.3),
     "ingest.max_quarantined": 0.1,
@@ -329,14 +330,20 @@ def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path)
     config, folder = finished
     one = results.gather(Grid(config, folder), {})
     twice = config.copy_and_resolve_references()
-    twice.seeds = (0, 1)
+    twice.seeds = twice.classifier_seeds = (0, 1)
     shutil.copytree(folder, tmp_path / "run", symlinks=True)
-    for kind in ("generators", "classifiers", "measurements"):
+    for kind in ("generators", "measurements"):
         for path in (folder / kind).glob("*-0*"):
             (tmp_path / "run" / kind / path.name.replace("-0", "-1")).symlink_to(path)
+    for path in (folder / "classifiers").iterdir():
+        name = path.name.removesuffix("-0")
+        others = ("-1",) if name == "real" else ("-0-1", "-1-0", "-1-1")
+        for seeds in others:
+            (tmp_path / "run" / "classifiers" / (name.removesuffix("-0") + seeds)).symlink_to(path)
     two = results.gather(Grid(twice, tmp_path / "run"), {})
     for first, second in zip(one.classifiers, two.classifiers, strict=True):
-        assert second.auc.auc == first.auc.auc * 2 and second.auc.deviation == 0
+        assert second.auc.auc == first.auc.auc * (4 if second.against_real else 2)
+        assert second.auc.of_classifiers == second.auc.of_generators == 0
         assert second.auc.mean.value == pytest.approx(first.auc.mean.value)
         assert second.operating == first.operating
     assert [row.auc.difference.value for row in two.contrasts] == pytest.approx(

@@ -26,7 +26,7 @@ def checklist(results: StudyResults) -> list[Item]:
         split: sum(row.patients for row in results.splits if row.split == split)
         for split in dict.fromkeys(row.split for row in results.splits)
     }
-    seeds = len(results.seeds)
+    seeds, classifiers = len(results.seeds), len(results.classifier_seeds)
     hospitals = results.classifiers[0].groups.get("hospital", ())
     primary = next((row for row in results.contrasts if row.is_primary), None)
     compared = sum(row.against_real is not None for row in results.classifiers)
@@ -89,13 +89,15 @@ def checklist(results: StudyResults) -> list[Item]:
             "Uncertainty",
             "AUC: Newcombe's method 5. Differences: DeLong's variance of patients"
             + (f" and the variance of {count(seeds, 'training')}" if seeds > 1 else "")
+            + (f" and of {count(classifiers, 'classifier')}" if seeds == 1 < classifiers else "")
             + ". Rates: exact. KID: permuted patients. Holm's "
             f"correction over {count(compared, 'comparison')}"
             + (", the one named before excepted." if primary else "."),
         ),
         30: (
             "Robustness",
-            f"{count(seeds, 'training').capitalize()} of each model"
+            f"{count(seeds, 'training').capitalize()} of each generator, "
+            f"{count(classifiers, 'classifier')} for each set"
             + (f"; {count(len(hospitals), 'hospital')} in the test." if hospitals else "."),
         ),
         32: ("External data", f"None: all patients are of one dataset. {AUTHORS}"),

@@ -56,20 +56,19 @@ class ClassifierRow:
         trained_on: Training data in words.
         is_synthetic: Whether they are trained on synthetic radiographs only.
         n_train: Number of training radiographs.
-        auc: Area under the curve over the seeds.
-        validation_auc: Mean over the seeds of the AUC on real validation patients; None where they
-            lack a class.
+        auc: Area under the curve over all classifiers.
+        validation_auc: Mean of the AUC on real validation patients; None where they lack a class.
         operating: Sensitivity and specificity at the threshold of the validation patients; values
-            and ends are means over the seeds, and since seeds vary less together than alone, the
-            intervals are rather too wide. None without validation patients.
-        against_real: AUC minus that of the classifiers trained on real radiographs, both means over
-            the seeds, on the same patients; None for the latter.
-        calibration_error: Expected calibration error, a mean over the seeds.
+            and ends are means over the classifiers, and since these vary less together than alone,
+            the intervals are rather too wide. None without validation patients.
+        against_real: AUC minus that of the classifiers trained on real radiographs, both means, on
+            the same patients; None for the latter.
+        calibration_error: Expected calibration error, a mean.
         chance_error: Mean calibration error if the predictions were true.
-        reliability: Reliability diagram of the first seed.
-        groups: Rows of the first seed by what they are grouped by: hospital, size.
-        over_hospitals: Area of the first seed with its interval over new hospitals; None with too
-            few hospitals.
+        reliability: Reliability diagram of the first classifier.
+        groups: Rows of the first classifier by what they are grouped by: hospital, size.
+        over_hospitals: Area of the first classifier with its interval over new hospitals; None with
+            too few hospitals.
     """
 
     trained_on: str
@@ -96,7 +95,7 @@ class ContrastRow:
         first, second: The values that differ, in words.
         is_primary: Whether the comparison was named before the study.
         auc: AUC of classifiers trained on synthetic radiographs only: first minus second, means
-            over the seeds, on the same patients.
+            over generators and classifiers, on the same patients.
     """
 
     axis: str
@@ -146,7 +145,8 @@ class StudyResults:
         resolution: The sizes that models are trained on, in words.
         splits: Sizes of the real dataset's splits.
         training_steps: Optimizer steps of each kind of model.
-        seeds: Seeds of the repeated trainings.
+        seeds: Seeds of the repeated trainings of generators.
+        classifier_seeds: Seeds of the classifiers that are trained on each set of radiographs.
         wall_seconds: Wall time by kind of stage.
         galleries: Example radiographs by source and class.
         curves: Training losses of one seed.
@@ -166,6 +166,7 @@ class StudyResults:
     splits: Sequence[SplitSize]
     training_steps: Mapping[str, int]
     seeds: Sequence[int]
+    classifier_seeds: Sequence[int]
     wall_seconds: Mapping[str, float]
     galleries: Sequence[Gallery]
     curves: Sequence[Curve]

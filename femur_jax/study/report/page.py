@@ -34,6 +34,7 @@ def write_report(results: StudyResults, path: Path) -> None:
         results=results,
         words=words,
         figures=figures,
+        formats=formats,
         searched=SEARCHED,
         checklist=checklist(results),
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),

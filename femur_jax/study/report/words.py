@@ -37,9 +37,11 @@ def size_of_run(results: StudyResults) -> str:
     text = (
         f"Each AUC on real patients rests on {_patients(results)} ("
         + ", ".join(f"{n} with {label}" for label, n in patients.items())
-        + f") and on {count(seeds, 'training')} of each model. Thresholds, and the choice of the "
-        "best generator, rest on the validation patients; distances in question 2 on test and "
-        "validation patients; question 5 on the training patients, compared with all others."
+        + f"), on {count(seeds, 'training')} of each generator, and on "
+        f"{count(len(results.classifier_seeds), 'classifier')} for each set of radiographs. "
+        "Thresholds, and the choice of the best generator, rest on the validation patients; "
+        "distances in question 2 on test and validation patients; question 5 on the training "
+        "patients, compared with all others."
     )
     if not math.isnan(auc.low):
         text += (
@@ -48,7 +50,7 @@ def size_of_run(results: StudyResults) -> str:
             f"{max(auc.value - auc.low, auc.high - auc.value):.2f}."
         )
     if seeds == 1:
-        text += " One training does not show how much another would differ."
+        text += " One training of a generator does not show how much another would differ."
     few = [f"{n} with {label}" for label, n in patients.items() if n < FEW_PATIENTS]
     if few:
         text += (
@@ -169,11 +171,10 @@ def _replaces(contrast: Contrast, results: StudyResults) -> str:
         case Conclusion.NOT_COMPUTED:
             return "Not computed: the difference from real radiographs has no interval."
         case Conclusion.ONE_TRAINING:
-            sign = _sign(contrast)
-            shown = "is worse" if sign < 0 else "is better" if sign > 0 else "shows no difference"
+            shown = ("not shown to differ from", "better than", "worse than")[_sign(contrast)]
             return (
-                f"In this one run a classifier trained on synthetic radiographs {shown} compared "
-                "with one trained on real ones."
+                f"Classifiers trained on this one synthetic set are {shown} those trained on real "
+                "radiographs."
             )
         case Conclusion.SECOND | Conclusion.SECOND_SLIGHTLY:
             return "For this classifier the synthetic radiographs do not replace the real ones."
@@ -194,7 +195,7 @@ def _difference(contrast: Contrast) -> str:
     """The numbers of a contrast, and what its interval is over."""
     text = f"{signed_text(contrast.difference)}, p = {p_text(contrast.p_adjusted)}"
     text = text.replace("= <", "<")
-    return text + (", for these trainings alone" if contrast.trainings < 2 else "")
+    return text + (", for this one training of the generator" if contrast.trainings < 2 else "")
 
 
 def _nearness(results: StudyResults) -> str:
@@ -260,7 +261,9 @@ def _compared(rows: Sequence[ContrastRow], results: StudyResults) -> Finding:
     decided = [row for row, c in found if c in _BETTER]
     kinds = {c for _, c in found}
     if kinds == {Conclusion.ONE_TRAINING}:
-        conclusion = "Not answered: each was trained once, and another training might reverse it."
+        conclusion = (
+            "Not answered: each generator was trained once, and another training might reverse it."
+        )
     elif decided and len(rows) <= _LISTED:
         conclusion = " ".join(
             f"{_capital(_winner(row))} is better{_where(row)}." for row in decided
@@ -290,7 +293,9 @@ def _sentence(row: ContrastRow, results: StudyResults) -> str:
     relevant = results.relevant_difference
     meaning = {
         Conclusion.NOT_COMPUTED: "no interval could be computed, since nothing varies",
-        Conclusion.ONE_TRAINING: "each was trained once, so the interval is over patients alone",
+        Conclusion.ONE_TRAINING: (
+            "each generator was trained once, so another training may differ by more"
+        ),
         Conclusion.FIRST: f"{row.first} is better, by {relevant:g} or more",
         Conclusion.SECOND: f"{row.second} is better, by {relevant:g} or more",
         Conclusion.FIRST_SLIGHTLY: f"{row.first} is better, perhaps by less than {relevant:g}",
