@@ -7,10 +7,11 @@ processes, and a run that resumes at step k sees the same batches as an undistur
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import grain
@@ -25,6 +26,7 @@ from femur_jax.data.records import RadiographEntry
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 
+_KEPT_BYTES = 2**29  # memory for the letterboxes of a stream
 _THREADS = 16  # grain's default; the number of cores limits it further
 
 
@@ -305,9 +307,16 @@ def random_letterboxes(
             def whole(position: int, shape: tuple[int, int] = shape) -> Letterbox:
                 return letterbox(*pool.radiographs[position], shape, columns, enlarge=enlarge)
 
-            weight = pool.weight(among)
-            streams.append(Stream(pool.positions(seed=seed, among=among).map(whole), weight))
+            samples = pool.positions(seed=seed, among=among)
+            most = _KEPT_BYTES // (2 * shape[0] * shape[1])
+            streams.append(Stream(samples.map(_kept(whole, most)), pool.weight(among)))
     return streams
+
+
+def _kept(read: Callable[[int], Letterbox], most: int) -> Callable[[int], Letterbox]:
+    """Reads samples once each, of the first `most` positions, for all epochs."""
+    remembered = functools.cache(read)
+    return lambda position: (remembered if position < most else read)(position)
 
 
 def batches(

@@ -89,7 +89,7 @@ class ResNet(nnx.Module):
             features; and these features, the last stage's averages over the image.
         """
         x = jax.nn.relu(self.stem(image))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # type: ignore
+        x = halved_maximum(halved_maximum(x, axis=1), axis=2)
         for block in self.blocks:
             x = block(x)
         features = soft_maximum(x, self.sharpness) if self.sharpness else jnp.mean(x, axis=(1, 2))
@@ -98,6 +98,24 @@ class ResNet(nnx.Module):
             assert columns is not None
             logit = logit + self.beside(columns)
         return logit[:, 0], features
+
+
+def halved_maximum(
+    x: Float[Array, "batch height width channels"], axis: int
+) -> Float[Array, "batch h w channels"]:
+    """Maximum of each second pixel and its two neighbours along an axis.
+
+    Along both axes it is the 3 x 3 maximum of stride 2, whose gradient XLA computes eight times as
+    slowly on a CPU from a window.
+    """
+    count = -(-x.shape[axis] // 2)
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (1, 1)
+    padded = jnp.pad(x, pad, constant_values=-jnp.inf)
+    shifted = [
+        jax.lax.slice_in_dim(padded, n, n + 2 * count - 1, stride=2, axis=axis) for n in range(3)
+    ]
+    return jnp.maximum(jnp.maximum(shifted[0], shifted[1]), shifted[2])
 
 
 def soft_maximum(
