@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss
+
+from femur_jax.evaluation.statistics import PatientScores
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,61 @@ def probability(
         true_share: Share of the positive class where the classifier is used.
     """
     return expit(score + logit(true_share) - logit(trained_share))
+
+
+@dataclass(frozen=True)
+class Platt:
+    """A logistic curve from a classifier's scores to probabilities, fitted to other patients.
+
+    The probabilities hold where positive patients are as frequent as among those patients.
+
+    Attributes:
+        slope: Factor of the score, not below 0.
+        intercept: Logit of the probability at a score of 0.
+    """
+
+    slope: float
+    intercept: float
+
+    @classmethod
+    def fitted(cls, patients: PatientScores) -> "Platt":
+        """The most likely curve, with Platt's targets in place of 0 and 1.
+
+        The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep the curve finite where the scores
+        separate the classes (Platt 1999, Probabilistic Outputs for Support Vector Machines,
+        equation 5). A classifier that is wrong more often than right gets a slope of 0: every
+        patient has the share of positives as probability.
+        """
+        score, positive = patients.score, patients.positive
+        above, below = int(positive.sum()), int((~positive).sum())
+        target = np.where(positive, (above + 1) / (above + 2), 1 / (below + 2))
+        middle, spread = score.mean(), score.std() or 1.0
+        standard = (score - middle) / spread
+
+        def loss(curve: np.ndarray) -> tuple[float, np.ndarray]:
+            value = curve[0] * standard + curve[1]
+            error = expit(value) - target
+            gradient = np.array([(error * standard).mean(), error.mean()])
+            return float((np.logaddexp(0, value) - target * value).mean()), gradient
+
+        found = minimize(
+            loss, np.zeros(2), jac=True, bounds=[(0, None), (None, None)], options={"ftol": 1e-12}
+        ).x
+        return cls(float(found[0] / spread), float(found[1] - found[0] * middle / spread))
+
+    def __call__(self, score: float) -> float:
+        """The probability of a patient with a score."""
+        return float(expit(self.slope * score + self.intercept))
+
+
+def left_out_probabilities(patients: PatientScores) -> Float[np.ndarray, " patient"]:
+    """The probability of each patient by the curve that all others determine."""
+    score, positive = patients.score, patients.positive
+    found = np.empty(len(score))
+    for n in range(len(score)):
+        others = np.arange(len(score)) != n
+        found[n] = Platt.fitted(PatientScores(score[others], positive[others]))(score[n])
+    return found
 
 
 def expected_calibration_error(

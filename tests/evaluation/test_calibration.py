@@ -7,10 +7,13 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from femur_jax.evaluation.calibration import (
+    Platt,
     calibration,
     expected_calibration_error,
+    left_out_probabilities,
     probability,
 )
+from femur_jax.evaluation.statistics import PatientScores
 
 
 def true_predictions(rng: np.random.Generator, n: int):
@@ -77,3 +80,42 @@ def test_probability_undoes_balanced_training():
     corrected = probability(logit, trained_share=0.5, true_share=0.1)
     assert raw > 0.15
     assert expected_calibration_error(corrected, positive) < 0.01
+
+
+def scores(rng: np.random.Generator, n: int, slope: float, intercept: float) -> PatientScores:
+    """Patients whose odds follow a logistic curve of their scores."""
+    score = rng.normal(1, 3, n)
+    return PatientScores(score, rng.random(n) < expit(slope * score + intercept))
+
+
+def test_platt_agrees_with_scikit_learn():
+    """Platt's targets are the outcomes of each patient twice, with weights."""
+    patients = scores(np.random.default_rng(3), 80, 0.7, -1)
+    above, below = patients.positive.sum(), (~patients.positive).sum()
+    target = np.where(patients.positive, (above + 1) / (above + 2), 1 / (below + 2))
+    reference = LogisticRegression(C=np.inf, tol=1e-10).fit(
+        np.tile(patients.score, 2)[:, None],
+        np.repeat([1, 0], 80),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
+    got = Platt.fitted(patients)
+    assert got.slope == pytest.approx(reference.coef_[0, 0], rel=1e-3)
+    assert got.intercept == pytest.approx(reference.intercept_[0], rel=1e-3)
+
+
+def test_platt_finds_the_true_curve_and_stays_finite():
+    got = Platt.fitted(scores(np.random.default_rng(4), 20_000, 0.5, -1.5))
+    assert (got.slope, got.intercept) == pytest.approx((0.5, -1.5), rel=0.08)
+    assert got(3.0) == pytest.approx(0.5, abs=0.02)
+    separated = PatientScores(np.array([-9.0, -8, 7, 9]), np.array([False, False, True, True]))
+    assert 0.5 < Platt.fitted(separated)(9.0) <= 0.8
+    reversed_scores = PatientScores(-separated.score, separated.positive)
+    assert Platt.fitted(reversed_scores)(3.0) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_left_out_patient_does_not_set_its_own_curve():
+    patients = scores(np.random.default_rng(5), 30, 1, 0)
+    got = left_out_probabilities(patients)
+    others = PatientScores(patients.score[1:], patients.positive[1:])
+    assert got[0] == Platt.fitted(others)(patients.score[0])
+    assert len(got) == 30
