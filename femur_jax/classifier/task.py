@@ -35,6 +35,7 @@ class ClassifierTask:
 
     name = "classifier"
     rules: Rules = ()
+    sample_bytes = 0
 
     def __init__(
         self,

@@ -32,6 +32,9 @@ from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, init_state, update_state
 from femur_jax.training.task import Metrics
 
+_MEMORY = {True: 8.3, False: 12.0}
+"""Bytes of temporary memory per byte of the blocks' outputs, by `model.remat`."""
+
 _QUARTILES = (-0.6745, 0.0, 0.6745)
 """The quartiles of a standard normal variable."""
 
@@ -81,6 +84,20 @@ class DiffusionTask:
     def levels(self) -> int:
         """The number of levels of the model."""
         return self.dataset.levels if self.config.data.strategy == "pyramid" else 1
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of a GPU for each patch of a microbatch, proportional to the blocks' outputs.
+
+        The factors are those of programs that XLA compiled for GPUs (`femur plan_gpu`) of `base`
+        and `large`: temporary memory, over the size of the outputs of all blocks of one direction.
+        """
+        model, side = self.config.model, max(patch_sides(self.config.data, self.dataset.patch))
+        outputs = sum(
+            model.blocks * model.channels * multiplier * (side >> n) ** 2
+            for n, multiplier in enumerate(model.multipliers)
+        )
+        return int(_MEMORY[model.remat] * outputs * jnp.dtype(model.dtype).itemsize)
 
     def _schedule(self, steps: int | None = None) -> optax.Schedule:
         return warm_up_and_decay(self.config.train, last=0.1, steps=steps)

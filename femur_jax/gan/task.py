@@ -48,6 +48,7 @@ class GanTask:
 
     name = "gan"
     rules: Rules = ()
+    sample_bytes = 0
 
     def __init__(self, config: ConfigDict, dataset: RadiographDataset):
         """Builds the networks; see configs/gan.py for the fields of `config`.

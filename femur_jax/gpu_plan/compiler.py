@@ -139,19 +139,11 @@ def compile_step(config: ConfigDict, devices: list[Any], *, patch: int) -> Compi
         parameters=sum(leaf.size for leaf in jax.tree.leaves(program.state_shapes.params)),
         samples=batch_size // shards // microbatches,
         microbatches=microbatches,
-        state=state_bytes(program.state_shapes),
+        state=program.state_bytes,
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         model_flops=model_flops,
-    )
-
-
-def state_bytes(shapes: Any) -> int:
-    """Bytes of a tree of arrays on one device, from shapes, types and shardings."""
-    return sum(
-        int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize
-        for array in jax.tree.leaves(shapes)
     )
 
 

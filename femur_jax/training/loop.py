@@ -22,6 +22,7 @@ from femur_jax.run_folder import claim
 from femur_jax.training.checkpoint import BEST, Checkpoints, Restored, Snapshots
 from femur_jax.training.early_stopping import EarlyStopping
 from femur_jax.training.evaluator import Evaluator
+from femur_jax.training.memory import check_memory, device_memory
 from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.program import Program
 from femur_jax.training.state import TrainState
@@ -69,17 +70,19 @@ def train(
         prepare: Function that changes the state before the first step, as `start_from` does.
 
     Raises:
-        UserError: The mesh and the batch do not fit, a class has no data, the folder belongs to
-            another config, data or model, the loss is no longer finite, or the disk is full.
+        UserError: The mesh, the batch and the devices' memory do not fit, a class has no data, the
+            folder belongs to another config, data or model, the loss is no longer finite, or the
+            disk is full.
         Preempted: A SIGTERM came; the last step is saved.
     """
     # The run directory, the program, and where to continue.
     mesh = make_mesh(config.mesh)
     microbatches = config.train.get("accumulate", 1)
     check_batch_size(config.train.batch_size, mesh, microbatches)
+    program = Program(task, mesh)
+    check_memory(config, program, task.sample_bytes, device_memory())
     streams, digest = task.streams(), task.data_digest()
     claim(folder, config, stage="train", free=FREE_FIELDS, keep_free=True)
-    program = Program(task, mesh)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     saved = checkpoints.restore(program.state_shapes)
     steps, start, pending, losses = config.train.steps, 0, [], ()

@@ -1,5 +1,6 @@
 """A task on the devices: how its state is divided, its first state, and its compiled update."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,14 @@ class Program:
         # The new state takes the memory of the old one.
         self._update = jax.jit(update, donate_argnums=0, out_shardings=(self.shardings, None))
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state on one device."""
+        return sum(
+            math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+            for array in jax.tree.leaves(self.state_shapes)
+        )
 
     def key(self, seed: int) -> Key[Array, ""]:
         """Returns the key of a seed, on every device."""

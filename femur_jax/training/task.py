@@ -20,10 +20,20 @@ Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
 
 @runtime_checkable
 class Task(Protocol):
-    """A model, its training data and its update."""
+    """A model, its training data and its update.
+
+    Attributes:
+        name: Name of the model family.
+        rules: Shardings of the state's arrays, by path.
+    """
 
     name: str
     rules: Rules
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of a device for each sample of a microbatch; 0 where unknown."""
+        ...
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         """Returns the state before the first step."""

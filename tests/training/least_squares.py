@@ -19,6 +19,7 @@ class LeastSquares:
 
     name = "least squares"
     rules = ((r"kernel$", PartitionSpec(None, "model")),)
+    sample_bytes = 0
 
     def __init__(self, *, shift: float = 0.0, width: int = 8):
         self.shift, self.width = shift, width

@@ -18,6 +18,7 @@ class Falling:
 
     name = "falling"
     rules = ()
+    sample_bytes = 0
 
     def __init__(self, dataset, *, breaks_at):
         self.dataset, self.breaks_at = dataset, breaks_at
