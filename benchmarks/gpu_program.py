@@ -48,10 +48,11 @@ def _result(plan: Plan, value: float) -> Result:
     classes = plan.prediction.classes
     return Result(
         value=value,
-        device=f"{plan.compiled.devices} x {plan.gpu.name}, compiled for",
+        device=f"compiled for {plan.compiled.devices} x {plan.gpu.name}",
         details={
             "ms a step": 1000 * plan.prediction.seconds,
             "ms of kernels": {name: 1000 * seconds for name, (_, seconds) in classes.items()},
+            "ms of the optimizer, among them": 1000 * plan.prediction.optimizer,
             "microbatches": plan.compiled.microbatches,
             "patches of a microbatch on a GPU": plan.compiled.samples,
             "GiB": plan.compiled.memory / _GIB,

@@ -59,7 +59,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "dropout": 0.1,  # dropout rate within blocks
             "uncertainty": True,  # whether weights of noise levels are learned (EDM2)
             "dtype": "bfloat16",  # type of convolutions and attention; or float32
-            "remat": True,  # recomputes activations: a ninth of the memory, a fifth more work
+            "remat": False,  # recomputes activations: less memory, more work
         }
     )
     config.diffusion = ConfigDict(
@@ -77,7 +77,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         {
             "steps": 200_000,  # optimizer steps
             "batch_size": 64,  # patches in a step, over all devices
-            "accumulate": 1,  # microbatches of a step, for less memory; slower on CPU
+            "accumulate": 2,  # microbatches of a step, for less memory; slower on CPU
             "optimizer": "muon",  # muon or adam; see training/optimizers.py
             "learning_rate": 2e-4,  # highest learning rate; a cosine falls to a tenth
             "warmup_steps": 1000,  # steps until the highest learning rate
@@ -126,11 +126,11 @@ def get_config(variant: str = "base") -> ConfigDict:
             dropout=0.0,
             uncertainty=False,
             dtype="float32",
-            remat=False,
         )
         config.train.update(
             steps=1800,
             batch_size=16,
+            accumulate=1,
             learning_rate=2e-3,
             warmup_steps=50,
             log_every=10,
@@ -142,7 +142,11 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.mesh.fsdp = 8  # the GPUs of a node
         config.model.update(channels=256, blocks=3)
         config.train.update(
-            batch_size=1024, steps=500_000, warmup_steps=10_000, snapshot_every=5000
+            batch_size=1024,
+            accumulate=8,
+            steps=500_000,
+            warmup_steps=10_000,
+            snapshot_every=5000,
         )
     elif variant != "base":
         raise ValueError(

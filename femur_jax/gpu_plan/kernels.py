@@ -86,7 +86,7 @@ def kernel_of(
     elif instruction.opcode == "fusion":
         fused = module.computations[instruction.called("calls") or ""]
         inner = fused.instructions.values()
-        moved = _fusion_bytes(fused, instruction, operands)
+        moved = _fusion_bytes(fused, instruction)
         vector = sum(_vector(i, fused) for i in inner)
         dots = [i for i in inner if i.opcode == "dot"]
         if dots:
@@ -158,7 +158,7 @@ def _attention_flops(instruction: Instruction, operands: list[Instruction]) -> i
     return products * 2 * queries.elements * keys.sides[1]
 
 
-def _fusion_bytes(fused: Computation, instruction: Instruction, operands: list[Instruction]) -> int:
+def _fusion_bytes(fused: Computation, instruction: Instruction) -> int:
     """What a fusion reads and writes; of an operand that it slices, only the slices."""
     inner = list(fused.instructions.values())
     root = fused.root
@@ -166,17 +166,24 @@ def _fusion_bytes(fused: Computation, instruction: Instruction, operands: list[I
     moved = fused.operand(root, 1).bytes if in_place else instruction.bytes
     for parameter in (i for i in inner if i.opcode == "parameter"):
         users = [i for i in inner if parameter.name in i.operands]
-        if in_place and users == [root] and root.operands[0] == parameter.name:
-            continue
-        if users and all(_slices(user, parameter) for user in users):
-            moved += sum(user.bytes for user in users)
-        else:
-            moved += parameter.bytes
+        if not (in_place and users == [root] and root.operands[0] == parameter.name):
+            moved += int(parameter.bytes * _share_read(parameter, inner))
     return moved
 
 
-def _slices(user: Instruction, operand: Instruction) -> bool:
-    return user.opcode in _SLICES and user.operands[0] == operand.name
+def _share_read(array: Instruction, inner: list[Instruction]) -> float:
+    """The part of an array that is read: all of it, or slices, perhaps after a conversion."""
+    elements = 0.0
+    for user in inner:
+        if array.name not in user.operands:
+            continue
+        if user.opcode in _SLICES and user.operands[0] == array.name:
+            elements += user.shapes[0].elements
+        elif user.opcode == "convert":
+            elements += array.shapes[0].elements * _share_read(user, inner)
+        else:
+            return 1.0
+    return min(elements / max(array.shapes[0].elements, 1), 1.0)
 
 
 def _vector(instruction: Instruction, fused: Computation) -> int:

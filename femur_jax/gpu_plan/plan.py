@@ -121,7 +121,7 @@ def tables(plans: list[Plan]) -> Iterator[str]:
     )
     yield ""
     yield from _table(
-        "GPU|nodes x GPUs|step, ms|patches/s|share of the peak|steps|hours|GPU-hours",
+        "GPU|nodes x GPUs|step, ms|optimizer, ms|patches/s|share of the peak|steps|hours|GPU-hours",
         [_time(plan) for plan in plans],
     )
 
@@ -162,6 +162,7 @@ def _time(plan: Plan) -> list[str]:
     return [
         *_name(plan),
         f"{1000 * seconds:.0f}",
+        f"{1000 * plan.prediction.optimizer:.1f}",
         f"{plan.batch_size / seconds:.0f}",
         f"{plan.prediction.share:.2f}",
         str(plan.steps),

@@ -14,6 +14,7 @@ class Prediction:
 
     Attributes:
         classes: Number of kernels and their seconds in a step, by class.
+        optimizer: Seconds of the optimizer's kernels, a part of those of `classes`.
         sent: Bytes that a device sends in a step: within its node, and to other nodes.
         communication: Seconds of all collectives, one after the other.
         exposed: Seconds of collectives during which nothing else is scheduled.
@@ -23,6 +24,7 @@ class Prediction:
     """
 
     classes: dict[str, tuple[int, float]]
+    optimizer: float
     sent: tuple[float, float]
     communication: float
     exposed: float
@@ -76,6 +78,9 @@ def predict(
     seconds = sum(seconds for _, seconds in classes.values()) + exposed
     return Prediction(
         classes=classes,
+        optimizer=sum(
+            (k.times * kernel_seconds(k, gpu) for k in kernels if "/optimizer/" in k.source), 0.0
+        ),
         sent=(in_node, network),
         communication=communication,
         exposed=exposed,

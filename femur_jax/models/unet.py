@@ -4,10 +4,15 @@ The network has residual blocks with group normalisation, whose scale and shift 
 conditioning as in ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), and self-attention at the low
 resolutions. Parameters, normalisation and conditioning are always float32; only convolutions and
 attention compute in `dtype`.
+
+On a GPU, passes over memory take as much time as the arithmetic, so blocks are computed there with
+fewer of them: the same function to rounding, with the same parameters.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +20,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from femur_jax.models.backend import backend
+from femur_jax.models.norm_silu import norm_silu
 
 _GROUP_SIZE = 8
 _EPSILON = 1e-6
 _DROPOUT_SIDE = 64  # largest resolution with dropout: at higher ones, random bits take the time
 _HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two
 _ZEROS = nnx.initializers.zeros_init()
+_Layer = TypeVar("_Layer", nnx.Linear, nnx.Conv)
 
 
 class UNet(nnx.Module):
@@ -53,9 +60,9 @@ class UNet(nnx.Module):
             blocks: Number of residual blocks at each resolution.
             attention: Whether the blocks of each resolution have self-attention.
             head_channels: Width of an attention head; a narrower block has one head.
-            dropout: Share of a block's activations that are set to zero in training, at
-                resolutions of at most 64 pixels (low ones only as in simple diffusion, Hoogeboom
-                et al. 2023, arXiv 2301.11093).
+            dropout: Share of a block's activations that are set to zero in training, rounded to
+                a multiple of 1/256, at resolutions of at most 64 pixels (low ones only as in simple
+                diffusion, Hoogeboom et al. 2023, arXiv 2301.11093).
             uncertainty: Whether the network has the head of `log_variance`.
             dtype: Type in which convolutions and attention compute, 'float32' or 'bfloat16'.
             remat: Whether the backward pass recomputes the activations of each block instead of
@@ -127,8 +134,9 @@ class UNet(nnx.Module):
         count = sum(len(stage) for stage in stages)
         keys = iter([None] * count if key is None else jax.random.split(key, count))
 
-        def run(block: Block, x: Array) -> Array:
-            return (jax.checkpoint(block) if self._remat else block)(x, embedding, next(keys))
+        def run(block: Block, x: Array, skip: Array | None = None) -> Array:
+            function = jax.checkpoint(block) if self._remat else block
+            return function(x, embedding, next(keys), skip)
 
         x = self.stem(x)
         skips = [x]
@@ -139,12 +147,11 @@ class UNet(nnx.Module):
                 x = run(block, x)
                 skips.append(x)
         x = run(self.middle, x)
-        for depth, stage in enumerate(self.up):
-            if depth:
-                x = x.repeat(2, axis=1).repeat(2, axis=2)
+        for stage in self.up:
             for block in stage:
-                x = run(block, jnp.concatenate([x, skips.pop()], axis=-1))
-        return self.head(jax.nn.silu(self.norm(x))).astype(jnp.float32)
+                x = run(block, x, skips.pop())
+        [x] = self.norm.silu([x])
+        return self.head(x).astype(jnp.float32)
 
     def log_variance(
         self, c_noise: Float[Array, "batch"], conditions: Float[Array, "batch conditions"]
@@ -212,6 +219,32 @@ class GroupNorm(nnx.Module):
             gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
         return (gain[:, None, None] * y + offset[:, None, None]).astype(x.dtype)
 
+    def silu(
+        self,
+        parts: Sequence[Float[Array, "batch _ _ _"]],
+        modulation: Sequence[Float[Array, "batch channels"]] = (),
+    ) -> list[Float[Array, "batch _ _ _"]]:
+        """The SiLU of what `__call__` returns.
+
+        Args:
+            parts: Activations whose channels together are those of this layer.
+            modulation: Scale and shift as for `__call__`; for a single part.
+        """
+        if backend() != "gpu":
+            return [jax.nn.silu(self(part, modulation)) for part in parts]
+        ends = list(itertools.accumulate(part.shape[-1] for part in parts))
+        results = []
+        for part, end in zip(parts, ends, strict=True):
+            channels = slice(end - part.shape[-1], end)
+            shape = (len(part), part.shape[-1])
+            gain = jnp.broadcast_to(self.scale[channels], shape)
+            offset = jnp.broadcast_to(self.bias[channels], shape)
+            if modulation:
+                scale, shift = modulation
+                gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+            results.append(norm_silu(part, gain, offset, _GROUP_SIZE, _EPSILON))
+        return results
+
 
 class Block(nnx.Module):
     """A residual block modulated by an embedding, with optional self-attention."""
@@ -245,16 +278,51 @@ class Block(nnx.Module):
         x: Float[Array, "batch height width in_channels"],
         embedding: Float[Array, "batch embedding"],
         key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "batch height width channels"]:
+        skip: Float[Array, "batch _ _ _"] | None = None,
+    ) -> Float[Array, "batch _ _ channels"]:
+        """Applies the block.
+
+        Args:
+            x: Activations, which are enlarged to the resolution of `skip`.
+            embedding: Embedding of noise level and conditions.
+            key: PRNG key of dropout, None for no dropout.
+            skip: Activations on the way down, whose channels are appended to those of x.
+        """
+        parts = [x] if skip is None else [x, skip]
+        if backend() != "gpu":
+            parts = [_joined(parts)]
         modulation = jnp.split(self.modulation(embedding), 2, axis=-1)
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
-        h = jax.nn.silu(self.norm2(h, modulation))
+        h = self.conv1(_joined(self.norm1.silu(parts)))
+        [h] = self.norm2.silu([h], modulation)
         if self._dropout and key is not None and h.shape[1] <= _DROPOUT_SIDE:
-            kept = jax.random.bernoulli(key, 1 - self._dropout, h.shape)
-            h = jnp.where(kept, h / (1 - self._dropout), 0)
-        h = self.conv2(h)
-        x = (h + (x if self.skip is None else _pointwise(self.skip, x))) * _HALF_POWER
+            # Eight random bits for each activation: to draw 32 takes longer than all else here.
+            dropped = round(256 * self._dropout)
+            four = jax.random.bits(key, (*h.shape[:-1], h.shape[-1] // 4))
+            kept = jax.lax.bitcast_convert_type(four, jnp.uint8).reshape(h.shape) >= dropped
+            h = jnp.where(kept, h * (256 / (256 - dropped)), 0)
+        x = self._add_gpu(h, parts) if backend() == "gpu" else self._add(h, parts)
         return x if self.attention is None else self.attention(x)
+
+    def _add(self, h: Array, parts: Sequence[Array]) -> Array:
+        """The mean of the last convolution and the block's input, with the variance of both."""
+        [x] = parts
+        h = self.conv2(h)
+        return (h + (x if self.skip is None else _pointwise(self.skip, x))) * _HALF_POWER
+
+    def _add_gpu(self, h: Array, parts: Sequence[Array]) -> Array:
+        """The same with the factor in the layers' parameters, and parts that are never joined."""
+        h = _times(_HALF_POWER, self.conv2)(h)
+        if self.skip is None:
+            return h + _HALF_POWER * parts[0]
+        skip = _times(_HALF_POWER, self.skip)
+        assert skip.bias is not None  # Flax's default
+        # cuDNN adds one array to a convolution's result without another pass.
+        shortcut, end = skip.bias[...].astype(h.dtype), 0
+        for part in parts:
+            start, end = end, end + part.shape[-1]
+            y = part.reshape(-1, part.shape[-1]) @ skip.kernel[start:end].astype(h.dtype)
+            shortcut = shortcut + _enlarged(y.reshape(*part.shape[:-1], -1), h)
+        return h + shortcut
 
 
 class SelfAttention(nnx.Module):
@@ -278,6 +346,22 @@ class SelfAttention(nnx.Module):
         fused = backend() == "gpu" and q.dtype == jnp.bfloat16
         y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else None)
         return (x + _pointwise(self.out, y.reshape(x.shape))) * _HALF_POWER
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """One array of the channels of all parts, at the resolution of the last."""
+    return jnp.concatenate([_enlarged(part, parts[-1]) for part in parts], axis=-1)
+
+
+def _enlarged(x: Array, to: Array) -> Array:
+    """Each pixel repeated in both directions where `to` has twice the height and width."""
+    return x if x.shape[1] == to.shape[1] else x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def _times(factor: float, layer: _Layer) -> _Layer:
+    """A layer whose output is that of `layer` times a factor."""
+    structure, parameters = nnx.split(layer)
+    return nnx.merge(structure, jax.tree.map(lambda p: factor * p, parameters))
 
 
 def _pointwise(

@@ -47,6 +47,7 @@ def test_state_is_five_copies_of_the_parameters_over_fsdp(on_cpu, config):
     whole = 5 * 4 * on_cpu.parameters
     assert whole / 4 <= on_cpu.state <= 0.3 * whole  # arrays that 4 does not divide stay whole
     assert on_cpu.memory > on_cpu.arguments > on_cpu.state
+    assert on_cpu.outputs < 0.1 * on_cpu.state  # the new state takes the memory of the old one
     assert (on_cpu.samples, on_cpu.microbatches) == (1, 2)
     assert "bf16" not in on_cpu.text
 

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from numpy_layers import drawn_parameters, group_norm, to_float64
 
+from femur_jax.models.backend import planned_for
 from femur_jax.models.functional import functional
 from femur_jax.models.unet import GroupNorm, SelfAttention, UNet
 
@@ -136,6 +137,15 @@ def test_bfloat16_computes_nearly_the_same_with_float32_parameters(gradient, tra
         )
         # bfloat16 has 8 bits, so about 20 layers have errors of 1/256 each.
         assert 1e-4 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.2
+
+
+def test_blocks_for_gpus_are_the_same_function(gradient, trained):
+    with planned_for("gpu"):
+        fused = gradient_of(build(), trained)
+    for tree, expected in zip(fused, gradient, strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), tree, expected
+        )
 
 
 def test_dropout_depends_on_its_key_and_needs_one(apply, trained):
