@@ -32,8 +32,8 @@ from femur_jax.training.schedule import warm_up_and_decay
 from femur_jax.training.state import TrainState, init_state, update_state
 from femur_jax.training.task import Metrics
 
-_MEMORY = {True: 8.3, False: 12.0}
-"""Bytes of temporary memory per byte of the blocks' outputs, by `model.remat`."""
+_MEMORY = {True: 10.0, False: 14.5}
+"""Bytes of temporary memory per byte of the blocks' outputs, by `model.remat`, rounded up."""
 
 _QUARTILES = (-0.6745, 0.0, 0.6745)
 """The quartiles of a standard normal variable."""
