@@ -21,7 +21,9 @@ datasets, so TRTR itself is this control, as is train_datasets=('REAL', 'REAL').
 classical augmentation: TRTR as it is, against TRTR with all of train.augment at zero.
 
 The loss over the validation patients of the real dataset is computed at each checkpoint, whatever
-the training data. The checkpoint with the lowest loss is the one that is tested.
+the training data. The checkpoint with the lowest loss is the one that is tested. With
+data.validated_on='rest' the radiographs that data.per_label leaves out choose it, as where a
+hospital has synthetic radiographs alone; patients of the validation still set the threshold.
 """
 
 from ml_collections import ConfigDict
@@ -58,6 +60,8 @@ def get_config(variant: str = "base") -> ConfigDict:
                 "label_shares": (0.5, 0.5),  # shares of NFF and AFF in a batch; () as they are
             },
             "dataset_shares": (),  # shares of train_datasets in a batch; () by their size
+            "per_label": (),  # most radiographs of each class from each of train_datasets; () all
+            "validated_on": "real",  # validation patients, or rest: what per_label leaves out
             "columns": (),  # columns of the label table as further input, such as ("age", "sex")
         }
     )

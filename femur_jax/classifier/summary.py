@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from femur_jax.classifier.groups import UNKNOWN
 from femur_jax.classifier.task import Predictions
 from femur_jax.evaluation.calibration import calibration, probability
 from femur_jax.evaluation.operating_point import OperatingPoint
@@ -22,8 +23,6 @@ PUBLISHED = {
 """Results of Schilcher, Nilsson, Andlid and Eklund 2024: per patient, 159 with AFF and 914 with NFF
 from 72 hospitals, also with seven variables of registers. They are marks for real data and not a
 comparison."""
-
-_SIZES = (0, 1, 2, 4, 8)  # megapixels
 
 
 def summarise(
@@ -49,15 +48,13 @@ def summarise(
     logit = np.asarray(p.logit, np.float64)
     patients = patient_scores(logit, p.positive, p.patients)
     predicted = probability(patients.score, trained_share=trained_share, true_share=true_share)
-    sizes = [
-        f"{_SIZES[n - 1]} to {_SIZES[n]} MP" if n < len(_SIZES) else f"over {_SIZES[-1]} MP"
-        for n in np.searchsorted(_SIZES, p.megapixels)
-    ]
     by = {
         name: auc_by_group(logit, p.positive, p.patients, groups)
-        for name, groups in (("hospital", p.hospitals), ("size", sizes))
+        for name, groups in p.groups.items()
     }
-    by["size"].sort(key=lambda row: row.group)
+    for name, rows in by.items():
+        if name != "hospital":  # names would give their order away
+            rows.sort(key=lambda row: (row.group == UNKNOWN, row.group))
     over_hospitals = auc_over_hospitals(logit, p.positive, p.patients, p.hospitals)
     return {
         "auc": dataclasses.asdict(roc_auc(patients)),

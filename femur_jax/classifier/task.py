@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt16
 from ml_collections import ConfigDict
 
 from femur_jax.classifier.covariates import Standardisation
+from femur_jax.classifier.groups import groups_of
 from femur_jax.data.letterbox import best_shape, letterbox, letterbox_mask
 from femur_jax.data.loader import Pool, Stream, random_letterboxes
 from femur_jax.data.radiograph import LABELS
@@ -52,8 +53,8 @@ class ClassifierTask:
 
         Raises:
             UserError: The file of weights, `config.weights`, cannot be used,
-                `config.data.dataset_shares` does not give each dataset a share, or a class is never
-                drawn.
+                `config.data.dataset_shares` or `config.data.per_label` does not fit the datasets,
+                or a class is never drawn.
         """
         self.config = config
         self.datasets = datasets
@@ -81,6 +82,12 @@ class ClassifierTask:
                 f"config.data.draw.label_shares are {tuple(labels)}, but a classifier needs both "
                 "classes; give two numbers above zero."
             )
+        most = config.data.per_label
+        if most and (len(most) != len(datasets) or min(most) < 0):
+            raise UserError(
+                f"config.data.per_label is {tuple(most)} for {len(datasets)} datasets; give a "
+                "number for each, 0 for all radiographs, or leave it empty."
+            )
         if shares and (len(shares) != len(datasets) or min(shares) <= 0):
             raise UserError(
                 f"config.data.dataset_shares are {tuple(shares)} for {len(datasets)} datasets; "
@@ -101,9 +108,18 @@ class ClassifierTask:
     @cached_property
     def pools(self) -> list[Pool]:
         """The radiographs of all datasets together, or of each where it has a share."""
-        separate = bool(self.config.data.dataset_shares)
-        groups = [[dataset] for dataset in self.datasets] if separate else [self.datasets]
-        return [Pool(group, **self.config.data.draw) for group in groups]
+        data = self.config.data
+        numbered = list(enumerate(self.datasets))
+        groups = [[one] for one in numbered] if data.dataset_shares else [numbered]
+        return [
+            Pool(
+                [dataset for _, dataset in group],
+                per_label=[data.per_label[n] for n, _ in group] if data.per_label else (),
+                seed=self.config.seed,
+                **data.draw,
+            )
+            for group in groups
+        ]
 
     def data_digest(self) -> str:
         return hashlib.sha256("".join(pool.digest() for pool in self.pools).encode()).hexdigest()
@@ -126,10 +142,11 @@ class ClassifierTask:
     @cached_property
     def positive_share(self) -> float:
         """The share of the positive class among the radiographs drawn in training."""
-        drawn = self.config.data.draw.label_shares or label_counts(
-            self.datasets, self.config.data.draw.by
-        )
-        return float(drawn[1] / sum(drawn))
+        shares = self.config.data.draw.label_shares
+        if not shares:
+            drawn = [d.entries[n].label for pool in self.pools for d, n in pool.radiographs]
+            shares = [drawn.count(label) for label in LABELS]
+        return float(shares[1] / sum(shares))
 
     @cached_property
     def _standardisation(self) -> Standardisation:
@@ -256,7 +273,7 @@ class Predictions:
         positive: Whether the fracture is atypical.
         patients: Pseudonyms of the patients.
         hospitals: Pseudonyms of the hospitals.
-        megapixels: The size of each radiograph as it was recorded.
+        groups: The group of each radiograph, by what they are grouped by; see `groups_of`.
     """
 
     logit: Float[np.ndarray, "n"]
@@ -264,7 +281,7 @@ class Predictions:
     positive: Bool[np.ndarray, "n"]
     patients: list[str]
     hospitals: list[str]
-    megapixels: Float[np.ndarray, "n"]
+    groups: dict[str, list[str]]
 
     def by_patient(self) -> PatientScores:
         """Returns each patient's mean logit over the views."""
@@ -303,7 +320,23 @@ def predict(
         positive=np.array([e.label == LABELS[1] for e in entries]),
         patients=[e.patient for e in entries],
         hospitals=[e.hospital for e in entries],
-        megapixels=np.array([e.height * e.width / 1e6 for e in entries]),
+        groups=groups_of(entries),
+    )
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of several parts as one."""
+    return Predictions(
+        logit=np.concatenate([part.logit for part in parts]),
+        features=np.concatenate([part.features for part in parts]),
+        positive=np.concatenate([part.positive for part in parts]),
+        patients=[patient for part in parts for patient in part.patients],
+        hospitals=[hospital for part in parts for hospital in part.hospitals],
+        groups={
+            name: [group for part in parts for group in part.groups[name]]
+            for name in parts[0].groups
+            if all(name in part.groups for part in parts)
+        },
     )
 
 

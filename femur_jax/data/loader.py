@@ -59,6 +59,20 @@ class Patch(TypedDict):
     """1 where the patch comes from the mirror image, otherwise 0."""
 
 
+def _some(
+    dataset: RadiographDataset, radiographs: Sequence[int], most: int, seed: int
+) -> list[int]:
+    """At most so many radiographs of each label, at random, in their order; all where it is 0."""
+    if not most:
+        return list(radiographs)
+    chosen: list[int] = []
+    for label in LABELS:
+        members = [n for n in radiographs if dataset.entries[n].label == label]
+        order = np.random.default_rng(seed).permutation(len(members))
+        chosen += [members[n] for n in order[:most]]
+    return sorted(chosen)
+
+
 class Pool:
     """The radiographs that a run draws from, with their weights.
 
@@ -73,6 +87,8 @@ class Pool:
         split: str = "train",
         by: str = "patient",
         label_shares: Sequence[float] = (),
+        per_label: Sequence[int] = (),
+        seed: int = 0,
     ):
         """Collects one split of some datasets.
 
@@ -82,11 +98,18 @@ class Pool:
             by: Kind of the split; see `RadiographDataset.split`.
             label_shares: Share of each label in the draws, in the order of LABELS; when empty, all
                 radiographs are drawn alike.
+            per_label: Most radiographs of each label from each dataset, 0 for all; when empty, all.
+                A smaller number of the same seed takes a part of those of a larger one.
+            seed: Seed of the choice of these radiographs.
 
         Raises:
             UserError: A label with a share has no radiograph, or a setting is out of range.
         """
-        self.radiographs = [(d, n) for d in datasets for n in d.split(split, by)]
+        self.radiographs = [
+            (d, n)
+            for d, most in zip(datasets, per_label or [0] * len(datasets), strict=True)
+            for n in _some(d, d.split(split, by), most, seed)
+        ]
         folders = ", ".join(str(d.folder) for d in datasets)
         if label_shares and (
             len(label_shares) != len(LABELS) or min(label_shares) < 0 or not any(label_shares)

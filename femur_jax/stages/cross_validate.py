@@ -18,7 +18,7 @@ from scipy.stats import norm
 
 from femur_jax import run_folder
 from femur_jax.classifier.summary import summarise
-from femur_jax.classifier.task import Predictions
+from femur_jax.classifier.task import joined
 from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import Interval, PatientScores, delong
 from femur_jax.files import write_atomically
@@ -57,13 +57,12 @@ def cross_validate(config: ConfigDict, workdir: Path) -> None:
         folds.append(held_out_predictions(fold, folder))
     every = joined([fold.test for fold in folds])
     tested = every.by_patient().positive
-    shares = config.data.draw.label_shares or (np.mean(~tested), np.mean(tested))
     patients = [fold.test.by_patient() for fold in folds]
     auc = cross_validated_auc(patients)
     result = summarise(
         every,
         point_of(folds),
-        trained_share=float(shares[1] / sum(shares)),
+        trained_share=float(np.mean([fold.trained_share for fold in folds])),
         true_share=float(np.mean(tested)),
     ) | {
         "cross_validated_auc": dataclasses.asdict(auc),
@@ -85,15 +84,3 @@ def cross_validated_auc(folds: Sequence[PatientScores], confidence: float = 0.95
     error = float(np.sqrt(sum(covariance[0, 0] for _, covariance in found))) / len(folds)
     half = float(norm.isf((1 - confidence) / 2)) * error
     return Interval(value, value - half, value + half)
-
-
-def joined(folds: Sequence[Predictions]) -> Predictions:
-    """The predictions of all folds as one."""
-    return Predictions(
-        logit=np.concatenate([fold.logit for fold in folds]),
-        features=np.concatenate([fold.features for fold in folds]),
-        positive=np.concatenate([fold.positive for fold in folds]),
-        patients=[patient for fold in folds for patient in fold.patients],
-        hospitals=[hospital for fold in folds for hospital in fold.hospitals],
-        megapixels=np.concatenate([fold.megapixels for fold in folds]),
-    )

@@ -51,7 +51,7 @@ def _test_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     result = summarise(
         predictions.test,
         point_of([predictions]),
-        trained_share=make_classifier(config, classifier_protocol(config)).positive_share,
+        trained_share=predictions.trained_share,
         true_share=float(counts[1] / sum(counts)),
     )
     validation = predictions.validation
@@ -86,10 +86,12 @@ class HeldOut(NamedTuple):
         validation: Validation radiographs, which chose the checkpoint and set the threshold; None
             where they lack a class.
         test: Radiographs of the test patients.
+        trained_share: Share of the positive class among the radiographs drawn in training.
     """
 
     validation: Predictions | None
     test: Predictions
+    trained_share: float
 
 
 def held_out_predictions(config: ConfigDict, workdir: Path) -> HeldOut:
@@ -102,7 +104,7 @@ def held_out_predictions(config: ConfigDict, workdir: Path) -> HeldOut:
         for part in (protocol.validation, protocol.test)
     )
     assert test is not None, "a protocol has a test of both classes"
-    return HeldOut(validation, test)
+    return HeldOut(validation, test, task.positive_share)
 
 
 def point_of(classifiers: Sequence[HeldOut]) -> OperatingPoint | None:

@@ -9,7 +9,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from femur_jax.classifier.validation import Validation
+from femur_jax.classifier.protocol import Protocol, Subset
+from femur_jax.classifier.task import ClassifierTask
+from femur_jax.classifier.validation import Validation, left_out
+from femur_jax.data.radiograph import LABELS
+from femur_jax.errors import UserError
 from femur_jax.stages.evaluators import make_evaluators
 from femur_jax.stages.tasks import (
     classifier_protocol,
@@ -28,10 +32,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     if config.task == "classifier":
         protocol = classifier_protocol(config)
         task = make_classifier(config, protocol)
-        evaluators = [Validation(task, protocol.validation)]
-        if not protocol.validation.radiographs:
-            evaluators = []
-            _report("No validation patients of both classes: the last checkpoint is used.")
+        subsets = _validation(task, protocol)
+        evaluators = [Validation(task, subsets)] if subsets else []
     else:
         task = make_generator(config)
         evaluators = make_evaluators(task, config)
@@ -39,6 +41,30 @@ def train(config: ConfigDict, workdir: Path) -> None:
             origins_before(config)  # refuses what cannot be a fair start
             start["prepare"] = partial(loop.start_from, Path(config.pretrained))
     loop.train(task, config, workdir, evaluators, **start)
+
+
+def _validation(task: ClassifierTask, protocol: Protocol) -> list[Subset]:
+    """The radiographs that choose a classifier's checkpoint; none where a class is missing.
+
+    Raises:
+        UserError: There is no such choice, or a class is missing among those that are left out.
+    """
+    match task.config.data.validated_on:
+        case "real":
+            if protocol.validation.radiographs:
+                return [protocol.validation]
+            _report("No validation patients of both classes: the last checkpoint is used.")
+            return []
+        case "rest":
+            rest = left_out(task)
+            if len(set[str]().union(*(subset.labels for subset in rest))) < len(LABELS):
+                raise UserError(
+                    "config.data.validated_on is 'rest', but config.data.per_label leaves out no "
+                    "radiograph of a class; give smaller numbers."
+                )
+            return rest
+        case other:
+            raise UserError(f"config.data.validated_on is {other!r}; write real or rest.")
 
 
 def _report(text: str) -> None:

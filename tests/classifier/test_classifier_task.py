@@ -13,12 +13,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 from femur_jax.classifier.protocol import Subset
 from femur_jax.classifier.summary import summarise
 from femur_jax.classifier.task import ClassifierTask, displaced, predict, standardised
-from femur_jax.classifier.validation import Validation
+from femur_jax.classifier.validation import Validation, left_out
 from femur_jax.data.letterbox import letterbox
 from femur_jax.data.loader import Pool
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.operating_point import operating_point
+from femur_jax.stages.train import train
 from femur_jax.training import loop
 
 
@@ -159,7 +160,7 @@ def test_validation_is_the_log_loss_of_patients(trained, dataset, classifier_con
     config.data.draw.label_shares = (3.0, 1.0)
     weighted = ClassifierTask(config, [dataset])
     state = replace(weighted.init(jax.random.key(0)), ema=params)
-    numbers = Validation(weighted, Subset(dataset, chosen)).run(state)
+    numbers = Validation(weighted, [Subset(dataset, chosen)]).run(state)
     scores = predict(task, params, dataset, chosen).by_patient()
     p = 1 / (1 + np.exp(-scores.score))
     weights = np.where(
@@ -168,6 +169,29 @@ def test_validation_is_the_log_loss_of_patients(trained, dataset, classifier_con
     expected = log_loss(scores.positive, p, sample_weight=weights)
     assert numbers["loss"] == pytest.approx(expected, rel=1e-4)
     assert numbers["auc"] == roc_auc_score(scores.positive, scores.score)
+    # In two parts the patients are the same.
+    halves = [Subset(dataset, chosen[::2]), Subset(dataset, chosen[1::2])]
+    assert Validation(weighted, halves).run(state)["auc"] == numbers["auc"]
+
+
+def test_what_is_left_out_can_choose_the_checkpoint(dataset, classifier_config, tmp_path):
+    config = classifier_config.copy_and_resolve_references()
+    config.data.per_label = (3,)
+    task = ClassifierTask(config, [dataset])
+    [rest] = left_out(task)
+    drawn = {n for pool in task.pools for _, n in pool.radiographs}
+    assert len(drawn) == 6 and rest.labels == {"NFF", "AFF"}
+    assert sorted([*drawn, *rest.radiographs]) == dataset.split("train")
+    config.dataset = str(dataset.folder)
+    for most, chosen, message in (
+        ((), "rest", "leaves out no radiograph of a class"),
+        ((3,), "test", "config.data.validated_on is 'test'; write real or rest"),
+        ((3, 4), "rest", r"config.data.per_label is \(3, 4\) for 1 datasets"),
+    ):
+        config.data.update(per_label=most, validated_on=chosen)
+        with pytest.raises(UserError, match=message):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_columns_reach_the_logit_standardised(known, columns_config):

@@ -335,3 +335,15 @@ def test_a_missing_class_is_reported(data, monkeypatch):
     for shares in ((0.0, 0.0), (1.0,), (-0.5, 1.5)):
         with pytest.raises(UserError, match="label_shares is"):
             Pool([data], label_shares=shares)
+
+
+def test_a_pool_takes_some_radiographs_of_each_label(data):
+    small, large = (Pool([data, data], per_label=(n, 0), seed=3).radiographs for n in (2, 4))
+    for chosen, counts in ((small, (2, 1)), (large, (4, 1))):
+        own = [n for _, n in chosen[: sum(counts)]]
+        labels = [data.entries[n].label for n in own]
+        assert (labels.count("NFF"), labels.count("AFF")) == counts and len(set(own)) == len(own)
+        assert [n for _, n in chosen[sum(counts) :]] == list(range(6))
+    assert {n for _, n in small[:3]} < {n for _, n in large[:5]}
+    others = [Pool([data], per_label=(2,), seed=seed) for seed in range(9)]
+    assert len({pool.digest() for pool in others}) > 1

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import identities
 from benchmarks.identities import FRACTIONS, MOST_BY_CHANCE, linked, write_files
+from femur_jax.classifier.groups import groups_of
 from femur_jax.classifier.summary import summarise
 from femur_jax.classifier.task import Predictions
 from femur_jax.data.cohort import seeded_hash, split_patients
@@ -98,7 +99,7 @@ def _numbers(dataset):
         positive=positive,
         patients=[entry.patient for entry in entries],
         hospitals=[entry.hospital for entry in entries],
-        megapixels=np.array([entry.height * entry.width / 1e6 for entry in entries]),
+        groups=groups_of(entries),
     )
     tested = summarise(predictions, None, trained_share=0.5, true_share=0.3)
     del tested["patient"]
