@@ -91,13 +91,34 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The training data of some classifiers: real radiographs, those of an arm, or both."""
+    """The training data of some classifiers: real radiographs, those of an arm, or both.
+
+    Attributes:
+        real: Whether they are trained on real radiographs.
+        arm: Generator of the synthetic ones; None without any.
+        per_label: Most radiographs of each class, of the synthetic ones where there are both kinds;
+            0 for all.
+        is_pretrained: Whether they are trained on the synthetic ones first and on the real ones
+            then, not on both together.
+        is_validated_on_rest: Whether radiographs that `per_label` leaves out choose the checkpoint,
+            in place of real validation patients.
+    """
 
     real: bool
     arm: Arm | None = None
+    per_label: int = 0
+    is_pretrained: bool = False
+    is_validated_on_rest: bool = False
 
     def __str__(self) -> str:
-        return "+".join([REAL_DATA] * self.real + ([str(self.arm)] if self.arm else []))
+        if self.is_pretrained:
+            return f"{self.arm}_then_{REAL_DATA}"
+        sources = "+".join([REAL_DATA] * self.real + ([str(self.arm)] if self.arm else []))
+        return (
+            sources
+            + (f"_{self.per_label}" if self.per_label else "")
+            + ("_rest" if self.is_validated_on_rest else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,13 @@ class Classifier:
         """The runs that generate its synthetic radiographs."""
         return self.cell.runs if self.cell else []
 
+    @property
+    def before(self) -> "Classifier | None":
+        """The classifier of synthetic radiographs alone that it starts from."""
+        if not self.mixture.is_pretrained:
+            return None
+        return Classifier(Mixture(False, self.mixture.arm), self.cell, self.seed)
+
 
 class Grid:
     """All runs of a study, with their configs and folders.
@@ -131,8 +159,11 @@ class Grid:
     Attributes:
         arms: The arms that the config names.
         cells: Each arm with every seed.
-        mixtures: Training data of the classifiers: real radiographs, then those of each arm, then
-            both.
+        mixtures: Training data of the classifiers: real radiographs, as many of them as there are
+            synthetic ones, those of each arm, both, one after the other, and those of each arm
+            again, validated on themselves.
+        sized: The first four of them with fewer radiographs, see `config.sizes`; of one generator's
+            training.
         primary: The two arms of the comparison that was named beforehand; None without one, and
             where the grid lacks an arm of it.
     """
@@ -142,12 +173,17 @@ class Grid:
 
         Raises:
             UserError: One is empty, or names an unknown arm; or `config.primary` is not two
-                arms, or `config.relevant_difference` is out of range.
+                arms, or `config.sizes` or `config.relevant_difference` is out of range.
         """
         if not (config.grid and config.seeds and config.classifier_seeds):
             raise UserError(
                 "config.grid, config.seeds and config.classifier_seeds need at least one entry "
                 "each."
+            )
+        if any(size < 1 for size in config.sizes):
+            raise UserError(
+                f"config.sizes is {tuple(config.sizes)}; give numbers of radiographs of each "
+                "class, or () for none."
             )
         self.config, self.workdir = config, workdir
         self.arms = [Arm.parse(name) for name in config.grid]
@@ -159,10 +195,20 @@ class Grid:
             )
         self.cells = [Cell(arm, seed) for arm in self.arms for seed in config.seeds]
         self.mixtures = [
-            Mixture(real, arm)
-            for real, arms in ((True, [None]), (False, self.arms), (True, self.arms))
-            for arm in arms
+            Mixture(True),
+            *dict.fromkeys(self.matched(arm) for arm in self.arms),
+            *(Mixture(False, arm) for arm in self.arms),
+            *(Mixture(True, arm) for arm in self.arms),
+            *(Mixture(True, arm, is_pretrained=True) for arm in self.arms if config.pretraining),
+            *(self._without_patients(arm) for arm in self.arms if config.synthetic_validation),
         ]
+        smaller = [
+            Mixture(*sources, per_label=size)
+            for sources in [(True, None), *((r, arm) for r in (False, True) for arm in self.arms)]
+            for size in sorted(set(config.sizes))
+            if not sources[1] or size < config[sources[1].model].sample.per_label
+        ]
+        self.sized = [mixture for mixture in smaller if mixture not in self.mixtures]
 
     def _primary(self) -> tuple[Arm, Arm] | None:
         named = [Arm.parse(name, "config.primary") for name in self.config.primary]
@@ -173,12 +219,23 @@ class Grid:
             )
         return (named[0], named[1]) if named and set(named) <= set(self.arms) else None
 
+    def _without_patients(self, arm: Arm) -> Mixture:
+        """An arm without real validation patients: a fifth of its radiographs takes their place."""
+        most = self.config[arm.model].sample.per_label
+        return Mixture(False, arm, per_label=most - max(most // 5, 1), is_validated_on_rest=True)
+
+    def matched(self, arm: Arm) -> Mixture:
+        """The control of an arm: as many real radiographs of each class as synthetic ones."""
+        return Mixture(True, per_label=self.config[arm.model].sample.per_label)
+
     def classifiers(self, mixture: Mixture) -> list[list[Classifier]]:
         """The classifiers of a mixture, with every seed: a list for each set of radiographs.
 
-        There are as many sets as seeds of generators, or one of real radiographs alone.
+        There are as many sets as seeds of generators, one in `sized`, or one of real radiographs
+        alone.
         """
-        cells = [Cell(mixture.arm, s) for s in self.config.seeds] if mixture.arm else [None]
+        seeds = self.config.seeds[:1] if mixture in self.sized else self.config.seeds
+        cells = [Cell(mixture.arm, seed) for seed in seeds] if mixture.arm else [None]
         return [[Classifier(mixture, c, s) for s in self.config.classifier_seeds] for c in cells]
 
     @property
@@ -228,4 +285,12 @@ class Grid:
             train_datasets=tuple(str(folder) for folder in folders),
             seed=classifier.seed,
         )
+        if classifier.mixture.is_validated_on_rest:
+            config.data.validated_on = "rest"
+        if classifier.before:
+            config.train_datasets = (str(self.real),)
+            config.pretrained = str(self.classifier_folder(classifier.before))
+        if most := classifier.mixture.per_label:
+            both = classifier.mixture.real and classifier.runs
+            config.data.per_label = (0,) * bool(both) + (most,) * (len(folders) - bool(both))
         return config

@@ -78,10 +78,10 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         cell: Evaluation.from_json(json.loads(grid.evaluation_file(cell).read_text()))
         for cell in grid.cells
     }
-    tested = {mixture: _tested(grid, mixture) for mixture in grid.mixtures}
-    classifiers, contrasts = corrected(
-        _classifiers(grid, cells, len(shown[REAL_DATA]), tested), _contrasts(grid, tested)
-    )
+    tested = {m: _tested(grid, m) for m in (*grid.mixtures, *grid.sized)}
+    rows = _classifiers(grid, cells, [real], tested)
+    compared = len(grid.mixtures)
+    classifiers, contrasts = corrected(rows[:compared], _contrasts(grid, tested))
     sides = [max(entry.height, entry.width) for entry in real.entries]
     return contents.StudyResults(
         title="Synthetic radiographs of femur fractures",
@@ -106,6 +106,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         ],
         curves=_curves(grid, first),
         classifiers=classifiers,
+        sized=rows[compared:],
         contrasts=contrasts,
         relevant_difference=config.relevant_difference,
         generators={
@@ -187,7 +188,7 @@ def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
             grid.classifier_folder(grid.classifiers(m)[0][0]),
         )
         for m in grid.mixtures
-        if not (m.real and m.arm)
+        if not (m.real and m.arm) and not m.per_label
     ]
     curves = []
     for panel, name, folder in runs:
@@ -204,52 +205,101 @@ def _curves(grid: Grid, seed: int) -> list[contents.Curve]:
 def _classifiers(
     grid: Grid,
     cells: Mapping[Cell, Sequence[RadiographDataset]],
-    n_real: int,
+    real: Sequence[RadiographDataset],
     tested: Mapping[Mixture, Tested],
 ) -> list[contents.ClassifierRow]:
     of_real = _scores(tested[grid.mixtures[0]])
 
     def row(mixture: Mixture) -> contents.ClassifierRow:
-        arm = mixture.arm
+        arm, source = mixture.arm, _title(mixture.arm) if mixture.arm else ""
+        is_compared = mixture in grid.mixtures
+        alone = arm if not mixture.real and not mixture.per_label else None
+        matched = grid.matched(alone) if alone else None
         scores = _scores(tested[mixture])
         every = [evaluation for of_set in tested[mixture] for evaluation in of_set]
         first = every[0]
         synthetic = cells[Cell(arm, grid.config.seeds[0])] if arm else []
+        n_synthetic = _count(synthetic, mixture.per_label)
         calibrations = [evaluation["calibration"] for evaluation in every]
         validated = [e["validation_auc"]["value"] for e in every if e["validation_auc"]]
-        over_hospitals = first["auc_over_hospitals"]
+        over_hospitals = [e["auc_over_hospitals"] for e in every if e["auc_over_hospitals"]]
         return contents.ClassifierRow(
-            trained_on=" + ".join([REAL_DATA] * mixture.real + ([_title(arm)] if arm else [])),
-            is_synthetic=not mixture.real,
-            n_train=n_real * mixture.real + len(of_split(synthetic, "train")),
+            trained_on=_in_words(mixture),
+            uses_real=mixture.real,
+            source=source,
+            per_label=mixture.per_label,
+            is_pretrained=mixture.is_pretrained,
+            is_validated_on_rest=mixture.is_validated_on_rest,
+            n_train=n_synthetic
+            + _count(real if mixture.real else [], 0 if arm else mixture.per_label),
+            n_synthetic=n_synthetic,
             auc=seed_spread(scores),
             validation_auc=float(np.mean(validated)) if validated else None,
             operating=_operating_point([evaluation["operating_point"] for evaluation in every]),
-            against_real=auc_difference(scores, of_real, second_is_real=True) if arm else None,
+            against_real=(
+                auc_difference(scores, of_real, second_is_real=True)
+                if arm and is_compared
+                else None
+            ),
+            against_matched=(
+                auc_difference(scores, _scores(tested[matched]), second_is_real=True)
+                if matched
+                else None
+            ),
+            matched=_in_words(matched) if matched else "",
             calibration_error=float(np.mean([c["error"] for c in calibrations])),
             chance_error=float(np.mean([c["chance_error"] for c in calibrations])),
             reliability=[ReliabilityBin(**fields) for fields in first["calibration"]["bins"]],
-            groups=_groups(first["by"]),
-            over_hospitals=Interval(**over_hospitals) if over_hospitals else None,
+            groups=_groups([evaluation["by"] for evaluation in every]),
+            over_hospitals=_mean(over_hospitals) if over_hospitals else None,
         )
 
-    return [row(mixture) for mixture in grid.mixtures]
+    return [row(mixture) for mixture in tested]
 
 
-def _groups(by: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[GroupRow]]:
-    """Rows of the groups; hospitals are A, B, C in their order, which is the same for all."""
+def _in_words(mixture: Mixture) -> str:
+    """The training data of a row; a number is that of each class."""
+    if mixture.is_pretrained and mixture.arm:
+        return f"{_title(mixture.arm)}, then {REAL_DATA}"
+    sources = [REAL_DATA] * mixture.real + ([_title(mixture.arm)] if mixture.arm else [])
+    return (
+        " + ".join(sources)
+        + (f", {mixture.per_label} a class" if mixture.per_label else "")
+        + (", without validation patients" if mixture.is_validated_on_rest else "")
+    )
 
-    def group_row(fields: Mapping[str, Any], group: str) -> GroupRow:
-        auc = Interval(**fields["auc"]) if fields["auc"] else None
-        return GroupRow(**{**fields, "auc": auc, "group": group})
+
+def _count(datasets: Sequence[RadiographDataset], per_label: int) -> int:
+    """Training radiographs of some datasets, at most so many of each class; 0 is all."""
+    train = of_split(datasets, "train")
+    counts = [len(train.of(label)) for label in LABELS]
+    return sum(min(count, per_label) if per_label else count for count in counts)
+
+
+def _groups(
+    classifiers: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]],
+) -> dict[str, list[GroupRow]]:
+    """Rows of the groups, with mean areas of the classifiers; mean ends are rather too wide.
+
+    Hospitals are A, B, C in their order, which is the same for all.
+    """
+
+    def group_row(name: str, n: int) -> GroupRow:
+        rows = [by[name][n] for by in classifiers]
+        group = letters(n) if name == "hospital" else rows[0]["group"]
+        auc = _mean([row["auc"] for row in rows]) if rows[0]["auc"] else None
+        return GroupRow(**{**rows[0], "auc": auc, "group": group})
 
     return {
-        name: [
-            group_row(row, letters(n) if name == "hospital" else row["group"])
-            for n, row in enumerate(rows)
-        ]
-        for name, rows in by.items()
+        name: [group_row(name, n) for n in range(len(rows))]
+        for name, rows in classifiers[0].items()
     }
+
+
+def _mean(intervals: Sequence[Mapping[str, float]]) -> Interval:
+    """Means of the values and of the ends."""
+    ends = ("value", "low", "high")
+    return Interval(*(float(np.mean([interval[end] for interval in intervals])) for end in ends))
 
 
 def letters(n: int) -> str:
@@ -263,14 +313,9 @@ def _operating_point(classifiers: Sequence[Mapping[str, Any] | None]) -> Operati
     if len(points) < len(classifiers):
         return None
 
-    def mean(rate: str) -> Interval:
-        return Interval(
-            *(float(np.mean([p[rate][end] for p in points])) for end in ("value", "low", "high"))
-        )
-
     return OperatingPoint(
-        sensitivity=mean("sensitivity"),
-        specificity=mean("specificity"),
+        sensitivity=_mean([point["sensitivity"] for point in points]),
+        specificity=_mean([point["specificity"] for point in points]),
         allowed=points[0]["allowed"],
         validation_negatives=points[0]["validation_negatives"],
     )
@@ -323,18 +368,17 @@ def corrected(
     classifiers: Sequence[contents.ClassifierRow], contrasts: Sequence[contents.ContrastRow]
 ) -> tuple[list[contents.ClassifierRow], list[contents.ContrastRow]]:
     """The same rows with Holm's correction over all comparisons except the primary one."""
-    compared = [row.against_real for row in classifiers if row.against_real]
-    family = iter(adjusted([*compared, *(row.auc for row in contrasts if not row.is_primary)]))
-    return (
-        [
-            dataclasses.replace(row, against_real=next(family)) if row.against_real else row
-            for row in classifiers
-        ],
-        [
-            row if row.is_primary else dataclasses.replace(row, auc=next(family))
-            for row in contrasts
-        ],
-    )
+    fields = ("against_real", "against_matched")
+    compared = [(n, f) for n, row in enumerate(classifiers) for f in fields if getattr(row, f)]
+    others = [n for n, row in enumerate(contrasts) if not row.is_primary]
+    family = [getattr(classifiers[n], f) for n, f in compared] + [contrasts[n].auc for n in others]
+    results = iter(adjusted(family))
+    rows, differences = list(classifiers), list(contrasts)
+    for n, f in compared:
+        rows[n] = dataclasses.replace(rows[n], **{f: next(results)})
+    for n in others:
+        differences[n] = dataclasses.replace(differences[n], auc=next(results))
+    return rows, differences
 
 
 def _worst_pairs(

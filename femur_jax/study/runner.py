@@ -184,10 +184,14 @@ class Study:
         classify = [
             Stage(
                 f"classifier {classifier}",
-                (data.name, *(f"sample {run}" for run in classifier.runs)),
+                (
+                    data.name,
+                    *(f"sample {run}" for run in classifier.runs),
+                    *([f"classifier {classifier.before}"] if classifier.before else []),
+                ),
                 partial(self.classify, classifier),
             )
-            for mixture in self.grid.mixtures
+            for mixture in (*self.grid.mixtures, *self.grid.sized)
             for of_set in self.grid.classifiers(mixture)
             for classifier in of_set
         ]

@@ -124,7 +124,14 @@ def evaluation(seed: int, **changes) -> Evaluation:
 def made_up_results() -> StudyResults:
     steps = np.arange(0, 100, 10)
     auc = SeedSpread(Interval(0.914, 0.801, 0.986), [0.89, 0.91, 0.918, 0.938], 0.014, 0.02)
-    training_sets = ("real", "diffusion", "GAN", "real + diffusion", "real + GAN")
+    training_sets = (
+        "real",
+        "diffusion",
+        "GAN",
+        "real + diffusion",
+        "real + GAN",
+        "real, 60 a class",
+    )
     generators = {name: {seed: evaluation(seed) for seed in (0, 1)} for name in SOURCES[1:]}
     return StudyResults(
         title="A study",
@@ -148,14 +155,21 @@ def made_up_results() -> StudyResults:
         classifiers=[
             ClassifierRow(
                 trained_on=name,
-                is_synthetic=name in SOURCES[1:],
+                uses_real=name.startswith("real"),
+                source=name.removeprefix("real + ") if name in training_sets[1:5] else "",
+                per_label=60 if "class" in name else 0,
+                is_pretrained=False,
+                is_validated_on_rest=False,
                 n_train=252 + i,
+                n_synthetic=(0, 120)[name in training_sets[1:5]],
                 auc=auc,
                 validation_auc=0.8 + 0.01 * i,
                 operating=OperatingPoint(
                     Interval(0.55, 0.25, 0.8), Interval(0.9, 0.7, 0.98), 1, 40
                 ),
-                against_real=difference(-0.031, -0.12, 0.04) if i else None,
+                against_real=difference(-0.031, -0.12, 0.04) if 1 <= i <= 4 else None,
+                against_matched=difference(0.02, -0.07, 0.11) if 1 <= i <= 2 else None,
+                matched="real, 60 a class" if 1 <= i <= 2 else "",
                 calibration_error=0.071,
                 chance_error=0.054,
                 reliability=[ReliabilityBin(0.2, 0.25, 0.1, 0.4, 10)],
@@ -169,6 +183,7 @@ def made_up_results() -> StudyResults:
             )
             for i, name in enumerate(training_sets)
         ],
+        sized=[],
         contrasts=[
             ContrastRow(
                 "", "", "diffusion, pyramid", "GAN, letterbox", True,
@@ -328,10 +343,11 @@ def test_a_report_on_patients_does_not_call_them_phantoms(tmp_path: Path):
 def test_every_number_of_the_tables_is_there(page: Page):
     interval = "0.91 [0.80, 0.99]"
     rest = ["0.55 [0.25, 0.80]", "0.90 [0.70, 0.98]", "0.07 (0.05)"]
-    assert page.row("real", "252") == ["real", "252", interval, "± 0.01", "–", "–", *rest]
+    assert page.row("real", "252") == ["real", "252", f"{interval} ± 0.01", "–", *rest]
     less = "-0.03 [-0.12, +0.04], p 0.86"
-    both = ["real + GAN", "256", interval, "± 0.01", "± 0.02", less, *rest]
+    both = ["real + GAN", "256", f"{interval} ± 0.01, ± 0.02", less, *rest]
     assert page.row("real + GAN") == both
+    assert page.row("GAN", "254")[3] == f"{less} as many: +0.02 [-0.07, +0.11], p 0.86"
     assert page.row("diffusion", "0.70 [0.60, 0.80]")[2] == "0.71 [0.60, 0.80]"
     by_hospital = ["0.80 [0.70, 0.90]", "0.81 [0.70, 0.90]", "0.82 [0.70, 0.90]"]
     assert page.row("all, over new hospitals")[2:] == ["0.91 [0.75, 1.00]"] * 3
@@ -447,6 +463,94 @@ def test_extremes_read_right():
     assert "+0.00 (interval not computed), p = not computed" in said(words.how_good(unknown))
 
 
+def added(results: StudyResults, contrast: Contrast) -> StudyResults:
+    """Changes the difference of the rows trained on real and synthetic radiographs."""
+    rows = [
+        dataclasses.replace(row, against_real=contrast) if row.is_both else row
+        for row in results.classifiers
+    ]
+    return dataclasses.replace(results, classifiers=rows)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "answer"),
+    [
+        (difference(0.09, 0.06, 0.12, 0.001), "Yes: added to the real ones, they raise the AUC by"),
+        (difference(0.04, 0.01, 0.07, 0.01), "Yes, by 0.04; perhaps by less than what matters"),
+        (difference(-0.09, -0.12, -0.06, 0.001), "No: added to the real ones, they lower the AUC"),
+        (difference(0.0, -0.03, 0.03, 0.9), "No: added to the real ones, they change the AUC by"),
+        (difference(0.03, -0.04, 0.1, 0.4), "Undecided: 30 test patients are too few"),
+        (difference(0.09, 0.06, 0.12, 0.001, k=1), "Yes: added to the real ones"),
+        (difference(0.0, float("nan"), float("nan"), float("nan")), "Not computed"),
+    ],
+)
+def test_whether_synthetic_radiographs_help_is_answered(contrast: Contrast, answer: str):
+    finding = words.do_they_help(added(made_up_results(), contrast))
+    assert finding.conclusion.startswith(answer)
+    once = "Another training of the generator may help more" in finding.details
+    assert once == (contrast.trainings == 1)
+
+
+def test_who_helps_most_is_chosen_on_validation_patients_and_compared_with_the_real_ones():
+    results = made_up_results()
+    text = words.do_they_help(results).details
+    assert "(GAN, the best of 2 on validation patients), the classifier reaches an AUC of" in text
+    assert "The difference is -0.03 [-0.12, +0.04], p = 0.86." in text
+    assert "Over all 2 generators the difference is -0.03 to -0.03" in text
+    last = dataclasses.replace(
+        results.classifiers[4], trained_on="GAN, then real", is_pretrained=True
+    )
+    text = words.do_they_help(
+        dataclasses.replace(results, classifiers=[*results.classifiers, last])
+    ).details
+    assert (
+        "Trained first on these synthetic radiographs and then on the real ones, it reaches" in text
+    )
+    assert "As many real radiographs as synthetic ones, where there are enough (60 of each" in said(
+        words.how_good(results)
+    )
+
+
+def test_a_choice_without_validation_patients_is_reported_next_to_one_with_them():
+    results = made_up_results()
+    rest = dataclasses.replace(
+        results.classifiers[2],
+        is_validated_on_rest=True,
+        per_label=48,
+        validation_auc=0.99,
+        auc=spread(0.7, 0.6, 0.8),
+    )
+    with_rest = dataclasses.replace(results, classifiers=[*results.classifiers, rest])
+    assert words.chosen(with_rest) is results.classifiers[2]
+    text = said(words.how_good(with_rest))
+    assert "chooses in their place, it is 0.70 [0.60, 0.80]." in text
+    assert "in their place" not in said(words.how_good(results))
+
+
+def test_sets_of_several_sizes_become_curves_and_a_sentence(tmp_path: Path):
+    results = made_up_results()
+    sized = [
+        dataclasses.replace(
+            row,
+            trained_on=f"{row.trained_on}, 30 a class",
+            per_label=30,
+            n_train=60,
+            n_synthetic=60,
+        )
+        for row in results.classifiers[1:5]
+    ]
+    results = dataclasses.replace(results, sized=sized)
+    assert words.do_more_help(results) == (
+        "GAN, alone: an AUC of 0.91 [0.80, 0.99] with 60 synthetic radiographs, and of 0.91 [0.80, "
+        "0.99] with 120. GAN, added to all real ones: an AUC of 0.91 [0.80, 0.99] with 60 "
+        "synthetic radiographs, and of 0.91 [0.80, 0.99] with 120."
+    )
+    write_report(results, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert len(page.all("svg")) == 8
+    assert "How many synthetic radiographs?" in page.text
+
+
 def test_one_training_answers_nothing_about_another():
     results = made_up_results()
     once = dataclasses.replace(results.contrasts[2], auc=difference(0.3, 0.2, 0.4, 0.001, k=1))
@@ -522,7 +626,7 @@ def test_the_checklist_states_what_the_study_knows(page: Page):
     assert page.row("6")[2].startswith("diffusion, pyramid against GAN, letterbox, named before")
     assert "(1 of 40 called falsely)" in page.row("28")[2]
     assert (
-        "Holm's correction over 6 comparisons, the one named before excepted." in page.row("29")[2]
+        "Holm's correction over 8 comparisons, the one named before excepted." in page.row("29")[2]
     )
     assert page.row("30")[2] == (
         "Two trainings of each generator, two classifiers for each set; two hospitals in the test."
@@ -601,7 +705,9 @@ def test_hostile_text_stays_text(tmp_path: Path):
         title=HOSTILE,
         galleries=[Gallery('"><img src=x>', HOSTILE, r.galleries[0].images)],
         curves=[dataclasses.replace(c, name=HOSTILE, panel=HOSTILE) for c in r.curves],
-        classifiers=[dataclasses.replace(c, trained_on=HOSTILE) for c in r.classifiers],
+        classifiers=[
+            dataclasses.replace(c, trained_on=HOSTILE, matched=HOSTILE) for c in r.classifiers
+        ],
         contrasts=[dataclasses.replace(c, where=HOSTILE, first=HOSTILE) for c in r.contrasts],
         generators={HOSTILE: r.generators["GAN"]},
         pairs=[dataclasses.replace(n, source=HOSTILE) for n in r.pairs],
@@ -664,10 +770,10 @@ def test_tables_hold_the_numbers_behind_the_page(tmp_path: Path):
         for path in tmp_path.glob("*.csv")
     }
     assert tables.keys() == {"classifiers", "contrasts", "distances", "copies", "groups"}
-    assert [row["auc.mean.low"] for row in tables["classifiers"]] == ["0.801"] * 5
+    assert [row["auc.mean.low"] for row in tables["classifiers"]] == ["0.801"] * 6
     assert tables["classifiers"][0]["auc.auc"] == "0.89 0.91 0.918 0.938"
     p_values = [row["against_real.p_value"] for row in tables["classifiers"]]
-    assert p_values == ["", *["0.43"] * 4]
+    assert p_values == ["", *["0.43"] * 4, ""]
     assert tables["contrasts"][2]["auc.difference.low"] == "0.03"
     assert tables["classifiers"][0]["operating.sensitivity.low"] == "0.25"
     assert [row["seed"] for row in tables["distances"]] == ["", "", *["0", "0", "1", "1"] * 2]

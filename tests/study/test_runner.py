@@ -44,6 +44,7 @@ def test_bad_input_leaves_nothing(config, tmp_path):
         ("grid", ("gan-pyramid-joint",), "config.grid names 'gan-pyramid-joint'; write some of"),
         ("seeds", (), "at least one entry each"),
         ("classifier_seeds", (), "at least one entry each"),
+        ("sizes", (8, 0), r"config.sizes is \(8, 0\); give numbers"),
         ("primary", ("gan-letterbox-joint",), "config.primary is gan-letterbox-joint; name two"),
         ("primary", ("a", "b"), "config.primary names 'a'; write some of"),
         ("relevant_difference", 0.0, "config.relevant_difference is 0.0; give a difference"),
@@ -60,7 +61,7 @@ def test_mistakes_are_reported_before_a_folder_is_created(config, tmp_path, fiel
     ("only", "message"),
     [
         ("train everything", "The study has no stage 'train everything'"),
-        ("report", r"'report' needs 'classifier real-0' and 21 more, not finished in"),
+        ("report", r"'report' needs 'classifier real-0' and 23 more, not finished in"),
     ],
 )
 def test_a_stage_that_cannot_run_is_refused(config, tmp_path, only, message):
@@ -75,10 +76,17 @@ def test_the_full_grid_has_every_arm_and_three_seeds(tmp_path):
     assert len(grid.arms) == 8 and len(grid.cells) == 24
     assert sum(len(cell.runs) for cell in grid.cells) == 36
     classifiers = [grid.classifiers(mixture) for mixture in grid.mixtures]
-    assert [len(sets) for sets in classifiers] == [1] + 16 * [3]
+    assert [len(sets) for sets in classifiers] == [1, 1] + 32 * [3]
     names = [str(c) for sets in classifiers for of_set in sets for c in of_set]
-    assert len(set(names)) == len(names) == 3 + 16 * 9
-    assert names[:4] == ["real-0", "real-1", "real-2", "diffusion-pyramid-joint-0-0"]
+    assert len(set(names)) == len(names) == 6 + 32 * 9
+    assert names[2:7] == [
+        *("real-2", "real_2000-0", "real_2000-1", "real_2000-2", "diffusion-pyramid-joint-0-0")
+    ]
+    assert names[-73] == "gan-letterbox-per_class_then_real-2-2"
+    assert names[-1] == "gan-letterbox-per_class_1600_rest-2-2"
+    assert len(grid.sized) == 2 * (1 + 8 + 8)
+    [of_first] = grid.classifiers(grid.sized[-1])
+    assert str(of_first[-1]) == "real+gan-letterbox-per_class_500-0-2"
     assert str(grid.judge) == "real-0"
     assert [str(run) for run in Cell(Arm("gan", "letterbox", "per_class"), 2).runs] == [
         "gan-letterbox-per_class-2-NFF",
@@ -105,9 +113,21 @@ def test_runs_get_their_strategy_class_and_seed(tmp_path):
     )
     alone = grid.classifier(Classifier(Mixture(False, arm), Cell(arm, 1), 2))
     assert alone.train_datasets == trained.train_datasets[1:]
+    assert alone.data.per_label == trained.data.per_label == ()
+
+    fewer = grid.classifier(Classifier(Mixture(True, arm, per_label=5), Cell(arm, 1), 2))
+    assert fewer.data.per_label == (0, 5, 5)
+    assert grid.classifier(Classifier(grid.matched(arm), None, 1)).data.per_label == (2000,)
+    later = Classifier(Mixture(True, arm, is_pretrained=True), Cell(arm, 1), 2)
+    first = Classifier(Mixture(False, arm), Cell(arm, 1), 2)
+    rest = grid.classifier(Classifier(grid.mixtures[-1], Cell(grid.arms[-1], 0), 0))
+    assert (rest.data.per_label, rest.data.validated_on) == ((1600, 1600), "rest")
+    assert grid.classifier(later).train_datasets == (f"{tmp_path}/real",)
+    assert grid.classifier(later).pretrained == str(grid.classifier_folder(first))
 
 
 def test_no_stage_comes_before_one_that_it_needs(config, tmp_path):
+    config.pretraining, config.synthetic_validation, config.sizes = True, True, (2, 3)
     stages = runner.Study(config, tmp_path).stages
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)

@@ -155,6 +155,8 @@ SMALLEST = {
     "grid": ("diffusion-pyramid-joint", "gan-letterbox-joint", "gan-letterbox-per_class"),
     "primary": ("gan-letterbox-joint", "gan-letterbox-per_class"),
     "classifier_seeds": (0,),
+    "diffusion.sample.per_label": 6,
+    "pretraining": True,
     "ingest.patch": 16,
     "ingest.fractions": (0.3, 0.3),
     "ingest.max_quarantined": 0.1,
@@ -300,11 +302,11 @@ def test_the_scan_would_find_them(planted, tmp_path):
 
 def test_a_study_leaves_its_results_and_cards(finished):
     _, folder = finished
-    assert len(list((folder / "finished").iterdir())) == 1 + 4 + 4 + 7 + 3 + 1
+    assert len(list((folder / "finished").iterdir())) == 1 + 4 + 4 + 11 + 3 + 1
     written = json.loads((folder / "results.json").read_text())
     aucs = {row["trained_on"]: row["auc"]["mean"]["value"] for row in written["classifiers"]}
     of_real = json.loads((folder / "classifiers" / "real-0" / "evaluation.json").read_text())
-    assert len(aucs) == 7 and aucs["real"] == pytest.approx(of_real["auc"]["value"])
+    assert len(aucs) == 11 and aucs["real"] == pytest.approx(of_real["auc"]["value"])
     [contrast] = [row for row in written["contrasts"] if row["axis"] == "classes"]
     one, per_class = (aucs[f"GAN, letterbox, {w}"] for w in ("one model", "model per class"))
     assert contrast["auc"]["difference"]["value"] == pytest.approx(one - per_class)
@@ -337,12 +339,12 @@ def test_a_second_seed_with_the_same_results_changes_no_mean(finished, tmp_path)
             (tmp_path / "run" / kind / path.name.replace("-0", "-1")).symlink_to(path)
     for path in (folder / "classifiers").iterdir():
         name = path.name.removesuffix("-0")
-        others = ("-1",) if name == "real" else ("-0-1", "-1-0", "-1-1")
+        others = ("-1",) if name in ("real", "real_6") else ("-0-1", "-1-0", "-1-1")
         for seeds in others:
             (tmp_path / "run" / "classifiers" / (name.removesuffix("-0") + seeds)).symlink_to(path)
     two = results.gather(Grid(twice, tmp_path / "run"), {})
     for first, second in zip(one.classifiers, two.classifiers, strict=True):
-        assert second.auc.auc == first.auc.auc * (4 if second.against_real else 2)
+        assert second.auc.auc == first.auc.auc * (4 if second.source else 2)
         assert second.auc.of_classifiers == second.auc.of_generators == 0
         assert second.auc.mean.value == pytest.approx(first.auc.mean.value)
         assert second.operating == first.operating

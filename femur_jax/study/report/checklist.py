@@ -29,7 +29,11 @@ def checklist(results: StudyResults) -> list[Item]:
     seeds, classifiers = len(results.seeds), len(results.classifier_seeds)
     hospitals = results.classifiers[0].groups.get("hospital", ())
     primary = next((row for row in results.contrasts if row.is_primary), None)
-    compared = sum(row.against_real is not None for row in results.classifiers)
+    compared = sum(
+        contrast is not None
+        for row in results.classifiers
+        for contrast in (row.against_real, row.against_matched)
+    )
     compared += sum(not row.is_primary for row in results.contrasts)
     operating = results.classifiers[0].operating
     answers = {

@@ -54,35 +54,64 @@ class ClassifierRow:
 
     Attributes:
         trained_on: Training data in words.
-        is_synthetic: Whether they are trained on synthetic radiographs only.
+        uses_real: Whether they are trained on real radiographs, too or only.
+        source: Generator of the synthetic radiographs, in words; empty without any.
+        per_label: Most radiographs of each class, of the synthetic ones where there are both kinds;
+            0 for all.
+        is_pretrained: Whether they are trained on the synthetic ones first and on the real ones
+            then, not on both together.
+        is_validated_on_rest: Whether the synthetic radiographs that are left out choose the
+            checkpoint, in place of real validation patients.
         n_train: Number of training radiographs.
+        n_synthetic: Number of those that are synthetic.
         auc: Area under the curve over all classifiers.
         validation_auc: Mean of the AUC on real validation patients; None where they lack a class.
         operating: Sensitivity and specificity at the threshold of the validation patients; values
             and ends are means over the classifiers, and since these vary less together than alone,
             the intervals are rather too wide. None without validation patients.
-        against_real: AUC minus that of the classifiers trained on real radiographs, both means, on
-            the same patients; None for the latter.
+        against_real: AUC minus that of the classifiers trained on all real radiographs, both means,
+            on the same patients; None where no radiograph is synthetic.
+        against_matched: AUC minus that of those trained on as many real radiographs, likewise; None
+            unless all radiographs are synthetic.
+        matched: `trained_on` of these; empty without any.
         calibration_error: Expected calibration error, a mean.
         chance_error: Mean calibration error if the predictions were true.
         reliability: Reliability diagram of the first classifier.
-        groups: Rows of the first classifier by what they are grouped by: hospital, size.
-        over_hospitals: Area of the first classifier with its interval over new hospitals; None with
-            too few hospitals.
+        groups: Rows by what they are grouped by: hospital, size, sex, age, view; with areas and
+            ends that are means over the classifiers.
+        over_hospitals: Area with its interval over new hospitals, likewise; None with too few
+            hospitals.
     """
 
     trained_on: str
-    is_synthetic: bool
+    uses_real: bool
+    source: str
+    per_label: int
+    is_pretrained: bool
+    is_validated_on_rest: bool
     n_train: int
+    n_synthetic: int
     auc: SeedSpread
     validation_auc: float | None
     operating: OperatingPoint | None
     against_real: Contrast | None
+    against_matched: Contrast | None
+    matched: str
     calibration_error: float
     chance_error: float
     reliability: Sequence[ReliabilityBin]
     groups: Mapping[str, Sequence[GroupRow]]
     over_hospitals: Interval | None
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether they are trained on synthetic radiographs only, and chosen by real ones."""
+        return not self.uses_real and not self.is_validated_on_rest
+
+    @property
+    def is_both(self) -> bool:
+        """Whether they are trained on real and synthetic radiographs together."""
+        return self.uses_real and bool(self.source) and not self.is_pretrained
 
 
 @dataclass(frozen=True)
@@ -150,7 +179,8 @@ class StudyResults:
         wall_seconds: Wall time by kind of stage.
         galleries: Example radiographs by source and class.
         curves: Training losses of one seed.
-        classifiers: One row a mixture; the first is trained on real radiographs only.
+        classifiers: One row a mixture; the first is trained on all real radiographs alone.
+        sized: Rows of mixtures with fewer radiographs, which are not compared.
         contrasts: Pairs of generators that are compared; the primary one first.
         relevant_difference: Least difference of AUC that matters.
         generators: Evaluation of each seed, by the generator's name in words.
@@ -171,6 +201,7 @@ class StudyResults:
     galleries: Sequence[Gallery]
     curves: Sequence[Curve]
     classifiers: Sequence[ClassifierRow]
+    sized: Sequence[ClassifierRow]
     contrasts: Sequence[ContrastRow]
     relevant_difference: float
     generators: Mapping[str, Mapping[int, Evaluation]]

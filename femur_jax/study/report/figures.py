@@ -134,7 +134,7 @@ def forest_chart(
                 bbox_to_anchor=(0, 1.04),
                 fontsize="small",
             )
-        axes.set_xlabel(f"{label}, 95% interval")
+        axes.set_xlabel(f"{label},\n95% interval")
     for y, row in enumerate(rows):
         if len(row.auc.auc) > 1:
             left.plot(
@@ -156,6 +156,42 @@ def _intervals(axes: Axes, intervals: Sequence[Interval | None]) -> None:
         axes.plot(interval.value, y, "s", color=_COLOURS[0], markersize=6, clip_on=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+@_chart
+def sizes_curves(rows: Sequence[ClassifierRow]) -> Figure:
+    """AUC against the number of radiographs: of one kind, and synthetic ones added to real ones."""
+    figure, [left, right] = _panels(2, 3.8, sharey=True)
+    left.set(xlabel="training radiographs, of one kind", ylabel="AUC on real held-out patients")
+    right.set(xlabel="synthetic radiographs, added to all real ones")
+    real, sources = rows[0], list(dict.fromkeys(row.source for row in rows))
+    for i, source in enumerate(sources):
+        style: dict[str, Any] = {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "markersize": 5,
+            "linewidth": 1.3,
+            "elinewidth": 0.8,
+        }
+        own = [row for row in rows if row.source == source]
+        alone = [row for row in own if row.is_synthetic or not source]
+        _curve(left, [(row.n_train, row) for row in alone], label=source or "real", **style)
+        if source:
+            both = [(row.n_synthetic, row) for row in own if row.is_both]
+            _curve(right, [(0, real), *both], **style)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _curve(axes: Axes, points: Sequence[tuple[int, ClassifierRow]], **style: Any) -> None:
+    points = sorted(points, key=lambda point: point[0])
+    means = [row.auc.mean for _, row in points]
+    axes.errorbar(
+        [n for n, _ in points],
+        [mean.value for mean in means],
+        yerr=[[m.value - m.low for m in means], [m.high - m.value for m in means]],
+        **style,
+    )
 
 
 @_chart
@@ -186,7 +222,8 @@ def reliability_chart(rows: Sequence[ClassifierRow]) -> Figure:
         for b in row.reliability:
             axes.vlines(b.predicted, b.low, b.high, color=_COLOURS[0], linewidth=1.3)
             axes.plot(b.predicted, b.observed, "o", color=_COLOURS[0], markersize=4)
-        axes.set_title(row.trained_on.replace(" + ", " +\n", 1), fontsize="small")
+        title = row.trained_on.replace(" + ", " +\n", 1).replace(", then", ",\nthen")
+        axes.set_title(title, fontsize="small")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     for axes in grid.flat[len(rows) :]:
         axes.set_axis_off()

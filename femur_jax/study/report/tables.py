@@ -21,7 +21,7 @@ def write_tables(results: StudyResults, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[dict[str, Any]]] = {
-        "classifiers": [dataclasses.asdict(row) for row in results.classifiers],
+        "classifiers": [dataclasses.asdict(row) for row in (*results.classifiers, *results.sized)],
         "contrasts": [dataclasses.asdict(row) for row in results.contrasts],
         "distances": [
             {"source": "real, held out", "seed": None, **dataclasses.asdict(row)}

@@ -3,6 +3,7 @@
 The sentences follow from the numbers alone: an interval that includes zero never becomes a finding.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -128,12 +129,16 @@ def _reconciled(results: StudyResults, learned: bool) -> str:
 
 
 def chosen(results: StudyResults) -> ClassifierRow:
-    """The classifier trained on synthetic radiographs that is best on validation patients.
+    """The classifier trained on synthetic radiographs that is best on validation patients."""
+    return _best([row for row in results.classifiers if row.is_synthetic])
 
-    The first one where there are none: the test patients have no say in the choice, since the
-    best of many on them is better than it will be on others.
+
+def _best(rows: Sequence[ClassifierRow]) -> ClassifierRow:
+    """The best row on validation patients, or the first one where there are none.
+
+    The test patients have no say in the choice, since the best of many on them is better than it
+    will be on others.
     """
-    rows = [row for row in results.classifiers if row.is_synthetic]
     return max(rows, key=lambda row: -1.0 if row.validation_auc is None else row.validation_auc)
 
 
@@ -144,7 +149,8 @@ def how_good(results: StudyResults) -> Finding:
     assert best.against_real is not None
     auc = best.auc.mean
     text = (
-        f"It reaches an AUC of {interval_text(auc)} on real test patients ({best.trained_on}"
+        "A classifier trained on synthetic radiographs reaches an AUC of "
+        f"{interval_text(auc)} on real test patients ({best.trained_on}"
         + _choice(best, len(rows))
         + f"), compared with {interval_text(real)} when trained on real ones."
     )
@@ -152,9 +158,110 @@ def how_good(results: StudyResults) -> Finding:
         text += f" The first is worse than chance: {_BEYOND}."
     elif auc.low <= 0.5:
         text += " The first interval includes 0.5: the classifier may be no better than a coin."
-    text += f" The difference is {_difference(best.against_real)}."
+    text += f" The difference is {_difference(best.against_real)}." + _matched(best, results)
+    text += _without_patients(best, results)
     conclusion = _replaces(best.against_real, results)
     return Finding(conclusion, text + _nearness(results) + _variety(results))
+
+
+def _matched(best: ClassifierRow, results: StudyResults) -> str:
+    """The comparison with as many real radiographs, in a sentence."""
+    assert best.against_matched is not None
+    row = next(row for row in results.classifiers if row.trained_on == best.matched)
+    return (
+        " As many real radiographs as synthetic ones, where there are enough "
+        f"({row.per_label} of each class), give an AUC of {interval_text(row.auc.mean)}; the "
+        f"difference from these is {_difference(best.against_matched)}."
+    )
+
+
+def _without_patients(best: ClassifierRow, results: StudyResults) -> str:
+    """The area where no real patient chooses the checkpoint, in a sentence; empty without one."""
+    rows = [r for r in results.classifiers if r.is_validated_on_rest and r.source == best.source]
+    if not rows:
+        return ""
+    return (
+        " All this is with checkpoints that real validation patients chose. Where a fifth of the "
+        f"synthetic radiographs chooses in their place, it is {interval_text(rows[0].auc.mean)}."
+    )
+
+
+def do_they_help(results: StudyResults) -> Finding:
+    """Whether synthetic radiographs help a classifier when they are added to all real ones."""
+    rows = [row for row in results.classifiers if row.is_both]
+    best, real = _best(rows), results.classifiers[0].auc.mean
+    contrast = best.against_real
+    assert contrast is not None
+    value = contrast.difference.value
+    # Patients and classifiers are chance; another training of the generator is another set.
+    match conclude(dataclasses.replace(contrast, trainings=2), results.relevant_difference):
+        case Conclusion.NOT_COMPUTED:
+            conclusion = "Not computed: the difference has no interval."
+        case Conclusion.FIRST:
+            conclusion = f"Yes: added to the real ones, they raise the AUC by {value:.2f}."
+        case Conclusion.FIRST_SLIGHTLY:
+            conclusion = (
+                f"Yes, by {value:.2f}; perhaps by less than what matters, "
+                f"{results.relevant_difference:g}."
+            )
+        case Conclusion.SECOND | Conclusion.SECOND_SLIGHTLY:
+            conclusion = f"No: added to the real ones, they lower the AUC by {-value:.2f}."
+        case Conclusion.EQUIVALENT:
+            conclusion = (
+                "No: added to the real ones, they change the AUC by less than "
+                f"{results.relevant_difference:g}, which does not matter."
+            )
+        case _:
+            conclusion = f"Undecided: {_patients(results)} are too few to show whether they help."
+    text = (
+        f"Trained on all real radiographs and on synthetic ones ({best.source}"
+        + _choice(best, len(rows))
+        + f"), the classifier reaches an AUC of {interval_text(best.auc.mean)} on real test "
+        f"patients, compared with {interval_text(real)} when trained on the real ones alone. The "
+        f"difference is {_difference(contrast)}."
+    )
+    if len(rows) > 1:
+        found = [row.against_real.difference.value for row in rows if row.against_real]
+        text += (
+            f" Over all {len(rows)} generators the difference is {min(found):+.2f} to "
+            f"{max(found):+.2f}, intervals aside."
+        )
+    if contrast.trainings < 2:
+        text += " Another training of the generator may help more, or less."
+    for row in results.classifiers:
+        if row.is_pretrained and row.source == best.source and row.against_real:
+            text += (
+                " Trained first on these synthetic radiographs and then on the real ones, it "
+                f"reaches {interval_text(row.auc.mean)}, a difference of "
+                f"{_difference(row.against_real)}."
+            )
+    return Finding(
+        conclusion,
+        text + " All classifiers are trained for equally many steps, so real radiographs alone are "
+        "shown the more often.",
+    )
+
+
+def do_more_help(results: StudyResults) -> str:
+    """How the area changes with the number of synthetic radiographs, for the chosen generators."""
+    sentences = []
+    for kind, rows in (
+        ("alone", [row for row in results.classifiers if row.is_synthetic]),
+        ("added to all real ones", [row for row in results.classifiers if row.is_both]),
+    ):
+        best = _best(rows)
+        fewest = min(
+            (r for r in results.sized if (r.source, r.uses_real) == (best.source, best.uses_real)),
+            key=lambda row: row.n_synthetic,
+            default=None,
+        )
+        if fewest:
+            sentences.append(
+                f"{_capital(best.source)}, {kind}: an AUC of {interval_text(fewest.auc.mean)} with "
+                f"{fewest.n_synthetic:,} synthetic radiographs, and of "
+                f"{interval_text(best.auc.mean)} with {best.n_synthetic:,}."
+            )
+    return " ".join(sentences)
 
 
 def _choice(best: ClassifierRow, n: int) -> str:
