@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.statistics import PatientScores, patient_scores
-from femur_jax.models.functional import Params, functional
+from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.resnet import ResNet, imported_trunk
 from femur_jax.models.torch_file import read_weights
 from femur_jax.parallel.rules import Rules
@@ -59,11 +60,7 @@ class ClassifierTask:
         self.config = config
         self.datasets = datasets
         self.columns = tuple(config.data.columns)
-        self.model = functional(
-            lambda rngs: ResNet(
-                **config.model, in_channels=3, columns=2 * len(self.columns), rngs=rngs
-            )
-        )
+        self.model = _network(2 * len(self.columns), **config.model)
         self.classify = jax.jit(self._classify)
         self.optimizer = optax.adamw(self._schedule(), weight_decay=config.train.weight_decay)
         self.start = start
@@ -199,6 +196,13 @@ class ClassifierTask:
             / np.float32(65535)
             for number, (samples, _) in enumerate(self.streams())
         }
+
+
+@cache
+def _network(columns: int, **model: Any) -> Functions:
+    """The network of a config, built once for all classifiers of a study."""
+    functions = functional(lambda rngs: ResNet(**model, in_channels=3, columns=columns, rngs=rngs))
+    return Functions(jax.jit(functions.init), functions.apply)
 
 
 def standardised(
