@@ -232,7 +232,7 @@ def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch,
     shown = {name: cluster.run("scontrol", "show", "job", job).stdout for name, job in jobs.items()}
     cluster.run("scancel", *jobs.values())
 
-    assert len(jobs) == 11 and list(jobs)[-1] == "report"
+    assert len(jobs) == 12 and list(jobs)[-1] == "report"
     cell = "gan-letterbox-per_class-0"
     for name, needs in {
         "ingest": ["phantoms"],
