@@ -1,5 +1,6 @@
 """The cohort: label table, pseudonyms, and splits by patient and hospital."""
 
+import functools
 import hashlib
 import hmac
 import re
@@ -56,14 +57,23 @@ def read_labels(
             further column does not hold suitable numbers, a path leads out of the folder, a file
             is listed twice, or a patient has both labels.
     """
-    if not folder.is_dir():
-        raise UserError("There is no folder of radiographs at the given path; correct the path.")
-    if not labels.is_file():
+    try:
+        is_empty = not any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            "There is no label table at the given path; write one with the columns "
-            f"{', '.join(_COLUMNS)}."
+            "There is no folder of radiographs at the given path; correct the path."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"The folder of radiographs cannot be read ({error.strerror}); name one that you may "
+            "read."
+        ) from None
+    if not _is_file(labels):
+        raise UserError(
+            "There is no label table at the given path, or no access to it; name or write one with "
+            f"the columns {', '.join(_COLUMNS)}."
         )
-    if not any(folder.iterdir()):
+    if is_empty:
         raise UserError("The folder of radiographs is empty; put the radiographs there.")
     entries = _read_table(labels, folder, columns, outside)
     if not entries:
@@ -167,13 +177,22 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+@functools.cache  # a study reads its key several times
+def _report_open_key(key_file: Path) -> None:
+    print(
+        f"femur_jax: others can read the key {key_file}, with which they can test whose "
+        "radiographs these are; make it private with chmod 600.",
+        file=sys.stderr,
+    )
+
+
 class Pseudonyms:
     """Replaces identifiers by keyed hashes, which nobody can invert or test without the key."""
 
     def __init__(self, key_file: Path):
         """Reads the key, or creates one that only its owner can read.
 
-        A key that others can read is used, and one line on stderr says so.
+        A key that others can read is used, and one line on stderr says so, once in a process.
 
         Raises:
             UserError: The file is not a key.
@@ -188,15 +207,11 @@ class Pseudonyms:
                 "another key."
             )
         if key_file.stat().st_mode & 0o077:
-            print(
-                f"femur_jax: others can read the key {key_file}, with which they can test whose "
-                "radiographs these are; make it private with chmod 600.",
-                file=sys.stderr,
-            )
+            _report_open_key(key_file)
 
     def __call__(self, kind: str, identifier: str) -> str:
         """The pseudonym (16 hexadecimal digits) of an identifier of a kind, such as 'patient'."""
-        message = f"{kind}\0{identifier}".encode()
+        message = f"{kind}\0{identifier}".encode(errors="surrogateescape")
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]
 
 

@@ -74,10 +74,16 @@ def read_table(path: Path, needed: Collection[str]) -> Table:
         needed: The names of columns to look for in the header line.
 
     Raises:
-        UserError: The text is in another encoding, or is not a table. The message quotes neither
-            a cell nor the path.
+        UserError: The file cannot be read, is in another encoding, or is not a table. The message
+            quotes neither a cell nor the path.
     """
-    text, encoding = _decode(path.read_bytes())
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"The label table cannot be read ({error.strerror}); name a CSV file that you may read."
+        ) from None
+    text, encoding = _decode(data)
     separator, above = "", 0
     if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):
         text, separator, above = text[match.end() :], match[1], 1

@@ -10,11 +10,13 @@ WORKDIR/
                             their floor, and the audit
   report.html, report.txt, tables/, results.json
   finished/STAGE            a file for each finished stage, with its wall time in seconds
-WORKDIR.private/            the key of the pseudonyms and the lines of the label table, which must
-                            not be shared with the rest
+WORKDIR.private/            the key of the pseudonyms, the lines of the label table, and the paths
+                            of the radiographs and of the label table, which must not be shared with
+                            the rest
 """
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -45,7 +47,8 @@ from femur_jax.study.grid import Cell, Classifier, Grid, Run
 from femur_jax.study.report import page, tables
 
 HIDDEN = ("radiographs", "labels")
-"""Fields whose paths may name a patient, so that config.json holds only digests of them."""
+"""Fields whose paths may name a patient, so that config.json holds only digests of them. The
+private folder holds the paths."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def open_study(
         stage=only or lock,
         hidden=dict.fromkeys(HIDDEN, study.path_digest),
     )
+    if jax.process_index() == 0:
+        study.keep_paths()
     return study
 
 
@@ -165,6 +170,30 @@ class Study:
         """A keyed digest of a path, which stands for it in config.json."""
         make_folder(self.key_file.parent)
         return Pseudonyms(self.key_file)("path", path)
+
+    def keep_paths(self) -> None:
+        """Keeps the given paths for later commands, whose command line others can see."""
+        for name in HIDDEN:
+            path = self.config[name]
+            if path and not run_folder.is_hidden(path):
+                write_atomically(self.key_file.with_name(f"{name}.path"), os.fsencode(path))
+
+    def given_path(self, name: str) -> str:
+        """The path in one of the HIDDEN fields, "" where none is given.
+
+        Raises:
+            UserError: Only a digest of the path is left.
+        """
+        value = self.config[name]
+        if not run_folder.is_hidden(value):
+            return value
+        file = self.key_file.with_name(f"{name}.path")
+        if not has_content(file):
+            raise UserError(
+                f"{file.parent} has lost the path of config.{name}; add --config.{name} as in the "
+                "study's first command."
+            )
+        return os.fsdecode(file.read_bytes())
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -259,16 +288,10 @@ class Study:
     def ingest(self) -> None:
         if self.grid.real.exists():
             return
-        for name in HIDDEN:
-            if run_folder.is_hidden(self.config[name]):
-                raise UserError(
-                    f"{self.workdir} keeps no path of patients' files; add --config.{name} as in "
-                    "the study's first command."
-                )
         cohort = self.workdir / "cohort"
         summary = ingest(
-            Path(self.config.radiographs or cohort),
-            Path(self.config.labels or cohort / "labels.csv"),
+            Path(self.given_path("radiographs") or cohort),
+            Path(self.given_path("labels") or cohort / "labels.csv"),
             self.grid.real,
             key_file=self.key_file,
             seed=self.config.seed,

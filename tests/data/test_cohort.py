@@ -4,6 +4,7 @@ import random
 import stat
 import traceback
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from sklearn.model_selection import StratifiedKFold
@@ -199,6 +200,11 @@ def test_missing_files_and_folders_are_named(folder, tmp_path):
         read_labels(tmp_path / "nolabels.csv", folder)
     with pytest.raises(UserError, match="no folder of radiographs"):
         read_labels(tmp_path / "labels.csv", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no label table"):
+        read_labels(tmp_path, folder)
+    with pytest.raises(UserError, match="label table cannot be read") as error:
+        read_labels(Path("/proc/self/mem"), folder)  # a file that refuses also root
+    assert "/proc" not in str(error.value)
     empty, labels = tmp_path / "empty", tmp_path / "labels.csv"
     empty.mkdir()
     labels.write_text(GOOD)
@@ -395,7 +401,8 @@ def test_a_key_that_others_can_read_is_reported(tmp_path, capsys, mode, lines):
     file = tmp_path / "key"
     file.write_bytes(bytes(32))
     file.chmod(mode)
-    Pseudonyms(file)
+    for _ in range(2):
+        Pseudonyms(file)
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == lines
     assert all("others can read the key" in line and "chmod 600" in line for line in printed)

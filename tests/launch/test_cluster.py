@@ -226,6 +226,7 @@ def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch,
         *("launch/study", "cpu", tmp_path / "run", "--config=configs/study.py:smoke"),
         "--config.grid=('gan-letterbox-per_class',)",
         "--config.classifier_seeds=(0,)",
+        f"--config.labels={tmp_path}/labels.csv",
     )
     assert result.returncode == 0, result.stderr
     jobs = {name: job for job, name in (li.split(" ", 1) for li in result.stdout.splitlines())}
@@ -233,6 +234,7 @@ def test_a_study_becomes_jobs_that_wait_for_what_they_need(cluster, monkeypatch,
     cluster.run("scancel", *jobs.values())
 
     assert len(jobs) == 12 and list(jobs)[-1] == "report"
+    assert "--config" not in "".join(shown.values())
     cell = "gan-letterbox-per_class-0"
     for name, needs in {
         "ingest": ["phantoms"],

@@ -156,6 +156,22 @@ def test_the_plan_leaves_out_finished_stages(config, tmp_path, capsys):
         runner.run(config, tmp_path, only="train gan-letterbox-joint-0")
 
 
+def test_paths_are_private_and_need_not_be_given_again(config, tmp_path, capsys):
+    workdir, private = tmp_path / "run", tmp_path / "run.private"
+    config.radiographs, config.labels = "Anna Å\udcff", "Anna.csv"  # not UTF-8
+    private.mkdir()
+    (private / "pseudonyms.key").write_bytes(bytes(32))  # which others can read
+    runner.plan(config, workdir)
+    assert capsys.readouterr().err.count("others can read the key") == 1
+    assert "Anna" not in (workdir / "config.json").read_text()
+    assert all(path.stat().st_mode & 0o077 == 0 for path in private.glob("*.path"))
+    again = runner.Study(run_folder.load_config(workdir), workdir)
+    assert [again.given_path(name) for name in runner.HIDDEN] == [config.radiographs, config.labels]
+    (private / "labels.path").unlink()
+    with pytest.raises(UserError, match=r"lost the path of config\.labels; add --config\.labels"):
+        again.ingest()
+
+
 def test_a_finished_stage_is_not_run_again(config, tmp_path):
     runs = []
     first = runner.Study(config, tmp_path)
