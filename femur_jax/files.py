@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,24 +43,29 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(
-    path: Path, content: str | bytes, *, replace: bool = True, sync: bool = True
+    path: Path,
+    content: str | bytes | Sequence[bytes],
+    *,
+    replace: bool = True,
+    sync: bool = True,
 ) -> None:
     """Writes a private file under a temporary name and renames it when it is complete.
 
     Args:
         path: Path of the file.
-        content: Text, written as UTF-8, or bytes.
+        content: Text, written as UTF-8, or bytes, in one piece or several.
         replace: Whether an existing file is replaced; otherwise it stays as it is.
         sync: Whether the file survives a power cut, which takes some milliseconds. Without it, a
             reader needs a checksum.
     """
-    data = content.encode() if isinstance(content, str) else content
+    text = content.encode() if isinstance(content, str) else content
+    pieces = [text] if isinstance(text, bytes) else text
     # Several processes may write the same file, such as a report.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)  # left by a killed process with this id
     try:
         with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(data)
+            file.writelines(pieces)
         if sync:
             _sync(partial)
         if replace:
@@ -134,11 +139,16 @@ def require_absent(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, *, checksums: bool = False) -> Iterator[Path]:
     """Yields a folder to fill, which takes its name when the block ends without an exception.
 
     The folder and all that is written in the block are private. After an exception nothing is left
     behind.
+
+    Args:
+        folder: Path of the folder.
+        checksums: Whether SHA256SUMS is written at the end. `verify_checksums` then need not read
+            the files once more.
 
     Raises:
         UserError: The folder exists, or another process is writing it.
@@ -152,9 +162,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             yield partial
             with ThreadPoolExecutor() as pool:
-                list(pool.map(_sync, [*partial.rglob("*"), partial]))
+                synced = pool.map(_sync, [*partial.rglob("*")])
+                if checksums:  # computed while the disk is busy
+                    write_checksums(partial)
+                    _sync(partial / CHECKSUMS)
+                list(synced)
+            _sync(partial)
             partial.replace(folder)
             _sync(folder.parent)
+            if checksums:
+                _remember(_state(folder, _expected(folder)))
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -206,6 +223,20 @@ def verify_checksums(folder: Path, needed: Iterable[str]) -> None:
     Raises:
         UserError: A file is missing or changed. The message names it.
     """
+    expected = _expected(folder)
+    state = _state(folder, expected)
+    if _is_known(state):
+        return
+    for path, digest in zip(expected, _digests(expected), strict=True):
+        if digest != expected[path]:
+            raise _damaged(path)
+    if not expected.keys() >= {folder / name for name in needed}:
+        raise _damaged(folder / CHECKSUMS)
+    _remember(state)
+
+
+def _expected(folder: Path) -> dict[Path, str]:
+    """The checksum of each file, as SHA256SUMS states it."""
     sums = folder / CHECKSUMS
     try:
         *lines, end = sums.read_text().split("\n")
@@ -214,20 +245,18 @@ def verify_checksums(folder: Path, needed: Iterable[str]) -> None:
         raise _damaged(sums) from None
     if end or not lines:
         raise _damaged(sums)
+    return expected
+
+
+def _state(folder: Path, expected: Mapping[Path, str]) -> str:
+    """A digest of the folder's path and its files' checksums, sizes and modification times."""
     seen = hashlib.sha256(str(folder.resolve()).encode())
     for path, digest in expected.items():
         if not path.is_file():
             raise _damaged(path)
         status = path.stat()
         seen.update(f"{path.name} {digest} {status.st_size} {status.st_mtime_ns}\n".encode())
-    if _is_known(seen.hexdigest()):
-        return
-    for path, digest in zip(expected, _digests(expected), strict=True):
-        if digest != expected[path]:
-            raise _damaged(path)
-    if not expected.keys() >= {folder / name for name in needed}:
-        raise _damaged(sums)
-    _remember(seen.hexdigest())
+    return seen.hexdigest()
 
 
 def _damaged(path: Path) -> UserError:

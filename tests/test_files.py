@@ -162,6 +162,19 @@ def test_sha256sum_writes_the_same_and_agrees(folder):
     assert _sha256sum(folder).returncode == 1
 
 
+def test_a_new_folder_with_checksums_need_not_be_read_again(tmp_path):
+    folder = tmp_path / "new"
+    with new_folder(folder, checksums=True) as partial:
+        (partial / "section").mkdir()
+        (partial / "section" / "b").write_bytes(bytes(range(256)))
+    assert _sha256sum(folder).stdout.splitlines() == ["section/b: OK"]
+    _change_unseen(folder / "section/b", bytes(256))
+    verify_checksums(folder, ["section/b"])
+    (folder / "section/b").touch()
+    with pytest.raises(UserError, match="section/b"):
+        verify_checksums(folder, ["section/b"])
+
+
 def test_what_sha256sum_wrote_is_accepted(folder):
     run = subprocess.run(["sha256sum", *FILES], cwd=folder, capture_output=True, text=True)
     (folder / "SHA256SUMS").write_text(run.stdout)

@@ -43,7 +43,7 @@ from femur_jax.data.records import (
     tile_of,
 )
 from femur_jax.errors import UserError
-from femur_jax.files import new_folder, require_absent, verify_checksums, write_checksums
+from femur_jax.files import new_folder, require_absent, verify_checksums
 
 _SHARD_BYTES = 1 << 30
 
@@ -85,7 +85,7 @@ class DatasetWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[Path]:
-        with new_folder(self._folder) as partial:
+        with new_folder(self._folder, checksums=True) as partial:
             try:
                 yield partial
             finally:
@@ -97,7 +97,6 @@ class DatasetWriter:
                 records |= self._finish(section)
             manifest = Manifest(self._patch, self._provenance, records, self._entries)
             self.write_text(MANIFEST, manifest.to_json())
-            write_checksums(partial)
 
     def add(self, encoded: Encoded, split: str, hospital_split: str = "", group: str = "") -> None:
         """Appends one radiograph; the last three arguments are as in `RadiographEntry`."""

@@ -52,9 +52,12 @@ def write(path: Path, facts: FileFacts, encoded: Encoded) -> None:
     lengths = [[len(record) for record in section] for section in sections]
     head = json.dumps([dataclasses.asdict(facts), lengths]).encode()
     records = (record for section in sections for record in section)
-    data = b"".join([len(head).to_bytes(8, "little"), head, *records])
+    pieces = [len(head).to_bytes(8, "little"), head, *records]
+    checksum = 0
+    for piece in pieces:  # a copy in one piece would take time and memory
+        checksum = zlib.crc32(piece, checksum)
     try:
-        write_atomically(path, data + zlib.crc32(data).to_bytes(4, "little"), sync=False)
+        write_atomically(path, [*pieces, checksum.to_bytes(4, "little")], sync=False)
     except OSError as error:
         raise UserError(
             f"{path.parent} cannot be written to ({error.strerror}); free disk space and run again."
@@ -68,7 +71,7 @@ def read_facts(path: Path) -> FileFacts | None:
     data = path.read_bytes()
     if len(data) < 12 or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
         return None
-    (head, _), _ = _head(data)
+    head, _ = _read_head(io.BytesIO(data))
     return FileFacts(
         **head
         | {"entry": RadiographEntry.from_json(head["entry"]), "made_from": tuple(head["made_from"])}
@@ -77,14 +80,12 @@ def read_facts(path: Path) -> FileFacts | None:
 
 def read_encoded(path: Path, facts: FileFacts) -> Encoded:
     """Reads the radiograph's records."""
-    file = io.BytesIO(path.read_bytes())
-    (_, lengths), end = _head(file.getvalue())
-    file.seek(end)
-    *levels, margins = [[file.read(length) for length in section] for section in lengths]
+    with path.open("rb") as file:
+        _, lengths = _read_head(file)
+        *levels, margins = [[file.read(length) for length in section] for section in lengths]
     return Encoded(facts.entry, levels, margins)
 
 
-def _head(data: bytes) -> tuple[Any, int]:
-    """The content of the head, and the position of its end."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), end
+def _read_head(file: io.BufferedIOBase) -> Any:
+    """Reads the content of the head and leaves the file at its end."""
+    return json.loads(file.read(int.from_bytes(file.read(8), "little")))

@@ -10,7 +10,7 @@ at its corners remain, since a smaller rectangle would cost anatomy.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt16
+from jaxtyping import Bool, Float32, Float64, UInt16
 
 from femur_jax.data.radiograph import Box
 
@@ -124,9 +124,16 @@ def _band(picture: Float32[np.ndarray, "height width"], low: float, high: float)
     bright = outside > high - 0.15 * (high - low)
     # Bands along the upper and lower side are bright across both ends of the edge.
     across = bright[:, :-2] & bright[:, 2:]
-    other = sum(np.logical_and.accumulate(ends).mean(0) for ends in (across, across[::-1]))
+    other = _share_from_top(across) + _share_from_top(across[::-1])
     straight = (rise.mean(0) >= _STRAIGHT * (1 - other)) & (other <= _MOST_OTHER)
     band = np.cumsum(bright.mean(0))[:last] / np.arange(1, last + 1)
     # The edge lies at x + 1; columns 0 .. x are the band.
     edges = np.flatnonzero(straight & (band >= _BRIGHT))
     return int(edges[-1]) + 1 if len(edges) else 0
+
+
+def _share_from_top(bright: Bool[np.ndarray, "height width"]) -> Float64[np.ndarray, " width"]:
+    """Share of each column that is bright from the top on without a gap."""
+    columns = np.ascontiguousarray(bright.T)
+    run = np.where(columns.all(1), len(bright), columns.argmin(1))
+    return run / len(bright)

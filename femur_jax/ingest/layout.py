@@ -6,7 +6,7 @@ docs/decisions.md has the measurements.
 """
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, UInt
 
 _ROWS = 256
 """Number of rows that are compared."""
@@ -36,20 +36,31 @@ def _has_its_sides(stored: Integer[np.ndarray, "height width"]) -> bool:
 def _roughness(values: Integer[np.ndarray, "height width"]) -> float:
     """Mean difference between a pixel and the one below."""
     rows = _some_rows(len(values) - 1)
-    return float(np.abs(values[rows + 1].astype(np.int32) - values[rows]).mean())
+    return float(_distance(values[rows + 1], values[rows]).mean())
 
 
 def _has_its_sign(stored: Integer[np.ndarray, "height width"], bits: int) -> bool:
-    values = stored[_some_rows(len(stored))].astype(np.int32)
+    values = stored[_some_rows(len(stored))]
     half, whole = 1 << (bits - 1), 1 << bits
-    other = np.where(values < 0, values + whole, np.where(values >= half, values - whole, values))
     jumps = _jumps(values, whole)
-    return jumps <= _MOST_JUMPS or jumps <= _JUMPS * _jumps(other, whole)
+    if jumps <= _MOST_JUMPS:
+        return True
+    values = values.astype(np.int32)
+    other = np.where(values < 0, values + whole, np.where(values >= half, values - whole, values))
+    return jumps <= _JUMPS * _jumps(other, whole)
 
 
 def _jumps(values: Integer[np.ndarray, "height width"], whole: int) -> float:
     """Mean number of neighbours in a row that differ by more than three quarters of the range."""
-    return float(np.count_nonzero(np.abs(np.diff(values)) > 0.75 * whole) / len(values))
+    jumps = _distance(values[:, 1:], values[:, :-1]) > 0.75 * whole
+    return float(np.count_nonzero(jumps) / len(values))
+
+
+def _distance(
+    a: Integer[np.ndarray, "height width"], b: Integer[np.ndarray, "height width"]
+) -> UInt[np.ndarray, "height width"]:
+    """Absolute difference in the same number of bytes, which a sign would exceed."""
+    return (np.maximum(a, b) - np.minimum(a, b)).view(f"u{a.itemsize}")
 
 
 def _some_rows(number: int) -> Integer[np.ndarray, "rows"]:

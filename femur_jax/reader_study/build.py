@@ -11,7 +11,7 @@ import numpy as np
 
 from femur_jax.data.cohort import seeded_hash
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.files import new_folder, write_checksums
+from femur_jax.files import new_folder
 from femur_jax.progress import Progress
 from femur_jax.reader_study import pictures
 from femur_jax.reader_study.design import Case, Design
@@ -43,7 +43,7 @@ def build(
         UserError: `out` exists, there are too few radiographs, or one is damaged.
         OSError: The disk is full or not writable. No incomplete study remains.
     """
-    with new_folder(out) as partial:
+    with new_folder(out, checksums=True) as partial:
         pairs = matched_pairs(design, real, splits, synthetic)
         (partial / IMAGES).mkdir()
         # Threads suffice, since decoding, resizing and compressing release Python's lock.
@@ -60,7 +60,6 @@ def build(
             "cases": [dataclasses.asdict(case) for case in cases],
         }
         (partial / STUDY_FILE).write_text(json.dumps(study, indent=1))
-        write_checksums(partial)
     return float(np.mean([cropped for _, cropped in written]))
 
 
