@@ -1,7 +1,8 @@
 """Predicts memory and time of a training on GPUs that need not be there.
 
 The training step is compiled with JAX's CUDA plugin for each mesh of GPUs; docs/scaling.md says
-what the tables hold. A mesh takes some minutes of one core.
+what the tables hold. A mesh takes some minutes of one core. --config, a run directory and values of
+fields (--config.mesh.fsdp=8) are given as for femur train.
 
 Example:
     femur plan_gpu --config=configs/patch_diffusion.py:base --gpu=a100-40,h100 --nodes=1x1,2x8
@@ -24,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--memory_fraction",
         type=float,
-        default=float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)),
+        default=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"),
         help="part of a GPU's memory that JAX uses, XLA_PYTHON_CLIENT_MEM_FRACTION (%(default)s)",
     )
     args, others = parser.parse_known_args(argv)
