@@ -93,6 +93,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "per_label": 500,  # radiographs of each class
             "labels": (),  # classes to generate; all that were trained on when empty
             "sizes": (),  # heights and widths to alternate; those of training when empty
+            "longest": 0,  # stops at the last level whose longer side is at most this; 0: all
             "seed": 0,  # seed of the noise and of the drawn sizes
             "ema": 0.05,  # width of the moving average, one of train.ema_widths
             "snapshot": 0,  # step of the snapshot to sample from; 0: the newest checkpoint
@@ -105,7 +106,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "context_sigma": 0.05,  # noise on the coarser level's crop
             "overlap": 0.25,  # share of a tile that overlaps its neighbour
             "tile_batch": 64,  # tiles at once on each device
-            "megapixels": 16.0,  # megapixels solved together, at 40 bytes a pixel on the host
+            "megapixels": 16.0,  # megapixels solved together, on each device; 24 to 32 MB each
         }
     )
     config.evaluate = ConfigDict(

@@ -22,9 +22,9 @@ def to_unit(pixels: UInt16[Any, "*shape"]) -> Float32[Any, "*shape"]:
     return pixels.astype(np.float32) / 32767.5 - 1
 
 
-def to_grey(values: Float[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:
-    """Maps -1..1 to grey values 0..65535; values outside are clipped."""
-    return np.round((np.clip(values, -1, 1) + 1) * 32767.5).astype(np.uint16)
+def to_grey(values: Float[Any, "*shape"]) -> UInt16[Any, "*shape"]:
+    """Maps -1..1 to grey values 0..65535, clipped; an array of NumPy or JAX."""
+    return ((values.clip(-1, 1) + 1) * 32767.5).round().astype(np.uint16)
 
 
 class Box(NamedTuple):

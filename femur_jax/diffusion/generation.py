@@ -7,12 +7,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from femur_jax.diffusion.conditioning import Conditioning
 from femur_jax.diffusion.sampler import TileDenoiser, at_level
 from femur_jax.models.functional import Params
+from femur_jax.parallel.mesh import local_mesh
 
 
 @runtime_checkable
@@ -38,7 +39,7 @@ class Model(NamedTuple):
 def tile_denoiser(
     model: Model, *, guidance: Sequence[float] = (1.0,), weak: Model | None = None
 ) -> TileDenoiser:
-    """Compiles the guided denoiser D_0 + w (D - D_0) of tiles, divided over local devices.
+    """Compiles the guided denoiser D_0 + w (D - D_0) of tiles, which local devices share.
 
     Compiled functions are kept: the same model is compiled once for each batch size.
 
@@ -51,23 +52,26 @@ def tile_denoiser(
             2406.02507, equation 3). Without it, D_0 is `model` without the class, as in
             classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6).
     """
-    devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("tiles",), (AxisType.Auto,), devices=devices)
     params = jax.device_put(
-        [_on_host(m.params) for m in (model, weak) if m], NamedSharding(mesh, PartitionSpec())
+        [_on_host(m.params) for m in (model, weak) if m],
+        NamedSharding(local_mesh(), PartitionSpec()),
     )
-    split = NamedSharding(mesh, PartitionSpec("tiles"))
 
     def denoise(
-        x: Float32[np.ndarray, "batch patch patch 1"],
-        sigma: Float32[np.ndarray, "batch"],
+        level: int,
+        x: Float[Array, "batch patch patch 1"],
+        sigma: Float[Array, "batch"],
         conditioning: Conditioning,
     ) -> Float[Array, "batch patch patch 1"]:
-        tiles = jax.device_put((x, sigma, conditioning), split)
-        weak_denoise = weak.denoise if weak else None
-        (level,) = set(np.asarray(conditioning.level).tolist())
-        w = at_level(guidance, level)
-        return _guided(params, *tiles, denoise=model.denoise, weak=weak_denoise, guidance=w)
+        return _guided(
+            params,
+            x,
+            sigma,
+            conditioning,
+            denoise=model.denoise,
+            weak=weak.denoise if weak else None,
+            guidance=at_level(guidance, level),
+        )
 
     return denoise
 

@@ -18,9 +18,10 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
 from femur_jax.data.synthetic import JITTER, Request, draw_requests, wanted_labels
 from femur_jax.diffusion import edm
+from femur_jax.diffusion.canvases import Job
 from femur_jax.diffusion.conditioning import CHANNELS, NO_LABEL, Conditioning, vector_length
 from femur_jax.diffusion.generation import Model, tile_denoiser
-from femur_jax.diffusion.sampler import Job, Sampler, at_level
+from femur_jax.diffusion.sampler import Sampler, at_level
 from femur_jax.errors import UserError
 from femur_jax.models.functional import Params, functional
 from femur_jax.models.unet import UNet
@@ -256,7 +257,6 @@ class DiffusionTask:
         finished: Container[int] = (),
         progress: bool = False,
         weak: Model | None = None,
-        levels: int | None = None,
     ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
         """Generates radiographs; see `training.task.Generator`.
 
@@ -267,17 +267,26 @@ class DiffusionTask:
             finished: Numbers of the radiographs that exist, see `Sampler.sample`.
             progress: Whether to show a progress bar.
             weak: A worse model for autoguidance, see `tile_denoiser`.
-            levels: Number of levels after which to stop, with smaller radiographs than requested.
+
+        Raises:
+            UserError: A setting is out of range.
         """
-        patch, batch_size = self.dataset.patch, sample.tile_batch * jax.local_device_count()
+        patch = self.dataset.patch
+        if sample.longest and sample.longest < patch:
+            raise UserError(
+                f"config.sample.longest is {sample.longest}; give at least the patch's side of "
+                f"{patch} pixels, or 0 for all levels."
+            )
         denoise = tile_denoiser(Model(self.denoise, params), guidance=sample.guidance, weak=weak)
-        sampler = Sampler(denoise, sample, patch=patch, batch_size=batch_size)
-        strategy = self.config.data.strategy
-        jobs = [
-            Job(n, r, known_sizes(strategy, r.height, r.width, patch)[:levels])
-            for n, r in requests.items()
-        ]
+        sampler = Sampler(denoise, sample, patch=patch)
+        jobs = [Job(n, r, self._sizes(r, sample.longest)) for n, r in requests.items()]
         return sampler.sample(jobs, finished=finished, progress=progress)
+
+    def _sizes(self, request: Request, longest: int) -> list[tuple[int, int]]:
+        """Height and width of each level to generate, coarsest first."""
+        strategy, patch = self.config.data.strategy, self.dataset.patch
+        sizes = known_sizes(strategy, request.height, request.width, patch)
+        return [size for size in sizes if not longest or max(size) <= longest]
 
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Returns samples of the two coarsest levels at a fixed seed, each class in turn."""
@@ -285,8 +294,9 @@ class DiffusionTask:
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         sample = self.config.sample.copy_and_resolve_references()
         sample.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
+        sample.longest = 2 * self.dataset.patch
         params = state.ema[str(self.config.train.ema_widths[0])]
-        samples = dict(self.generate(params, dict(enumerate(requests)), sample=sample, levels=2))
+        samples = dict(self.generate(params, dict(enumerate(requests)), sample=sample))
         side = max(max(pixels.shape) for pixels in samples.values())
         grid = np.stack([paste_centred(samples[n], (side, side))[0] for n in range(len(requests))])
         return {"samples": grid[..., None] / np.float32(65535)}

@@ -1,6 +1,7 @@
 """The devices of a run, arranged in a mesh with the axes data, fsdp and model."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -65,3 +66,10 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
             f"x fsdp) in {accumulate} microbatches (config.train.accumulate); choose a multiple of "
             "their product."
         )
+
+
+@cache
+def local_mesh() -> Mesh:
+    """The devices of this process in a mesh with the one axis `tiles`, for sampling."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("tiles",), (AxisType.Auto,), devices=devices)

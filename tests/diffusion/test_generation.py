@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from femur_jax.data.strategies import STRATEGIES, known_sizes
 from femur_jax.data.synthetic import Request
 from femur_jax.diffusion.conditioning import NO_LABEL, Conditioning
 from femur_jax.diffusion.generation import Model, tile_denoiser
 from femur_jax.diffusion.task import DiffusionTask
+from femur_jax.parallel.mesh import local_mesh
 
 COUNT, PATCH = 8, 16
 
@@ -34,7 +36,8 @@ def tiles():
         spacing_mm=np.zeros(COUNT, np.float32),
         mirrored=np.zeros(COUNT, np.int32),
     )
-    return normal(COUNT, PATCH, PATCH, 1), sigma, conditioning
+    arrays = normal(COUNT, PATCH, PATCH, 1), sigma, conditioning
+    return jax.device_put(arrays, NamedSharding(local_mesh(), PartitionSpec("tiles")))
 
 
 def by_label(params, x, sigma, conditioning):
@@ -45,35 +48,40 @@ def by_label(params, x, sigma, conditioning):
 
 def test_without_guidance_the_model_is_plain():
     x, _, conditioning = inputs = tiles()
-    D = tile_denoiser(Model(by_label, {"a": jnp.float32(3)}))(*inputs)
-    gain = np.where(conditioning.label == 1, 2, 1)[:, None, None, None]
+    D = tile_denoiser(Model(by_label, {"a": jnp.float32(3)}))(0, *inputs)
+    gain = np.where(np.asarray(conditioning.label) == 1, 2, 1)[:, None, None, None]
     np.testing.assert_allclose(D, 3 * gain * x + conditioning.context, atol=1e-5)
     assert len(D.sharding.device_set) == jax.local_device_count() == 8
 
 
 def test_classifier_free_guidance_leads_away_from_no_class():
     x, _, conditioning = inputs = tiles()
-    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(1.5,))(*inputs)
+    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(1.5,))(0, *inputs)
     assert NO_LABEL == 2
-    gain = (5 + 1.5 * (np.where(conditioning.label == 1, 2, 1) - 5))[:, None, None, None]
+    gain = (5 + 1.5 * (np.where(np.asarray(conditioning.label) == 1, 2, 1) - 5))[
+        :, None, None, None
+    ]
     np.testing.assert_allclose(D, gain * x + conditioning.context, atol=1e-5)
 
 
 def test_the_weight_of_guidance_depends_on_the_level():
     x, sigma, conditioning = tiles()
-    finer = conditioning._replace(level=np.full(COUNT, 2, np.int32))
     denoise = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(1.5, 1.0))
-    gain = np.where(conditioning.label == 1, 2, 1)[:, None, None, None]
+    gain = np.where(np.asarray(conditioning.label) == 1, 2, 1)[:, None, None, None]
     expected = gain * x + conditioning.context
-    np.testing.assert_allclose(denoise(x, sigma, finer), expected, atol=1e-5)
-    assert np.abs(denoise(x, sigma, conditioning) - expected).max() > 0.1
+    np.testing.assert_allclose(denoise(2, x, sigma, conditioning), expected, atol=1e-5)
+    assert np.abs(denoise(0, x, sigma, conditioning) - expected).max() > 0.1
 
 
 def test_autoguidance_leads_away_from_the_weak_model_of_the_same_class():
     x, _, conditioning = inputs = tiles()
     weak = Model(by_label, {"a": jnp.float32(0.5)})
-    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(3.0,), weak=weak)(*inputs)
-    gain = ((0.5 + 3.0 * 0.5) * np.where(conditioning.label == 1, 2, 1))[:, None, None, None]
+    D = tile_denoiser(Model(by_label, {"a": jnp.float32(1)}), guidance=(3.0,), weak=weak)(
+        0, *inputs
+    )
+    gain = ((0.5 + 3.0 * 0.5) * np.where(np.asarray(conditioning.label) == 1, 2, 1))[
+        :, None, None, None
+    ]
     np.testing.assert_allclose(D, gain * x + conditioning.context, atol=1e-5)
 
 

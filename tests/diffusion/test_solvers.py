@@ -1,5 +1,7 @@
 """Solvers against exact solutions of the probability flow, in float64."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import ndtri
@@ -8,6 +10,12 @@ from scipy.stats import norm
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
 
 MEANS, DEVIATIONS, WEIGHTS = np.array([-1.0, 0.4]), np.array([0.3, 0.5]), np.array([0.3, 0.7])
+
+
+@pytest.fixture(autouse=True)
+def double_precision(request):
+    with jax.enable_x64("single" not in request.node.name):
+        yield
 
 
 def components(x, sigma):
@@ -21,8 +29,8 @@ def components(x, sigma):
 
 def mixture(x, sigma):
     """The exact denoiser of a mixture of two normal distributions."""
-    weight, mean = components(x, sigma)
-    return (weight * mean).sum(1)
+    weight, mean = components(np.asarray(x), sigma)
+    return jnp.asarray((weight * mean).sum(1))
 
 
 def cumulative(x, sigma):
@@ -73,10 +81,10 @@ def test_error_falls_with_the_square_of_the_step(name, denoise, flow):
 
         def watch(x, sigma, stopped=stopped):
             if sigma == end:
-                stopped.append(x)  # these solvers pass x at sigma before the last step
+                stopped.append(np.array(x))  # these solvers pass x at sigma before the last step
             return denoise(x, sigma)
 
-        SOLVERS[name].solve(watch, x, np.append(np.geomspace(start, end, n + 1), 0.0))
+        SOLVERS[name].solve(watch, jnp.asarray(x), np.append(np.geomspace(start, end, n + 1), 0.0))
         errors.append(np.abs(stopped[-1] - exact).max())
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-2, abs=0.15)
@@ -87,7 +95,7 @@ def test_error_falls_with_the_square_of_the_step(name, denoise, flow):
 def test_draws_the_mixture(name):
     # All quantiles of the data, from as many of the noise.
     p = (np.arange(400) + 0.5) / 400
-    y = SOLVERS[name].solve(mixture, quantile(p, 80.0), karras_sigmas(80.0, 0.002, 40))
+    y = SOLVERS[name].solve(mixture, jnp.asarray(quantile(p, 80.0)), karras_sigmas(80.0, 0.002, 40))
     np.testing.assert_allclose(y, quantile(p, 0.0), atol=0.02)
 
 
@@ -99,11 +107,11 @@ def test_evaluations_are_counted(name):
         calls.append(sigma)
         return gaussian(x, sigma)
 
-    SOLVERS[name].solve(count, np.ones(3), karras_sigmas(80.0, 0.002, 7))
+    SOLVERS[name].solve(count, jnp.ones(3), karras_sigmas(80.0, 0.002, 7))
     assert len(calls) == SOLVERS[name].evaluations(7)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_single_precision_stays_single(name):
-    x = np.ones(3, np.float32)
-    assert SOLVERS[name].solve(gaussian, x, karras_sigmas(80.0, 0.002, 3)).dtype == np.float32
+    x = jnp.ones(3, jnp.float32)
+    assert SOLVERS[name].solve(gaussian, x, karras_sigmas(80.0, 0.002, 3)).dtype == jnp.float32

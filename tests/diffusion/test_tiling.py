@@ -1,36 +1,55 @@
 """Tiles: weights, origins, and whether they leave a trace in fields with a known denoiser."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from femur_jax.data.loader import last_origin
 from femur_jax.diffusion.solvers import SOLVERS, karras_sigmas
-from femur_jax.diffusion.tiling import spans
+from femur_jax.diffusion.tiling import Grid
+from tests.diffusion import host_sampler
 
 PATCH = 32
 VARIANCE = 0.25**2
 
 
+def spans(length, *, overlap):
+    """The origin of each tile, and the weights of its pixels inside a side of the length."""
+    grid = Grid.of(PATCH, overlap)
+    pixels, length = np.arange(length), np.full(1, length)
+    weights = np.zeros((grid.count(length)[0], len(pixels)))
+    for tile, weight in grid.covers(pixels, length):
+        np.add.at(weights, (np.asarray(tile), pixels), np.asarray(weight))
+    origins = np.asarray(grid.origin(np.arange(len(weights)), length)).tolist()
+    for origin, row in zip(origins, weights, strict=True):
+        assert not row[:origin].any() and not row[origin + PATCH :].any()
+    return [(n, row[n : n + PATCH]) for n, row in zip(origins, weights, strict=True)]
+
+
 @pytest.mark.parametrize("length", [3, 16, 17, 31, 32, 33, 61, 200])
 @pytest.mark.parametrize("overlap", [0.0, 0.125, 0.25, 0.5])
 def test_weights_add_up_to_one_at_origins_known_from_training(length, overlap):
-    patch = 32
-    total = np.zeros(length + 2 * patch)
-    for origin, weights in spans(length, patch, overlap=overlap):
-        assert origin in range(0, last_origin(length, patch) + 1, 2)
+    total = np.zeros(length)
+    expected = host_sampler.spans(length, PATCH, overlap)
+    found = spans(length, overlap=overlap)
+    assert [origin for origin, _ in found] == [origin for origin, _ in expected]
+    for (origin, weights), (_, known) in zip(found, expected, strict=True):
+        assert origin in range(0, last_origin(length, PATCH) + 1, 2)
         assert (weights >= 0).all()
-        total[origin : origin + patch] += weights
-    np.testing.assert_allclose(total[:length], 1, rtol=1e-6)
+        np.testing.assert_allclose(weights, known[: len(weights)], atol=1e-6)
+        total[origin : origin + PATCH] += weights
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
 def test_without_overlap_each_pixel_has_one_tile():
-    for span in spans(200, PATCH, overlap=0.0):
-        assert set(span.weights) <= {0.0, 1.0}
+    for _, weights in spans(200, overlap=0.0):
+        assert set(weights) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize(("overlap", "tiles"), [(0.0, 7), (0.25, 8), (0.5, 12)])
 def test_no_more_tiles_than_needed(overlap, tiles):
-    assert len(spans(200, PATCH, overlap=overlap)) == tiles  # 1 + (200 - 32) / period, rounded up
+    assert len(spans(200, overlap=overlap)) == tiles  # 1 + (200 - 32) / period, rounded up
 
 
 def covariance(length):
@@ -47,19 +66,22 @@ def tiled(length, solver, steps, *, overlap):
     linear, so the covariance follows from the images of the unit vectors.
     """
 
+    tiles = spans(length, overlap=overlap)
+
     def denoise(x, sigma):
-        x = x.reshape(length, length)
+        x = np.asarray(x).reshape(length, length)
         estimate = np.zeros_like(x)
-        for origin, weights in spans(length, PATCH, overlap=overlap):
+        for origin, weights in tiles:
             tile = slice(origin, min(origin + PATCH, length))
             C = covariance(tile.stop - tile.start)
             D = np.linalg.solve(C + sigma**2 * np.eye(len(C)), C).T @ x[tile]
-            estimate[tile] += weights[: len(C), None] * D
-        return estimate.ravel()
+            estimate[tile] += weights[:, None] * D
+        return jnp.asarray(estimate.ravel())
 
     sigmas = karras_sigmas(10.0, 0.005, steps)
-    M = SOLVERS[solver].solve(denoise, (10.0 * np.eye(length)).ravel(), sigmas)
-    M = M.reshape(length, length)
+    with jax.enable_x64(True):
+        M = SOLVERS[solver].solve(denoise, jnp.asarray(10.0 * np.eye(length).ravel()), sigmas)
+    M = np.asarray(M).reshape(length, length)
     return M @ M.T
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from femur_jax.data.shards import RadiographDataset
+from femur_jax.data.synthetic import draw_requests
 from femur_jax.errors import UserError
 from femur_jax.run_folder import claim
 from femur_jax.stages.sample import sample
@@ -147,6 +148,23 @@ def test_sizes_and_class_by_config(config, workdir):
         sample(asked, workdir)
 
 
+def test_sampling_ends_at_the_level_that_is_long_enough(config, workdir):
+    asked = config.copy_and_resolve_references()
+    asked.sample.update(sizes=((70, 49), (31, 33)), labels=("AFF",), per_label=2, longest=36)
+    [plain, small] = draw_requests(
+        RadiographDataset(config.dataset),
+        per_label=2,
+        seed=0,
+        labels=["AFF"],
+        sizes=((70, 49), (31, 33)),
+    )
+    sample(asked, workdir)
+    entries = RadiographDataset(workdir / "synthetic").entries
+    assert [(e.height, e.width) for e in entries] == [(35, 25), (31, 33)]
+    assert entries[0].spacing_mm == pytest.approx(2 * plain.spacing_mm)
+    assert entries[1].spacing_mm == pytest.approx(small.spacing_mm)
+
+
 def test_a_gan_of_one_class_makes_that_class_in_sizes_that_fit_its_square(gan_config, tmp_path):
     config = gan_config.copy_and_resolve_references()
     config.data.draw.label_shares = (0.0, 1.0)
@@ -193,6 +211,7 @@ def test_what_cannot_be_made_is_told(config, workdir, tmp_path):
         assert not (workdir / "synthetic").exists()
 
     refused("another config", lambda c: c.data.draw.update(label_shares=(1.0, 0.0)))
+    refused("config.sample.longest is 15", lambda c: c.sample.update(longest=15))
     refused("'XFF'", lambda c: c.sample.update(labels=("XFF",)))
     refused("holds no run", lambda c: c.sample.update(autoguidance=str(tmp_path / "nothing")))
     shutil.copytree(workdir, tmp_path / "other")
