@@ -13,6 +13,7 @@ TOOLS = {
     "ingest": "Make a dataset of DICOM or image files and a label table.",
     "inspect": "Write a page on what a dataset holds.",
     "predict": "Ask a classifier about new films; not a medical device.",
+    "release": "Select synthetic radiographs, and write a folder to share.",
     "export": "Write the radiographs of a dataset as DICOM files.",
     "send": "Send DICOM files to a PACS.",
     "readers": "Run a reader study: power, build, serve, score.",

@@ -57,8 +57,9 @@ REDUCED = {
 }
 """The beginnings of commands that need what a test lacks, and the commands run instead."""
 
-ACCEPTED = {"inspect": (0, 1)}
-"""Exit codes other than 0 alone: a check of the dataset may fail with few patients."""
+ACCEPTED = {"inspect": (0, 1), "release": (0, 2)}
+"""Exit codes other than 0 alone: a check of the dataset may fail with few patients, and a release
+refuses what four training steps make."""
 
 PROGRAMS = ("femur", "mv")
 CONFIGS = [f"configs/{name}.py:base" for name in ("patch_diffusion", "gan", "classifier", "study")]

@@ -31,7 +31,7 @@ from femur_jax.evaluation.features import (
     thumbnails,
 )
 from femur_jax.evaluation.kernels import MIN_SAMPLES
-from femur_jax.evaluation.memorization import WHOLE, find_copies
+from femur_jax.evaluation.memorization import WHOLE, Copies, find_copies
 from femur_jax.evaluation.radiograph_set import BOTH, PerRadiograph, RadiographSet, of_split
 from femur_jax.evaluation.statistics import Interval, patient_scores, roc_auc
 
@@ -243,7 +243,12 @@ def open_synthetic(folder: Path) -> RadiographDataset:
 
 
 def evaluate_generator(
-    real: RadiographDataset, synthetic: RadiographSet, view: View, *, by: str = "patient"
+    real: RadiographDataset,
+    synthetic: RadiographSet,
+    view: View,
+    *,
+    by: str = "patient",
+    audits: Mapping[str, Copies] | None = None,
 ) -> Evaluation:
     """Compares synthetic radiographs with real ones, and looks for copies of training radiographs.
 
@@ -252,11 +257,15 @@ def evaluate_generator(
         synthetic: Radiographs of a generator, or of one generator for each class.
         view: Features, and the judge where there is one.
         by: The split that the generator was trained on, see `RadiographDataset.split`.
+        audits: Audits of each class where they are known already.
 
     Raises:
         UserError: There are too few radiographs for the audit.
     """
     classes = synthetic.labels
+    audits = audits or {
+        label: find_copies(real, synthetic.of(label), view.extractor, by=by) for label in classes
+    }
     labels = [BOTH, *classes] if len(classes) > 1 else classes
     triples = {label: _triple(real, synthetic.of(label), by) for label in labels}
     triples = {
@@ -291,7 +300,7 @@ def evaluate_generator(
         floor=[row(label, s.real, s.floor) for label, s in triples.items() if s.floor],
         patches=patches,
         patch_floor=patch_floor,
-        copies=[_copies(label, real, synthetic.of(label), view.extractor, by) for label in classes],
+        copies=[_copies(label, synthetic.of(label), audits[label]) for label in classes],
     )
 
 
@@ -413,10 +422,7 @@ def _judged(radiographs: RadiographSet, logits: PerRadiograph | None) -> Interva
     return roc_auc(scores)
 
 
-def _copies(
-    label: str, real: RadiographDataset, synthetic: RadiographSet, extractor: Extractor, by: str
-) -> CopiesRow:
-    result = find_copies(real, synthetic, extractor, by=by)
+def _copies(label: str, synthetic: RadiographSet, result: Copies) -> CopiesRow:
     audits = list(result.audits.values())
     # Ratios are divided by the one that makes a copy, so that different audits can be compared.
     nearness = np.stack([audit.ratio / abs(audit.copy_ratio) for audit in audits])

@@ -11,9 +11,10 @@ from femur_jax.errors import UserError
 REAL_SOURCE = "real"
 """The source of a case that shows a patient's radiograph."""
 
-BLOCKS = ("display", "practice", "single", "pair")
+BLOCKS = ("display", "practice", "single", "pair", "selection")
 """Blocks of a session in their order: the display check, single radiographs for practice, single
-radiographs that are scored, and pairs of a real and a synthetic one (2AFC)."""
+radiographs that are scored, pairs of a real and a synthetic one (2AFC), and synthetic radiographs
+to accept or reject for a release, which no study holds in addition to others."""
 
 
 @dataclass(frozen=True)
@@ -119,4 +120,5 @@ def schedule(design: Design, cases: Sequence[Case], reader: str) -> list[Item]:
         *(Item("practice", (image,)) for image in practice),
         *(Item("single", (image,)) for image in single),
         *(Item("pair", pairs[n]) for n in rng.permutation(len(pairs))),
+        *(Item("selection", (image,)) for image in images["selection"]),
     ]

@@ -9,6 +9,9 @@ are the most confident."""
 
 LONGEST_REMARK = 2000
 
+VERDICTS = ("reject", "accept")
+"""Verdicts on a radiograph for a release."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -48,6 +51,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "practice": _SINGLE,
     "single": _SINGLE,
     "pair": (Question("synthetic", "scale", ("left", "right")), Question("remark", "text")),
+    "selection": (Question("verdict", "scale", VERDICTS), Question("remark", "text")),
 }
 """Questions of each block, by its name."""
 

@@ -122,8 +122,10 @@ async function load() {
   number = state.next;
   label();
   if (number === state.blocks.length) finish();
-  else cover(() => text[number === 0 ? "welcome" : "resumed"], open);
+  else cover(() => text[number === 0 ? welcome() : "resumed"], open);
 }
+
+const welcome = () => (state.blocks.includes("selection") ? "selecting" : "welcome");
 
 function finish() {
   viewers.forEach((viewer) => viewer.remove());

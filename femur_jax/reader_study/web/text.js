@@ -11,7 +11,7 @@ const en = {
   help: "Keys",
   next: "Next",
   continue: "Continue",
-  blocks: { display: "Your display", practice: "Practice", single: "Radiographs", pair: "Pairs" },
+  blocks: { display: "Your display", practice: "Practice", single: "Radiographs", pair: "Pairs", selection: "Selection" },
   notices: {
     offline: "No connection to the server. Your answers are kept, and the page tries again …",
     full: "The server cannot write to its disk. Your answers are kept. Please inform the study leader.",
@@ -26,7 +26,15 @@ const en = {
       "Please use a radiology display in a dim room, and make the browser window as large as the screen.",
     ],
   },
+  selecting: {
+    title: "Selection for a release",
+    text: [
+      "You will see radiographs of femur fractures that a computer generated. Accept each one that may be given to other researchers, and reject it if it could not be a radiograph, or if it resembles a patient whom you know.",
+      "Your answers are saved when you continue to the next radiograph. You can stop at any time: the same link brings you back to where you were.",
+    ],
+  },
   intros: {
+    selection: ["Press 1 to reject or 2 to accept, and Enter to continue."],
     display: ["Check that your display shows faint differences in dark and in bright areas, and try the controls."],
     practice: ["First you see some radiographs for practice. They do not count."],
     single: ["Now you see one radiograph at a time. Answer by your first overall impression. The time is measured, and a pause stops the clock."],
@@ -70,6 +78,7 @@ const en = {
     },
     remark: { title: "Remark" },
     synthetic: { title: "Which one is synthetic?", options: { left: "left", right: "right" } },
+    verdict: { title: "May it be given away?", options: { reject: "reject", accept: "accept" } },
   },
 };
 
@@ -79,7 +88,7 @@ const sv = {
   help: "Tangenter",
   next: "Nästa",
   continue: "Fortsätt",
-  blocks: { display: "Din skärm", practice: "Övning", single: "Röntgenbilder", pair: "Bildpar" },
+  blocks: { display: "Din skärm", practice: "Övning", single: "Röntgenbilder", pair: "Bildpar", selection: "Urval" },
   notices: {
     offline: "Ingen kontakt med servern. Dina svar finns kvar, och sidan försöker igen …",
     full: "Servern kan inte skriva till sin disk. Dina svar finns kvar. Kontakta studieledaren.",
@@ -94,7 +103,15 @@ const sv = {
       "Använd helst en granskningsskärm i ett dämpat rum, och gör webbläsarens fönster lika stort som skärmen.",
     ],
   },
+  selecting: {
+    title: "Urval av bilder att dela",
+    text: [
+      "Du kommer att få se röntgenbilder av femurfrakturer som en dator har skapat. Godkänn varje bild som får ges till andra forskare, och underkänn den om den inte kunde vara en röntgenbild, eller om den liknar en patient som du känner till.",
+      "Dina svar sparas när du går vidare till nästa bild. Du kan göra uppehåll när du vill: samma länk tar dig tillbaka dit där du var.",
+    ],
+  },
   intros: {
+    selection: ["Tryck 1 för att underkänna eller 2 för att godkänna, och Enter för att gå vidare."],
     display: ["Kontrollera att skärmen visar svaga skillnader i mörka och i ljusa områden, och prova reglagen."],
     practice: ["Först visas några bilder att öva på. De räknas inte."],
     single: ["Nu visas en bild i taget. Svara efter ditt första helhetsintryck. Tiden mäts, och en paus stoppar klockan."],
@@ -138,6 +155,7 @@ const sv = {
     },
     remark: { title: "Anmärkning" },
     synthetic: { title: "Vilken är syntetisk?", options: { left: "vänster", right: "höger" } },
+    verdict: { title: "Får den delas?", options: { reject: "underkänn", accept: "godkänn" } },
   },
 };
 
