@@ -1,5 +1,5 @@
 # make demo        simulated radiographs in, runs/demo/report.html out
-# make test        ruff, pyright and pytest
+# make test        ruff, pyright and pytest, the first two next to the third
 # make bench       speed compared with peers; ONLY=name selects one measurement
 # make experiment  behaviour of generators, metrics and the simulator; ONLY=name selects one
 PYTHON ?= python3
@@ -10,16 +10,21 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 # (docs/decisions.md).
 demo bench experiment: export JAX_NUM_CPU_DEVICES ?= 2
 
-.PHONY: demo test bench experiment
+.PHONY: demo test lint unit bench experiment
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	.venv/bin/femur study --config=configs/study.py:$(STUDY) --workdir=$(WORKDIR)
 
 test: .venv/installed
+	$(MAKE) --no-print-directory --jobs=2 lint unit
+
+lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
+
+unit:
 	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed

@@ -46,8 +46,12 @@ def pytest_collectstart():
 
 def pytest_collection_modifyitems(items):
     """Puts the longest files first, so that no process is left with one at the end."""
-    longest = ("test_guide.py", "test_whole_study.py", "test_audit.py", "test_generators.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else 9)
+    longest = """
+        guide whole_study main audit generators trajectories evaluators diffusion_task sample
+        real_radiographs classifier_task unet degraded_sets loop pipeline processes task start
+    """.split()  # noqa: SIM905
+    rank = {f"test_{name}.py": n for n, name in enumerate(longest)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from femur_jax.export.folder import export
 SCRIPT = Path(__file__).parents[2] / "tools" / "send_dicom.py"
 READ = "import sys, urllib.request as u; sys.stdout.buffer.write(u.urlopen(sys.argv[1]).read())"
 GET = (sys.executable, "-ISc", READ)  # Python starts faster without site-packages
+CONNECT = (sys.executable, "-ISc", "import socket; socket.create_connection(('127.0.0.1', 4242))")
 REST = "http://127.0.0.1:8042"
 
 
@@ -72,7 +73,8 @@ def orthanc(installed, tmp_path_factory):
         pytest.skip("users of this machine cannot create a network namespace")
     server = Orthanc(program, unshare, tmp_path_factory.mktemp("orthanc"))
     deadline = time.monotonic() + 30
-    while server.inside(*GET, f"{REST}/system").returncode:
+    # The two ports open one after the other.
+    while any(server.inside(*c).returncode for c in ((*GET, f"{REST}/system"), CONNECT)):
         assert server.process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     yield server
