@@ -1,9 +1,9 @@
-"""Unfinished radiographs of one level in flat buffers on the devices.
+"""Unfinished radiographs of one level in flat buffers on a device.
 
 Pixels of all canvases lie one after another, row by row. Where a canvas begins and how long its
 rows are is data and not a shape: buffers have few lengths (`_rounded`), so that programs that are
-compiled once serve radiographs of all sizes. Buffers are copied to all devices of the process;
-tiles are divided among them.
+compiled once serve radiographs of all sizes. Buffers lie on the first device of the process;
+denoisers divide tiles among all of them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, UInt16
 
@@ -22,14 +21,10 @@ from femur_jax.data.radiograph import LABELS
 from femur_jax.data.synthetic import Request
 from femur_jax.diffusion.conditioning import AnyArray, Conditioning
 from femur_jax.diffusion.tiling import Grid
-from femur_jax.parallel.mesh import local_mesh
 
 _CHUNK = 128  # pixels; each canvas begins at a multiple
 _LEAST = 2**13  # pixels of a buffer
 _NOISE_CHUNKS = 2048  # that are drawn at once
-_BY_TILES = PartitionSpec("tiles")
-_BY_TILES_OF_BATCH = PartitionSpec(None, "tiles")
-_WHOLE = PartitionSpec()
 
 Size = tuple[int, int]
 
@@ -105,9 +100,9 @@ def lay_out(jobs: Sequence[Job], level: int, grid: Grid, coarser_starts: dict[in
     )
 
 
-def to_devices(layout: Layout) -> Layout:
-    """Copies a layout to all devices of this process."""
-    return jax.device_put(layout, NamedSharding(local_mesh(), _WHOLE))
+def to_device(layout: Layout) -> Layout:
+    """Copies a layout to the first device of this process."""
+    return jax.device_put(layout, jax.local_devices()[0])
 
 
 def no_estimates(
@@ -116,12 +111,12 @@ def no_estimates(
     """A buffer for the estimates of all tiles."""
     batches = -(-_most_tiles(_length(layout), grid) // batch_size)
     shape = batches, batch_size, grid.patch, grid.patch
-    return jnp.zeros(shape, device=NamedSharding(local_mesh(), _BY_TILES_OF_BATCH))
+    return jnp.zeros(shape, device=jax.local_devices()[0])
 
 
 def no_guess(layout: Layout) -> Float[Array, "pixels"]:
     """Zeros, from which level 0 starts."""
-    return jnp.zeros(_length(layout), device=NamedSharding(local_mesh(), _WHOLE))
+    return jnp.zeros(_length(layout), device=jax.local_devices()[0])
 
 
 @jax.jit
@@ -140,7 +135,7 @@ def double(coarser: Float[Array, "coarser_pixels"], layout: Layout) -> Float[Arr
         for column, column_weight in neighbours(x, width):
             pixels = coarser.at[first + row * width + column].get(mode="clip")
             guess += row_weight * column_weight * pixels
-    return _constrained(guess.ravel(), _WHOLE)
+    return guess.ravel()
 
 
 @jax.jit
@@ -173,7 +168,7 @@ def add_noise(
     # Parts that fit into a processor's cache take a third of the time, and less memory.
     chunks = layout.number[layout.canvas], first
     by_chunk = jax.lax.map(noise, chunks, batch_size=_NOISE_CHUNKS)
-    return _constrained(guess + sigma * by_chunk.ravel(), _WHOLE)
+    return guess + sigma * by_chunk.ravel()
 
 
 @partial(jax.jit, static_argnames=("batch_size", "grid"))
@@ -233,7 +228,7 @@ def cut(
         mirrored=jnp.zeros(batch_size, jnp.int32),
     )
     sigmas = jnp.full(batch_size, sigma, jnp.float32)
-    return _constrained((tiles(x), sigmas, conditioning), _BY_TILES)
+    return tiles(x), sigmas, conditioning
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -243,8 +238,7 @@ def store(
     n: Int[ArrayLike, ""],
 ) -> Float[Array, "batches batch patch patch"]:
     """Replaces the estimates of batch n."""
-    changed = jax.lax.dynamic_update_index_in_dim(estimates, D[..., 0], n, axis=0)
-    return _constrained(changed, _BY_TILES_OF_BATCH)
+    return jax.lax.dynamic_update_index_in_dim(estimates, D[..., 0], n, axis=0)
 
 
 @partial(jax.jit, static_argnames="grid")
@@ -252,7 +246,7 @@ def blend(
     estimates: Float[Array, "batches batch patch patch"], layout: Layout, *, grid: Grid
 ) -> Float[Array, "pixels"]:
     """Returns the blended estimate of each pixel, from the four tiles that may cover it."""
-    flat = _constrained(estimates, _WHOLE).ravel()
+    flat = estimates.ravel()
     y, x, size, (first_tile,) = _pixels(layout, layout.first_tile)
     height, width = size
     columns = grid.count(width)
@@ -263,7 +257,7 @@ def blend(
             tile_row = tile * grid.patch + y - grid.origin(row.tile, height)
             pixel = tile_row * grid.patch + x - grid.origin(column.tile, width)
             blended += row.weight * column.weight * flat.at[pixel].get(mode="clip")
-    return _constrained(blended.ravel(), _WHOLE)
+    return blended.ravel()
 
 
 @jax.jit
@@ -292,10 +286,6 @@ def _most_tiles(pixels: int, grid: Grid) -> int:
 def _length(layout: Layout) -> int:
     """The number of pixels of a flat buffer."""
     return len(layout.canvas) * _CHUNK
-
-
-def _constrained(arrays, spec: PartitionSpec):
-    return jax.lax.with_sharding_constraint(arrays, NamedSharding(local_mesh(), spec))
 
 
 def _pixels(layout: Layout, *fields: Int[AnyArray, "canvases"]):

@@ -39,7 +39,7 @@ class Model(NamedTuple):
 def tile_denoiser(
     model: Model, *, guidance: Sequence[float] = (1.0,), weak: Model | None = None
 ) -> TileDenoiser:
-    """Compiles the guided denoiser D_0 + w (D - D_0) of tiles, which local devices share.
+    """Compiles the guided denoiser D_0 + w (D - D_0) of tiles, divided over local devices.
 
     Compiled functions are kept: the same model is compiled once for each batch size.
 
@@ -52,10 +52,11 @@ def tile_denoiser(
             2406.02507, equation 3). Without it, D_0 is `model` without the class, as in
             classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, equation 6).
     """
+    mesh = local_mesh()
     params = jax.device_put(
-        [_on_host(m.params) for m in (model, weak) if m],
-        NamedSharding(local_mesh(), PartitionSpec()),
+        [_on_host(m.params) for m in (model, weak) if m], NamedSharding(mesh, PartitionSpec())
     )
+    split = NamedSharding(mesh, PartitionSpec("tiles"))
 
     def denoise(
         level: int,
@@ -63,15 +64,16 @@ def tile_denoiser(
         sigma: Float[Array, "batch"],
         conditioning: Conditioning,
     ) -> Float[Array, "batch patch patch 1"]:
-        return _guided(
+        # Copies, and no collectives: on CPUs, programs of several devices that wait for each other
+        # could take all threads.
+        D = _guided(
             params,
-            x,
-            sigma,
-            conditioning,
+            *jax.device_put((x, sigma, conditioning), split),
             denoise=model.denoise,
             weak=weak.denoise if weak else None,
             guidance=at_level(guidance, level),
         )
+        return jax.device_put(D, x.sharding)
 
     return denoise
 

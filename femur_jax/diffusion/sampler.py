@@ -145,7 +145,7 @@ class Sampler:
         on_host = canvases.lay_out(jobs, level, grid, coarser.starts if coarser else {})
         tiles = int(on_host.first_tile[-1])
         pixels = sum(math.prod(job.sizes[level]) for job in jobs)
-        layout = canvases.to_devices(on_host)
+        layout = canvases.to_device(on_host)
         guess = canvases.double(coarser.x, layout) if coarser else canvases.no_guess(layout)
         x = canvases.add_noise(guess, layout, self._key, level, 0, sigma_max)
         context = guess

@@ -28,7 +28,7 @@ def level_of(jobs, level, grid=GRID, starts=None):
         (slice(start, start + height * width), (height, width))
         for start, (height, width) in zip(layout.start.tolist(), sizes, strict=False)
     ]
-    return canvases.to_devices(layout), places
+    return canvases.to_device(layout), places
 
 
 def flat(layout, places, pictures):
@@ -60,7 +60,6 @@ def test_tiles_are_cut_and_blended_as_on_the_host(overlap):
         tiles, sigma, conditioning = canvases.cut(
             x, context, layout, first, 1, 0.5, 0.1, batch_size=batch_size, grid=grid
         )
-        assert len(tiles.sharding.device_set) == jax.local_device_count() == 8
         tiles = np.asarray(tiles)
         for i, (canvas, origin, tile) in enumerate(expected[first : first + batch_size]):
             np.testing.assert_array_equal(tiles[i, ..., 0], tile)
