@@ -19,12 +19,12 @@ demo: .venv/installed
 test: .venv/installed
 	$(MAKE) --no-print-directory --jobs=2 lint unit
 
-lint:
+lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
-unit:
+unit: .venv/installed
 	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed

@@ -106,7 +106,7 @@ def get_config(variant: str = "base") -> ConfigDict:
             "context_sigma": 0.05,  # noise on the coarser level's crop
             "overlap": 0.25,  # share of a tile that overlaps its neighbour
             "tile_batch": 64,  # tiles at once on each device
-            "megapixels": 16.0,  # megapixels solved together, on each device; 24 to 32 MB each
+            "megapixels": 16.0,  # megapixels solved together, on one device; 24 to 32 MB each
         }
     )
     config.evaluate = ConfigDict(

@@ -44,13 +44,17 @@ def pytest_collectstart():
         importlib.import_module(library)
 
 
+LONGEST = (
+    *("guide", "whole_study", "main", "audit", "generators", "trajectories", "evaluators"),
+    *("diffusion_task", "sample", "real_radiographs", "classifier_task", "unet", "degraded_sets"),
+    *("loop", "pipeline", "processes", "task", "start"),
+)
+"""The slowest test files, without test_ and .py."""
+
+
 def pytest_collection_modifyitems(items):
     """Puts the longest files first, so that no process is left with one at the end."""
-    longest = """
-        guide whole_study main audit generators trajectories evaluators diffusion_task sample
-        real_radiographs classifier_task unet degraded_sets loop pipeline processes task start
-    """.split()  # noqa: SIM905
-    rank = {f"test_{name}.py": n for n, name in enumerate(longest)}
+    rank = {f"test_{name}.py": n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 

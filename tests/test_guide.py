@@ -112,6 +112,7 @@ def test_every_command_of_the_guide_works(written, tmp_path):
             timeout=1200,
         )
         assert result.returncode == 0, f"{result.stdout}{result.stderr}"
+        assert not re.search(r"see femur \w+ --help", result.stderr)  # as after a wrong option
         waiting.clear()
 
     for command in commands(written):

@@ -22,6 +22,7 @@ from pathlib import Path
 from absl import logging
 
 from femur_jax.commands.options import Parser
+from femur_jax.release.licenses import LICENSES
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument(
         "--license",
-        choices=("CC-BY-4.0", "CC-BY-NC-4.0", "CC0-1.0"),
+        choices=tuple(LICENSES),
         default="CC-BY-4.0",
         help="license of the radiographs (default: CC-BY-4.0)",
     )

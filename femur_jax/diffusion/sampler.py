@@ -105,28 +105,17 @@ class Sampler:
         for group in _groups(jobs, level, self._config.megapixels):
             if all(job.number in finished for job in group):
                 bar.update(sum(self._cost(job, level) for job in group))
-            else:
-                yield from self._refine_group(group, level, coarser, finished, bar)
-
-    def _refine_group(
-        self,
-        jobs: Sequence[Job],
-        level: int,
-        coarser: _Solved | None,
-        finished: Container[int],
-        bar: Progress,
-    ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
-        """Brings the radiographs of a group from the coarser level to their last."""
-        solved = self._solve(jobs, level, coarser, bar)
-        rest = [job for job in jobs if level < len(job.sizes) - 1]
-        if len(rest) < len(jobs):
-            grey = np.asarray(canvases.to_grey(solved.x))
-            for job in jobs:
-                if level == len(job.sizes) - 1:
-                    start, size = solved.starts[job.number], job.sizes[level]
-                    yield job.number, grey[start : start + math.prod(size)].reshape(size)
-        if rest:
-            yield from self._refine(rest, level + 1, solved, finished, bar)
+                continue
+            solved = self._solve(group, level, coarser, bar)
+            rest = [job for job in group if level < len(job.sizes) - 1]
+            if len(rest) < len(group):
+                grey = np.asarray(canvases.to_grey(solved.x))
+                for job in group:
+                    if level == len(job.sizes) - 1:
+                        start, size = solved.starts[job.number], job.sizes[level]
+                        yield job.number, grey[start : start + math.prod(size)].reshape(size)
+            if rest:
+                yield from self._refine(rest, level + 1, solved, finished, bar)
 
     def _cost(self, job: Job, level: int) -> int:
         """The number of pixels to evaluate, from a level to the last."""

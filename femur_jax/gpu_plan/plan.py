@@ -1,6 +1,5 @@
 """A training planned on paper: memory, kernels, collectives and time of a mesh of GPUs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
@@ -12,6 +11,7 @@ from femur_jax.gpu_plan.hlo import parse
 from femur_jax.gpu_plan.kernels import CLASSES, kernels
 from femur_jax.gpu_plan.roofline import Prediction, predict
 from femur_jax.gpu_plan.targets import Gpu
+from femur_jax.markdown import table
 
 _GIB = 2**30
 
@@ -106,30 +106,28 @@ def more_microbatches(compiled: Compiled, limit: float, *, name: str) -> int:
     )
 
 
-def tables(plans: list[Plan]) -> Iterator[str]:
+def tables(plans: list[Plan]) -> list[str]:
     """Lines of Markdown: memory, kernels by class, collectives and times of plans."""
-    yield from _table(
-        "GPU|nodes x GPUs|microbatches x patches|state, GiB|arguments, GiB|temporary, GiB|all, GiB",
-        [_memory(plan) for plan in plans],
+    place = ("GPU", "nodes x GPUs")
+    memory = (
+        *(*place, "microbatches x patches", "state, GiB", "arguments, GiB", "temporary, GiB"),
+        "all, GiB",
     )
-    yield ""
-    yield from _table(
-        "GPU|nodes x GPUs|"
-        + "|".join(f"{group}: number, ms" for group in CLASSES)
-        + "|collectives: MB in the node, to others|ms|not hidden, ms",
-        [_work(plan) for plan in plans],
+    work = (
+        *(*place, *(f"{group}: number, ms" for group in CLASSES)),
+        *("collectives: MB in the node, to others", "ms", "not hidden, ms"),
     )
-    yield ""
-    yield from _table(
-        "GPU|nodes x GPUs|step, ms|optimizer, ms|patches/s|share of the peak|steps|hours|GPU-hours",
-        [_time(plan) for plan in plans],
+    time = (
+        *(*place, "step, ms", "optimizer, ms", "patches/s", "share of the peak", "steps"),
+        *("hours", "GPU-hours"),
     )
-
-
-def _table(head: str, rows: list[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head.split("|")) + " |"
-    yield "|---" * (head.count("|") + 1) + "|"
-    yield from ("| " + " | ".join(row) + " |" for row in rows)
+    return [
+        *table(memory, [_memory(plan) for plan in plans]),
+        "",
+        *table(work, [_work(plan) for plan in plans]),
+        "",
+        *table(time, [_time(plan) for plan in plans]),
+    ]
 
 
 def _name(plan: Plan) -> list[str]:

@@ -1,10 +1,10 @@
 """What the card of a release says of the selection and of the audit."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from femur_jax.evaluation.generators import Evaluation
 from femur_jax.evaluation.memorization import SEARCHED
+from femur_jax.markdown import table
 
 
 def lines(
@@ -34,12 +34,12 @@ def lines(
         "first reason. Each limit is one that 1% of further real radiographs exceed. "
         + (f"{looked} each of those that are released." if readers else "Nobody looked at each."),
         "",
-        *_table(("reason", "radiographs"), counts.items()),
+        *table(("reason", "radiographs"), counts.items()),
         "",
         "A selection makes a set more uniform. Recall and coverage fall where it costs variety. "
         "No classifier was trained on the selection.",
         "",
-        *_table(
+        *table(
             ("", "n", "KID", "recall", "coverage"),
             (
                 (
@@ -54,7 +54,7 @@ def lines(
             ),
         ),
         "",
-        *_table(
+        *table(
             ("", "n", "copies", "flagged", "AUC of who was in the training set"),
             (
                 (
@@ -74,7 +74,7 @@ def lines(
         f"{SEARCHED} Training radiographs were changed and planted; the table has the share of "
         "them that the audit calls copies. A change with a low share would go unnoticed.",
         "",
-        *_table(
+        *table(
             ("change", *(f"{row.label}, of {row.planted}" for row in after.copies)),
             (
                 (change, *(f"{row.found[change]:.0%}" for row in after.copies))
@@ -83,7 +83,3 @@ def lines(
         ),
         "",
     ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    return [f"| {' | '.join(map(str, line))} |" for line in (head, ("---",) * len(head), *rows)]

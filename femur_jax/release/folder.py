@@ -17,23 +17,9 @@ from femur_jax.export.cases import file_name
 from femur_jax.export.folder import LABEL_TABLE, export, export_png
 from femur_jax.files import write_checksums
 from femur_jax.release.croissant import metadata
+from femur_jax.release.licenses import LICENSES
 
 DATASET = "dataset"
-LICENSES = {
-    "CC-BY-4.0": (
-        "Creative Commons Attribution 4.0 International",
-        "https://creativecommons.org/licenses/by/4.0/",
-    ),
-    "CC-BY-NC-4.0": (
-        "Creative Commons Attribution-NonCommercial 4.0 International",
-        "https://creativecommons.org/licenses/by-nc/4.0/",
-    ),
-    "CC0-1.0": (
-        "Creative Commons CC0 1.0 Universal",
-        "https://creativecommons.org/publicdomain/zero/1.0/",
-    ),
-}
-"""Titles and addresses of the licenses."""
 
 
 def complete(

@@ -19,6 +19,7 @@ from femur_jax.evaluation.generators import Evaluation
 from femur_jax.evaluation.memorization import LEAST_POWER
 from femur_jax.evaluation.planted import UNCHANGED
 from femur_jax.files import write_atomically
+from femur_jax.markdown import table
 from femur_jax.training import loop
 
 MODEL_CARD = "MODEL_CARD.md"
@@ -170,8 +171,7 @@ def _sizes(entries: Sequence[RadiographEntry]) -> str:
 
 
 def _table(fields: Mapping[str, Any]) -> list[str]:
-    rows = [f"| {name} | {value} |" for name, value in fields.items() if value not in ("", (), [])]
-    return ["| | |", "|---|---|", *rows]
+    return table(("", ""), [row for row in fields.items() if row[1] not in ("", (), [])])
 
 
 def _evaluation(evaluation: Evaluation | None) -> list[str]:
@@ -182,15 +182,19 @@ def _evaluation(evaluation: Evaluation | None) -> list[str]:
         lines = [
             f"Distances from real test radiographs; features: {evaluation.features}.",
             "",
-            "| class | n real | n synthetic | KID | FID | precision | recall | coverage |",
-            "|---|---|---|---|---|---|---|---|",
+            *table(
+                ("class", "n real", "n synthetic", "KID", "FID", "precision", "recall", "coverage"),
+                [
+                    (
+                        *(row.label, row.n_real, row.n_compared),
+                        *(f"{row.kid:.4f} ± {row.kid_error:.4f}", f"{row.fid:.3g}"),
+                        *(f"{row.manifold.precision:.2f}", f"{row.manifold.recall:.2f}"),
+                        f"{row.manifold.coverage:.2f}",
+                    )
+                    for row in evaluation.distances
+                ],
+            ),
         ]
-    lines += [
-        f"| {row.label} | {row.n_real} | {row.n_compared} | {row.kid:.4f} ± {row.kid_error:.4f} "
-        f"| {row.fid:.3g} | {row.manifold.precision:.2f} | {row.manifold.recall:.2f} "
-        f"| {row.manifold.coverage:.2f} |"
-        for row in evaluation.distances
-    ]
     if judged := evaluation.judged:
         lines += [
             "",

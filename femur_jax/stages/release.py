@@ -44,7 +44,7 @@ def release(
     Args:
         source: Run directory of a generator, or a synthetic dataset in it.
         out: Folder of the release, which must not exist.
-        license_name: One of `release.folder.LICENSES`.
+        license_name: One of `release.licenses.LICENSES`.
         url: Address at which the release will be found.
         creator: Name of the organisation that gives it away.
         review: Folder of the page on which people accept or reject radiographs. Where it does not

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -28,7 +27,7 @@ from femur_jax.training.evaluator import Evaluator
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains the model to its last step, from its newest checkpoint where there is one."""
     evaluators: Sequence[Evaluator]
-    start: dict[str, Any] = {}
+    prepare = None
     if config.task == "classifier":
         protocol = classifier_protocol(config)
         task = make_classifier(config, protocol)
@@ -39,8 +38,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         evaluators = make_evaluators(task, config)
         if config.pretrained:
             origins_before(config)  # refuses what cannot be a fair start
-            start["prepare"] = partial(loop.start_from, Path(config.pretrained))
-    loop.train(task, config, workdir, evaluators, **start)
+            prepare = partial(loop.start_from, Path(config.pretrained))
+    loop.train(task, config, workdir, evaluators, prepare)
 
 
 def _validation(task: ClassifierTask, protocol: Protocol) -> list[Subset]:

@@ -55,7 +55,7 @@ def train(
     config: ConfigDict,
     folder: Path,
     evaluators: Sequence[Evaluator] = (),
-    prepare: Callable[[TrainState], TrainState] = lambda state: state,
+    prepare: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
     """Trains to the last step, from the newest whole checkpoint where there is one.
 
@@ -67,7 +67,8 @@ def train(
             averages) and patience (see `EarlyStopping`).
         folder: The run directory, which gets the logs, `checkpoints/` and `snapshots/`.
         evaluators: Measurements of the model while it trains.
-        prepare: Function that changes the state before the first step, as `start_from` does.
+        prepare: Function that changes the state before the first step, as `start_from` does; None
+            where the parameters are random.
 
     Raises:
         UserError: The mesh, the batch and the devices' memory do not fit, a class has no data, the
@@ -96,7 +97,11 @@ def train(
         return saved.state
     if saved is not None and (old_steps := saved.run.get("steps", steps)) != steps:
         _report_learning_rate(task, start, old_steps=old_steps, steps=steps)
-    state = prepare(program.init(jax.random.key(config.seed))) if saved is None else saved.state
+    if saved is not None:
+        state = saved.state
+    else:
+        state = program.init(jax.random.key(config.seed))
+        state = prepare(state) if prepare else state
 
     # The data from there on, and the logs.
     stream = batches(

@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from femur_jax.data.strategies import STRATEGIES, known_sizes
 from femur_jax.data.synthetic import Request
 from femur_jax.diffusion.conditioning import NO_LABEL, Conditioning
 from femur_jax.diffusion.generation import Model, tile_denoiser
 from femur_jax.diffusion.task import DiffusionTask
-from femur_jax.parallel.mesh import local_mesh
 
 COUNT, PATCH = 8, 16
 
@@ -36,8 +34,7 @@ def tiles():
         spacing_mm=np.zeros(COUNT, np.float32),
         mirrored=np.zeros(COUNT, np.int32),
     )
-    arrays = normal(COUNT, PATCH, PATCH, 1), sigma, conditioning
-    return jax.device_put(arrays, NamedSharding(local_mesh(), PartitionSpec("tiles")))
+    return jax.device_put((normal(COUNT, PATCH, PATCH, 1), sigma, conditioning), jax.devices()[0])
 
 
 def by_label(params, x, sigma, conditioning):
@@ -46,12 +43,19 @@ def by_label(params, x, sigma, conditioning):
     return params["a"] * gain * x + conditioning.context
 
 
-def test_without_guidance_the_model_is_plain():
+def test_without_guidance_the_model_is_plain_and_all_devices_share_the_tiles():
     x, _, conditioning = inputs = tiles()
-    D = tile_denoiser(Model(by_label, {"a": jnp.float32(3)}))(0, *inputs)
+    shardings = []
+
+    def seen(params, x, sigma, conditioning):
+        jax.debug.inspect_array_sharding(x, callback=shardings.append)
+        return by_label(params, x, sigma, conditioning)
+
+    D = tile_denoiser(Model(seen, {"a": jnp.float32(3)}))(0, *inputs)
     gain = np.where(np.asarray(conditioning.label) == 1, 2, 1)[:, None, None, None]
     np.testing.assert_allclose(D, 3 * gain * x + conditioning.context, atol=1e-5)
-    assert len(D.sharding.device_set) == jax.local_device_count() == 8
+    assert {s.shard_shape(x.shape)[0] for s in shardings} == {COUNT // jax.local_device_count()}
+    assert D.sharding == x.sharding
 
 
 def test_classifier_free_guidance_leads_away_from_no_class():
