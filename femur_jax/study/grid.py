@@ -158,7 +158,7 @@ class Grid:
 
     Attributes:
         arms: The arms that the config names.
-        cells: Each arm with every seed.
+        cells: Each arm with each of its seeds.
         mixtures: Training data of the classifiers: real radiographs, as many of them as there are
             synthetic ones, those of each arm, both, one after the other, and those of each arm
             again, validated on themselves.
@@ -169,7 +169,7 @@ class Grid:
     """
 
     def __init__(self, config: ConfigDict, workdir: Path):
-        """Reads `config.grid`, `config.seeds` and `config.classifier_seeds`.
+        """Reads the arms, the seeds and the sizes of the config.
 
         Raises:
             UserError: One is empty, or names an unknown arm; or `config.primary` is not two
@@ -193,7 +193,7 @@ class Grid:
                 f"config.relevant_difference is {config.relevant_difference}; give a difference of "
                 "AUC between 0 and 0.5."
             )
-        self.cells = [Cell(arm, seed) for arm in self.arms for seed in config.seeds]
+        self.cells = [Cell(arm, seed) for arm in self.arms for seed in self.seeds(arm)]
         self.mixtures = [
             Mixture(True),
             *dict.fromkeys(self.matched(arm) for arm in self.arms),
@@ -219,6 +219,11 @@ class Grid:
             )
         return (named[0], named[1]) if named and set(named) <= set(self.arms) else None
 
+    def seeds(self, arm: Arm) -> tuple[int, ...]:
+        """The seeds of an arm; the arms of the primary comparison have more than the others."""
+        more = self.config.primary_seeds if arm in (self.primary or ()) else ()
+        return (*self.config.seeds, *more)
+
     def _without_patients(self, arm: Arm) -> Mixture:
         """An arm without real validation patients: a fifth of its radiographs takes their place."""
         most = self.config[arm.model].sample.per_label
@@ -234,8 +239,10 @@ class Grid:
         There are as many sets as seeds of generators, one in `sized`, or one of real radiographs
         alone.
         """
-        seeds = self.config.seeds[:1] if mixture in self.sized else self.config.seeds
-        cells = [Cell(mixture.arm, seed) for seed in seeds] if mixture.arm else [None]
+        cells: list[Cell | None] = [None]
+        if mixture.arm:
+            seeds = self.seeds(mixture.arm)[: 1 if mixture in self.sized else None]
+            cells = [Cell(mixture.arm, seed) for seed in seeds]
         return [[Classifier(mixture, c, s) for s in self.config.classifier_seeds] for c in cells]
 
     @property
@@ -265,11 +272,17 @@ class Grid:
         return self.workdir / "measurements" / f"{cell}.json"
 
     def generator(self, run: Run) -> ConfigDict:
-        """The config of a generator's run."""
+        """The config of a generator's run.
+
+        The models of an arm share its steps, so all arms of a model are trained equally long.
+        """
         config = self.config[run.arm.model].copy_and_resolve_references()
         config.update(dataset=str(self.real), seed=run.seed)
         if run.label:
             config.data.draw.label_shares = tuple(float(label == run.label) for label in LABELS)
+            config.train.steps //= len(LABELS)
+            if run.arm.model == "gan":
+                config.train.burn_in_images //= len(LABELS)
         config.sample.seed = run.seed
         if run.arm.model == "diffusion":
             config.data.strategy = run.arm.strategy

@@ -96,7 +96,6 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
             in_words(name): config[name].train.steps
             for name in (*dict.fromkeys(arm.model for arm in grid.arms), "classifier")
         },
-        seeds=tuple(config.seeds),
         classifier_seeds=tuple(config.classifier_seeds),
         wall_seconds=_wall_seconds(finished),
         galleries=[
@@ -110,7 +109,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         contrasts=contrasts,
         relevant_difference=config.relevant_difference,
         generators={
-            _title(arm): {seed: evaluations[Cell(arm, seed)] for seed in config.seeds}
+            _title(arm): {seed: evaluations[Cell(arm, seed)] for seed in grid.seeds(arm)}
             for arm in grid.arms
         },
         pairs=[
@@ -122,7 +121,7 @@ def gather(grid: Grid, finished: Mapping[str, float]) -> contents.StudyResults:
         published=PUBLISHED,
         provenance={
             "config": run_folder.config_hash(config, without=("radiographs", "labels")),
-            "seeds": ", ".join(map(str, config.seeds)),
+            "seeds": ", ".join(map(str, (*config.seeds, *config.primary_seeds))),
             "classifier seeds": ", ".join(map(str, config.classifier_seeds)),
             "date": datetime.date.today().isoformat(),
             "machine": f"{platform.machine()}, Python {platform.python_version()}",

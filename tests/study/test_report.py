@@ -143,7 +143,6 @@ def made_up_results() -> StudyResults:
             SplitSize("test", "NFF", 24, 30),
         ],
         training_steps={"diffusion": 1500, "GAN": 1200},
-        seeds=(0, 1),
         classifier_seeds=(0, 1),
         wall_seconds={"phantoms": 4.24, "training": 3725.0, "report": 95.0},
         galleries=[Gallery(s, c, [grey(*SIZES[c])] * 2) for s in SOURCES for c in SIZES],
@@ -554,7 +553,8 @@ def test_sets_of_several_sizes_become_curves_and_a_sentence(tmp_path: Path):
 def test_one_training_answers_nothing_about_another():
     results = made_up_results()
     once = dataclasses.replace(results.contrasts[2], auc=difference(0.3, 0.2, 0.4, 0.001, k=1))
-    single = dataclasses.replace(results, seeds=(0,), contrasts=[once])
+    first = {name: {0: seeds[0]} for name, seeds in results.generators.items()}
+    single = dataclasses.replace(results, generators=first, contrasts=[once])
     finding = words.contrasts(single, "strategy")
     assert finding.conclusion.startswith("Not answered: each generator was trained once")
     assert "is better" not in said(finding)

@@ -94,6 +94,28 @@ def test_the_full_grid_has_every_arm_and_three_seeds(tmp_path):
     ]
 
 
+def test_the_primary_arms_can_have_more_seeds(tmp_path):
+    config = get_config("base")
+    config.seeds, config.primary_seeds = (0, 1), (5,)
+    grid = Grid(config, tmp_path)
+    assert len(grid.cells) == 8 * 2 + 2
+    for arm in grid.arms:
+        more = (5,) if str(arm) in config.primary else ()
+        assert grid.seeds(arm) == (0, 1, *more)
+        sets = grid.classifiers(Mixture(True, arm))
+        assert [of_set[0].cell.seed for of_set in sets if of_set[0].cell] == [0, 1, *more]
+
+
+def test_the_models_of_an_arm_share_its_steps(tmp_path):
+    config = get_config("base")
+    grid = Grid(config, tmp_path)
+    for model, strategy in (("diffusion", "pyramid"), ("gan", "letterbox")):
+        for classes in ("joint", "per_class"):
+            runs = Cell(Arm(model, strategy, classes), 0).runs
+            steps = [grid.generator(run).train.steps for run in runs]
+            assert sum(steps) == config[model].train.steps
+
+
 def test_runs_get_their_strategy_class_and_seed(tmp_path):
     grid = Grid(get_config("base"), tmp_path)
     arm = Arm("diffusion", "patch_diffusion", "per_class")

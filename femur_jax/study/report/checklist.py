@@ -6,6 +6,7 @@ report of numbers can answer, by their numbers there.
 
 from typing import NamedTuple
 
+from femur_jax.study.report import words
 from femur_jax.study.report.contents import StudyResults
 from femur_jax.study.report.formats import count
 
@@ -26,7 +27,7 @@ def checklist(results: StudyResults) -> list[Item]:
         split: sum(row.patients for row in results.splits if row.split == split)
         for split in dict.fromkeys(row.split for row in results.splits)
     }
-    seeds, classifiers = len(results.seeds), len(results.classifier_seeds)
+    trainings, classifiers = words.trainings(results), len(results.classifier_seeds)
     hospitals = results.classifiers[0].groups.get("hospital", ())
     primary = next((row for row in results.contrasts if row.is_primary), None)
     compared = sum(
@@ -92,15 +93,19 @@ def checklist(results: StudyResults) -> list[Item]:
         29: (
             "Uncertainty",
             "AUC: Newcombe's method 5. Differences: DeLong's variance of patients"
-            + (f" and the variance of {count(seeds, 'training')}" if seeds > 1 else "")
-            + (f" and of {count(classifiers, 'classifier')}" if seeds == 1 < classifiers else "")
+            + (f" and the variance of {trainings}" if results.trainings[0] > 1 else "")
+            + (
+                f" and of {count(classifiers, 'classifier')}"
+                if results.trainings[0] == 1 < classifiers
+                else ""
+            )
             + ". Rates: exact. KID: permuted patients. Holm's "
             f"correction over {count(compared, 'comparison')}"
             + (", the one named before excepted." if primary else "."),
         ),
         30: (
             "Robustness",
-            f"{count(seeds, 'training').capitalize()} of each generator, "
+            f"{trainings.capitalize()} of each generator, "
             f"{count(classifiers, 'classifier')} for each set"
             + (f"; {count(len(hospitals), 'hospital')} in the test." if hospitals else "."),
         ),

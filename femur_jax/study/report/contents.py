@@ -174,7 +174,6 @@ class StudyResults:
         resolution: The sizes that models are trained on, in words.
         splits: Sizes of the real dataset's splits.
         training_steps: Optimizer steps of each kind of model.
-        seeds: Seeds of the repeated trainings of generators.
         classifier_seeds: Seeds of the classifiers that are trained on each set of radiographs.
         wall_seconds: Wall time by kind of stage.
         galleries: Example radiographs by source and class.
@@ -195,7 +194,6 @@ class StudyResults:
     resolution: str
     splits: Sequence[SplitSize]
     training_steps: Mapping[str, int]
-    seeds: Sequence[int]
     classifier_seeds: Sequence[int]
     wall_seconds: Mapping[str, float]
     galleries: Sequence[Gallery]
@@ -214,6 +212,17 @@ class StudyResults:
     def test_patients(self) -> dict[str, int]:
         """Number of real test patients by class."""
         return {row.label: row.patients for row in self.splits if row.split == "test"}
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the trainings; some generators may have fewer."""
+        return sorted({seed for seeds in self.generators.values() for seed in seeds})
+
+    @property
+    def trainings(self) -> tuple[int, int]:
+        """Fewest and most trainings of a generator."""
+        numbers = [len(seeds) for seeds in self.generators.values()]
+        return min(numbers), max(numbers)
 
     @property
     def evaluations(self) -> list[tuple[str, int, Evaluation]]:

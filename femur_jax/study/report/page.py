@@ -37,6 +37,7 @@ def write_report(results: StudyResults, path: Path) -> None:
         formats=formats,
         searched=SEARCHED,
         checklist=checklist(results),
+        several=results.trainings[0] > 1,
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
         show=_Display.fitting([i for g in results.galleries for i in g.images], side=256),
         show_pair=_Display.fitting(

@@ -30,15 +30,20 @@ class Finding(NamedTuple):
     details: str
 
 
+def trainings(results: StudyResults) -> str:
+    """Number of trainings of each generator, as "2 trainings" or "2 to 3 trainings"."""
+    fewest, most = results.trainings
+    return count(fewest, "training") if fewest == most else f"{fewest} to {most} trainings"
+
+
 def size_of_run(results: StudyResults) -> str:
     """Numbers of patients and trainings, and what rests on them."""
     patients = results.test_patients
     auc = results.classifiers[0].auc.mean
-    seeds = len(results.seeds)
     text = (
         f"Each AUC on real patients rests on {_patients(results)} ("
         + ", ".join(f"{n} with {label}" for label, n in patients.items())
-        + f"), on {count(seeds, 'training')} of each generator, and on "
+        + f"), on {trainings(results)} of each generator, and on "
         f"{count(len(results.classifier_seeds), 'classifier')} for each set of radiographs. "
         "Thresholds, and the choice of the best generator, rest on the validation patients; "
         "distances in question 2 on test and validation patients; question 5 on the training "
@@ -50,7 +55,7 @@ def size_of_run(results: StudyResults) -> str:
             f"{auc.value:.2f}, is known to about ± "
             f"{max(auc.value - auc.low, auc.high - auc.value):.2f}."
         )
-    if seeds == 1:
+    if results.trainings[0] == 1:
         text += " One training of a generator does not show how much another would differ."
     few = [f"{n} with {label}" for label, n in patients.items() if n < FEW_PATIENTS]
     if few:
