@@ -94,19 +94,13 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.sizes = (50,)
         config.phantom.update(patients=900, images=2400, hospitals=24, long_side=(128, 160))
         config.ingest.fractions = (0.12, 0.33)
-        # Ten minutes of one core for each generator.
-        config.diffusion.train.update(
-            steps=3600, warmup_steps=100, checkpoint_every=600, images_every=1800, log_every=50
-        )
+        # Equal compute: five to ten minutes of one core for each generator.
+        config.diffusion.train.update(checkpoint_every=600, images_every=900, log_every=50)
         config.gan.train.update(
-            steps=1500,
-            burn_in_images=15_000,
-            checkpoint_every=300,
-            images_every=750,
-            log_every=50,
+            steps=750, burn_in_images=7500, checkpoint_every=250, images_every=375, log_every=50
         )
         for family in (config.diffusion, config.gan):
-            family.sample.per_label = 200
+            family.sample.per_label = 150
     if variant in ("demo", "smoke"):
         config.grid = ("diffusion-pyramid-joint", "gan-letterbox-joint")
         config.seeds = (0,)
