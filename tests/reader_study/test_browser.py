@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import resource
 import shutil
@@ -23,19 +22,6 @@ from tests.reader_study.conftest import Server, items_of
 from tests.reader_study.test_pictures import decode
 
 sync_api = pytest.importorskip("playwright.sync_api")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        # The sandbox does not work for root; the pages are trusted.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

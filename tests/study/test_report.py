@@ -275,7 +275,7 @@ def page(html: str) -> Page:
 def test_nothing_is_fetched_from_outside(html: str, page: Page):
     assert not re.search(r"https?:|//\w+\.", html)
     assert "@import" not in html
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "a"})
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object"})
     for tag, attrs in page.tags:
         for name, value in attrs.items():
             if name == "src":
@@ -303,7 +303,7 @@ def test_the_sections_come_in_order(html: str):
         "Reliability diagrams",
         "penultimate layer of the classifier",
         "biased upwards",
-        "3. One model",
+        "3. One model for both classes, or",
         "4. What to do",
         "Height against width of",
         "5. Are they safe",
@@ -369,7 +369,7 @@ def test_tables_are_accessible(page: Page):
     assert len(page.all("caption")) == len(page.all("table")) == 15
     assert all(img["alt"] for img in page.all("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
-    assert len(page.all("svg")) == 7
+    assert len(page.all("svg")) == 10
 
 
 def said(finding: words.Finding | None) -> str:
@@ -546,7 +546,7 @@ def test_sets_of_several_sizes_become_curves_and_a_sentence(tmp_path: Path):
     )
     write_report(results, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert len(page.all("svg")) == 8
+    assert len(page.all("svg")) == 11
     assert "How many synthetic radiographs?" in page.text
 
 
@@ -672,7 +672,7 @@ def test_images_are_the_upper_eight_bits_at_one_integer_zoom(page: Page):
             for img in shown[:2]:
                 np.testing.assert_array_equal(decode(img), grey(height, width) // 256)
                 assert (img["height"], img["width"]) == (str(2 * height), str(2 * width))
-    assert page.text.count("128 × 92 px") == page.text.count("60 × 41 px") == 6
+    assert page.text.count("128 × 92 px") == page.text.count("60 × 41 px") == 10
 
 
 def test_neighbour_pairs_name_their_distance_and_flag_only_the_near_one(html: str, page: Page):
@@ -696,6 +696,47 @@ def test_large_radiographs_are_reduced_by_one_factor_and_keep_their_caption(tmp_
     assert decode(second).shape == (150, 100)
     assert (first["height"], first["width"]) == ("500", "250")
     assert "3000 × 1500 px" in page.text and "reduced to 1/6" in page.text
+
+
+def test_real_and_synthetic_radiographs_are_shown_at_native_size(tmp_path: Path):
+    sizes = {"real": (3000, 1600), "diffusion": (1200, 900), "GAN": (2000, 1500)}
+    results = dataclasses.replace(
+        made_up_results(),
+        galleries=[Gallery(s, "AFF", [grey(*size)] * 5) for s, size in sizes.items()],
+    )
+    assert words.chosen(results).source == "GAN"
+    write_report(results, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    native = [img for img in page.all("img") if int(img["height"] or 0) > 1000]
+    assert "(pixel for pixel)" in page.text
+    # Of five radiographs of each kind, 30 million pixels hold three.
+    assert [decode(img).shape for img in native] == [sizes["real"]] * 3 + [sizes["GAN"]] * 3
+    np.testing.assert_array_equal(decode(native[-1]), grey(*sizes["GAN"]) // 256)
+
+
+def test_a_browser_folds_the_questions_and_prints_them_open(html: str, tmp_path: Path, chromium):
+    path = tmp_path / "report.html"
+    path.write_text(html, encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("request", lambda request: said.append(request.url))
+    page.goto(path.as_uri())
+    short, table = page.locator(".cards"), page.get_by_role("cell", name="31.2 ± 2.1").first
+    assert short.bounding_box()["y"] + short.bounding_box()["height"] <= 800
+    assert short.get_by_role("img").count() == 7  # two photographs in the first and last card
+    assert page.locator("details[open]").count() == 0 and not table.is_visible()
+    page.get_by_role("link", name="2. As good as real ones?").click()
+    assert table.is_visible()
+    page.goto("about:blank")
+    page.goto(path.as_uri())
+    page.emulate_media(media="print")
+    assert page.locator("details[open]").count() == 0 and table.is_visible()
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert [line for line in said if not line.startswith((path.as_uri(), "data:", "about:"))] == []
+    page.close()
 
 
 def test_hostile_text_stays_text(tmp_path: Path):

@@ -65,6 +65,12 @@ def _panels(n: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, n, squeeze=False, **options)[0])
 
 
+def _picture() -> tuple[Figure, Axes]:
+    """A small chart for the first screen."""
+    figure = Figure(figsize=(3.3, 1.75), layout="constrained")
+    return figure, figure.subplots()
+
+
 def _svg(figure: Figure, description: str) -> Markup:
     file = io.StringIO()
     figure.savefig(
@@ -198,15 +204,60 @@ def _curve(axes: Axes, points: Sequence[tuple[int, ClassifierRow]], **style: Any
 def contrast_chart(rows: Sequence[ContrastRow]) -> Figure:
     """Differences of AUC with their intervals; the first one is better to the right of zero."""
     figure, [axes] = _panels(1, 1.0 + 0.42 * len(rows))
-    _intervals(axes, [row.auc.difference for row in rows])
-    axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
+    _differences(axes, rows)
     names = [(f"{r.where}:\n" if r.where else "") + f"{r.first} minus {r.second}" for r in rows]
     axes.set_yticks(range(len(rows)), names)
+    axes.set_xlabel("difference of AUC on the same patients, 95% interval")
+    return figure
+
+
+def _differences(axes: Axes, rows: Sequence[ContrastRow]) -> None:
+    _intervals(axes, [row.auc.difference for row in rows])
+    axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     ends = [abs(end) for r in rows for end in (r.auc.difference.low, r.auc.difference.high)]
     limit = float(np.nanmax([0.1, *ends])) * 1.1
     axes.set_xlim(-limit, limit)
-    axes.set_xlabel("difference of AUC on the same patients, 95% interval")
+
+
+@_chart
+def auc_picture(rows: Sequence[tuple[str, ClassifierRow]]) -> Figure:
+    """AUC on real held-out patients by training radiographs, with 95% intervals."""
+    figure, axes = _picture()
+    _intervals(axes, [row.auc.mean for _, row in rows])
+    axes.axvline(0.5, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(min(0.4, *(row.auc.mean.low for _, row in rows)) - 0.02, 1.01)
+    axes.set_xticks([0.5, 1.0], ["0.5, a coin", "1, perfect"])
+    axes.set_xlabel("AUC on real patients", fontsize="small")
+    return figure
+
+
+@_chart
+def difference_picture(rows: Sequence[ContrastRow]) -> Figure:
+    """Differences of AUC with 95% intervals; the first one is better to the right of zero."""
+    figure, axes = _picture()
+    _differences(axes, rows)
+    axes.set_yticks(range(len(rows)), [f"{r.first}\n− {r.second}" for r in rows], fontsize="small")
+    axes.set_xlabel("difference of AUC", fontsize="small")
+    return figure
+
+
+@_chart
+def sizes_picture(sizes: Sequence[ImageSizes]) -> Figure:
+    """Sizes of real and synthetic radiographs: height against width, in pixels."""
+    figure, axes = _picture()
+    real = sizes[0].source
+    for i, name in enumerate(("real", "synthetic")):
+        shown = [size for size in sizes if (size.source == real) == (name == "real")]
+        widths, heights = (
+            [getattr(size, side) for size in shown] for side in ("widths", "heights")
+        )
+        style: dict[str, Any] = {"marker": _MARKERS[i], "markersize": 3, "linestyle": "none"}
+        axes.plot(*map(np.hstack, (widths, heights)), color=_COLOURS[i], label=name, **style)
+    axes.set(xlabel="width (pixels)", ylabel="height", xlim=(0, None), ylim=(0, None))
+    figure.legend(loc="outside right upper", fontsize="small", handletextpad=0)
     return figure
 
 

@@ -1,6 +1,7 @@
 """The study's results as one self-contained HTML page."""
 
 import base64
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from femur_jax.study.report.checklist import checklist
 from femur_jax.study.report.contents import GreyImage, StudyResults
 from femur_jax.templates import template_environment
 
+_MOST_PIXELS = 3e7
+"""Pixels at native size, in a page of about 30 MB; one radiograph of each kind is shown anyway."""
+
 
 def write_report(results: StudyResults, path: Path) -> None:
     """Writes the report as one HTML file that refers to nothing outside itself."""
@@ -30,6 +34,8 @@ def write_report(results: StudyResults, path: Path) -> None:
         "percent": formats.percent_text,
         "p": formats.p_text,
     }
+    sides = _sides(results)
+    nearest = [pair for worst in results.pairs for pair in worst.pairs]
     html = environment.get_template("report.html.j2").render(
         results=results,
         words=words,
@@ -38,15 +44,46 @@ def write_report(results: StudyResults, path: Path) -> None:
         searched=SEARCHED,
         checklist=checklist(results),
         several=results.trainings[0] > 1,
+        sides=sides,
+        chosen=words.chosen(results).source,
+        nearest=sorted(nearest, key=lambda pair: pair.ratio),
         labels=list(dict.fromkeys(gallery.label for gallery in results.galleries)),
         show=_Display.fitting([i for g in results.galleries for i in g.images], side=256),
+        show_small=_Display.fitting([i for g in results.galleries for i in g.images], side=128),
         show_pair=_Display.fitting(
-            [i for n in results.pairs for p in n.pairs for i in (p.synthetic, p.nearest)],
-            side=128,
+            [i for p in nearest for i in (p.synthetic, p.nearest)], side=128
+        ),
+        show_native=dataclasses.replace(
+            _Display.fitting(
+                [i for side in sides.values() for shown in side.values() for i in shown], side=256
+            ),
+            reduce=1,
         ),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, html)
+
+
+def _sides(results: StudyResults) -> dict[str, dict[str, Sequence[GreyImage]]]:
+    """The first real and synthetic radiographs by class and kind, as many as a page can hold.
+
+    The synthetic ones are those of the generator that question 2 names.
+    """
+    kinds = {"real": results.galleries[0].source, "synthetic": words.chosen(results).source}
+    images = {(gallery.label, gallery.source): gallery.images for gallery in results.galleries}
+    sides = {
+        label: {kind: images.get((label, source), ()) for kind, source in kinds.items()}
+        for label in dict.fromkeys(gallery.label for gallery in results.galleries)
+    }
+    sides = {label: side for label, side in sides.items() if all(side.values())}
+    pixels = sum(
+        image.size for side in sides.values() for shown in side.values() for image in shown
+    )
+    share = min(1.0, _MOST_PIXELS / max(1, pixels))
+    return {
+        label: {kind: shown[: max(1, int(share * len(shown)))] for kind, shown in side.items()}
+        for label, side in sides.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,12 @@ def _best(rows: Sequence[ClassifierRow]) -> ClassifierRow:
     return max(rows, key=lambda row: -1.0 if row.validation_auc is None else row.validation_auc)
 
 
+def summed_up(results: StudyResults) -> list[tuple[str, ClassifierRow]]:
+    """The classifiers that answer question 2 in three rows, by what they are trained on."""
+    both = _best([row for row in results.classifiers if row.is_both])
+    return [("real", results.classifiers[0]), ("synthetic", chosen(results)), ("both", both)]
+
+
 def how_good(results: StudyResults) -> Finding:
     """Answer to question 2 by the classifiers, by KID and by the variety."""
     rows = [row for row in results.classifiers if row.is_synthetic]
