@@ -29,6 +29,7 @@ STAGES = {
     "audit": ("stages.audit:audit", "Find the step from which a generator copies patients."),
     "cross_validate": ("stages.cross_validate:cross_validate", "Test a classifier by folds."),
     "study": ("study.runner:run", "Run all stages from radiographs to the report."),
+    "status": ("study.status:status", "Print what a study has done, and the time left."),
     "plan": ("study.runner:plan", "Print the stages of a study that are not done."),
 }
 """Commands that work in a run directory: module and function of each, and what it does."""

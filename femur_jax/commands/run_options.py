@@ -29,6 +29,7 @@ _EXAMPLES = {
     femur study --config=configs/study.py:base --workdir=runs/study \\
         --config.radiographs=radiographs --config.labels=labels.csv
     femur study runs/study --only="train gan-letterbox-joint-0\"""",
+    "status": "    femur status runs/study",
     "plan": "    femur plan --config=configs/study.py:base --workdir=runs/study",
 }
 _USAGE = """\
@@ -98,7 +99,7 @@ def parse(command: str, argv: Sequence[str]) -> RunOptions:
     config = _config(options, [*fields, *unknown])
     is_study = "task" not in config
     command = command or ("study" if is_study else "train")
-    if is_study != (command in ("study", "plan")):
+    if is_study != (command in ("study", "status", "plan")):
         other = "a study; use femur study or femur plan" if is_study else "a model, not of a study"
         raise UserError(f"femur {command} does not take this config: it is the config of {other}.")
     more = {"only": options.only} if command == "study" else {}

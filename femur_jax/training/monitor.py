@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +18,13 @@ from clu import parameter_overview
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from femur_jax.files import write_atomically
 from femur_jax.progress import Progress
 
 SCALARS = "scalars.jsonl"
 SPEED = "speed.jsonl"
 PARAMETERS = "parameters.txt"
+PICTURES = "samples.png"
 
 PEAK_FLOPS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
 """Floating-point operations a second of dense bfloat16, by the beginning of a device's name
@@ -35,7 +38,8 @@ class Monitor:
     """Writes a run's logs; only process 0 writes.
 
     Scalars also go to `scalars.jsonl` in the folder, one object a line, with the key `step`; the
-    report draws its curves from this file. Numbers that differ between two runs of the same config
+    report draws its curves from this file. The newest of the pictures named `samples` go to
+    `samples.png`, side by side. Numbers that differ between two runs of the same config
     (steps per second, share of time spent waiting for data, memory in GiB, share of the devices'
     peak) go to `speed.jsonl`.
     """
@@ -136,6 +140,10 @@ class Monitor:
         """Logs batches of grey images with values in [0, 1], shape (n, height, width, 1)."""
         if self._events:
             self._events.write_images(step, images)
+        if self._writes and "samples" in images:
+            row = np.hstack([*images["samples"][..., 0]])
+            picture = imagecodecs.png_encode(np.uint8(255 * np.clip(row, 0, 1)))
+            write_atomically(self._folder / PICTURES, bytes(picture))
 
     def histograms(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Logs the distributions of some values."""
@@ -164,6 +172,11 @@ class Monitor:
 def read_scalars(folder: Path) -> list[dict[str, Any]]:
     """Returns the scalars that a run has logged in a folder, none where it has not begun."""
     return _read(folder / SCALARS)
+
+
+def read_speed(folder: Path) -> list[dict[str, Any]]:
+    """Returns the speeds that a run has logged in a folder, likewise."""
+    return _read(folder / SPEED)
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import imagecodecs
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -42,6 +43,8 @@ def test_images_and_histograms_are_in_the_event_file(run, events):
     width, height, *pictures = make_ndarray(images.tensor_proto)
     assert (images.step, int(width), int(height), len(pictures)) == (15, 8, 8, 2)
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    row = imagecodecs.png_decode((run[0] / "samples.png").read_bytes())
+    np.testing.assert_array_equal(row, np.hstack([imagecodecs.png_decode(p) for p in pictures]))
     [histogram] = events.Tensors("parameters/kernel")
     buckets = make_ndarray(histogram.tensor_proto)  # left, right, count
     kernel = np.asarray(run[1].params["kernel"])
