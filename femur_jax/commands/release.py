@@ -46,6 +46,12 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         help="folder of the page on which readers accept or reject, see above",
     )
+    parser.add_argument(
+        "--classifier",
+        type=Path,
+        help="run directory of a classifier of the source, to be trained once more on what is "
+        "released; its AUC on real patients before and after goes to the card",
+    )
     args = parser.parse_args(argv)
     from femur_jax.stages.release import release  # imports JAX, which --help does without
 
@@ -56,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         url=args.url,
         creator=args.creator,
         review=args.review,
+        classifier=args.classifier,
     )
     if counts is None:
         print(f"Nothing is released yet. femur readers serve {args.review} --invite NAME")

@@ -1,10 +1,26 @@
 """What the card of a release says of the selection and of the audit."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from femur_jax.evaluation.generators import Evaluation
 from femur_jax.evaluation.memorization import SEARCHED
+from femur_jax.evaluation.statistics import Interval
 from femur_jax.markdown import table
+
+
+class Taught(NamedTuple):
+    """AUC on real test patients of a classifier of all radiographs, and of one of the released.
+
+    Attributes:
+        before: AUC of the classifier that was trained on all.
+        after: AUC of the one that was trained on the released ones.
+        difference: Second AUC minus the first, on the same patients.
+    """
+
+    before: Interval
+    after: Interval
+    difference: Interval
 
 
 def lines(
@@ -14,6 +30,7 @@ def lines(
     counts: Mapping[str, int],
     before: Evaluation,
     after: Evaluation,
+    taught: Taught | None = None,
 ) -> list[str]:
     """Lines in Markdown.
 
@@ -24,6 +41,7 @@ def lines(
         counts: Number of radiographs that were left out, by reason.
         before: Comparison of all of them with real radiographs.
         after: Comparison of the released ones.
+        taught: Classifiers that were trained on both, where there are.
     """
     both = (("before", before), ("after", after))
     looked = f"{readers} readers accepted" if readers > 1 else "One reader accepted"
@@ -37,7 +55,7 @@ def lines(
         *table(("reason", "radiographs"), counts.items()),
         "",
         "A selection makes a set more uniform. Recall and coverage fall where it costs variety. "
-        "No classifier was trained on the selection.",
+        + (_teaching(taught) if taught else "No classifier was trained on the selection."),
         "",
         *table(
             ("", "n", "KID", "recall", "coverage"),
@@ -83,3 +101,15 @@ def lines(
         ),
         "",
     ]
+
+
+def _teaching(taught: Taught) -> str:
+    before, after, difference = (
+        f"{i.value:{sign}.2f} [{i.low:{sign}.2f}, {i.high:{sign}.2f}]"
+        for i, sign in zip(taught, ("", "", "+"), strict=True)
+    )
+    return (
+        f"A classifier that was trained on all of them has an AUC of {before} on real test "
+        f"patients, and one that was trained for as many steps on the released ones has {after}, a "
+        f"difference of {difference}; each was trained once."
+    )

@@ -5,6 +5,7 @@ like radiographs. What is left is audited again, and is released only if that au
 """
 
 import datetime
+import shutil
 from collections.abc import Container
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from femur_jax import run_folder
 from femur_jax.data.manifest import MANIFEST
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.evaluation.contrasts import auc_difference
 from femur_jax.evaluation.generators import Evaluation, View, evaluate_generator, open_synthetic
 from femur_jax.evaluation.memorization import Copies, CopySearch, Scope
 from femur_jax.evaluation.radiograph_set import RadiographSet, of_split
+from femur_jax.evaluation.statistics import roc_auc
 from femur_jax.files import has_content, new_folder, require_absent
 from femur_jax.progress import Progress
 from femur_jax.release import card as release_card
@@ -25,8 +28,9 @@ from femur_jax.release.folder import DATASET, complete
 from femur_jax.release.quality import Quality
 from femur_jax.release.review import build_review, rejected_in
 from femur_jax.stages import cards
-from femur_jax.stages.evaluate import make_extractor
+from femur_jax.stages.evaluate import held_out_predictions, make_extractor
 from femur_jax.stages.sample import SYNTHETIC
+from femur_jax.stages.train import train
 from femur_jax.training import loop
 
 
@@ -38,6 +42,7 @@ def release(
     url: str,
     creator: str,
     review: Path | None = None,
+    classifier: Path | None = None,
 ) -> dict[str, int] | None:
     """Writes the radiographs that may be given away into a new folder, see `release.folder`.
 
@@ -49,17 +54,20 @@ def release(
         creator: Name of the organisation that gives it away.
         review: Folder of the page on which people accept or reject radiographs. Where it does not
             exist, it is made, and nothing is released yet.
+        classifier: Run directory of a classifier that was trained on the source alone, which is
+            trained once more on what is released.
 
     Returns:
         Number of radiographs that were left out, by reason; None where the review was made.
 
     Raises:
-        UserError: The source is not the work of a generator of this machine, the review is not
-            finished, no radiograph is left, or the audit of what is left accuses it. Nothing is
-            released then.
+        UserError: The source is not the work of a generator of this machine, the classifier is not
+            one of the source, the review is not finished, no radiograph is left, or the audit of
+            what is left accuses it. Nothing is released then.
     """
     require_absent(out)
     config, synthetic = _open(source)
+    teaching = _Teaching(classifier, synthetic) if classifier else None
     every = of_split([synthetic], "train")
     auditor = _Auditor(config, every)
     copies, before = auditor.evaluated(every)
@@ -84,7 +92,8 @@ def release(
     selection.refuse_accused(after.copies)
     with new_folder(out) as partial:
         dataset = selection.write_rest(synthetic, reasons, partial / DATASET)
-        selected = release_card.lines(len(every), len(rest), readers, counts, before, after)
+        taught = teaching.repeated(dataset, partial / "classifier") if teaching else None
+        selected = release_card.lines(len(every), len(rest), readers, counts, before, after, taught)
         complete(
             partial,
             model_card=cards.model_card(config, after),
@@ -126,6 +135,35 @@ class _Auditor:
             self._dataset, radiographs, self._view, by=self._by, audits=copies
         )
         return copies, evaluation
+
+
+class _Teaching:
+    """A classifier of all radiographs, which is trained again on some."""
+
+    def __init__(self, run: Path, synthetic: RadiographDataset):
+        """Tests the classifier in a run directory on its real test patients.
+
+        Raises:
+            UserError: It is not a classifier that was trained on the dataset alone.
+        """
+        self._config = run_folder.load_config(run)
+        trained_on = [Path(name).resolve() for name in self._config.get("train_datasets", ())]
+        if trained_on != [synthetic.folder.resolve()]:
+            raise UserError(
+                f"{run} is not the run directory of a classifier that was trained on "
+                f"{synthetic.folder} alone; name one, or leave out --classifier."
+            )
+        self._before = held_out_predictions(self._config, run).test.by_patient()
+
+    def repeated(self, rest: RadiographDataset, workdir: Path) -> release_card.Taught:
+        """Trains the same classifier on a dataset, in a run directory that is removed."""
+        config = self._config.copy_and_resolve_references()
+        config.train_datasets = (str(rest.folder),)
+        train(config, workdir)
+        after = held_out_predictions(config, workdir).test.by_patient()
+        shutil.rmtree(workdir)
+        contrast = auc_difference([[after]], [[self._before]])
+        return release_card.Taught(roc_auc(self._before), roc_auc(after), contrast.difference)
 
 
 def _without(dataset: RadiographDataset, dropped: Container[int]) -> list[int]:

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from configs import classifier
 from configs.gan import get_config
 from femur_jax import run_folder
 from femur_jax.classifier.protocol import origin
@@ -24,6 +25,8 @@ from femur_jax.evaluation.generators import CopiesRow
 from femur_jax.evaluation.statistics import Interval
 from femur_jax.main import main
 from femur_jax.release import selection
+from femur_jax.stages.evaluate import evaluate
+from femur_jax.stages.train import train
 from femur_jax.training import loop
 from tests.evaluation.conftest import drawn_radiographs
 
@@ -31,25 +34,28 @@ ABOUT = ["--creator=A University", "--url=https://www.example.org/femur"]
 COPIED, NOISY, FRESH = 2, 2, 16
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """Drawn radiographs, each of another patient."""
-    folder = tmp_path_factory.mktemp("real") / "real"
-    images = iter(drawn_radiographs(np.random.default_rng(0), 80))
+def make_real(folder, labels):
+    """Drawn radiographs of each class, each of another patient."""
+    images = iter(drawn_radiographs(np.random.default_rng(0), 80 * len(labels)))
     with DatasetWriter(folder, patch=32, provenance={"kind": "real"}) as writer:
         for split, count in (("train", 40), ("validation", 20), ("test", 20)):
-            for n in range(count):
-                name = f"{split}-{n}"
-                radiograph = Radiograph(next(images), name, "AFF", name, f"hospital {n % 3}")
+            for n in range(count * len(labels)):
+                name, label = f"{split}-{n}", labels[n % len(labels)]
+                radiograph = Radiograph(next(images), name, label, name, f"hospital {n % 3}")
                 writer.add(encode(radiograph, 32), split)
     return RadiographDataset(folder)
 
 
-def make_run(folder, real, images):
-    """The run directory of a generator of AFF that has generated some images."""
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    return make_real(tmp_path_factory.mktemp("real") / "real", ["AFF"])
+
+
+def make_run(folder, real, images, labels=("AFF",)):
+    """The run directory of a generator that has generated some images, of each class in turn."""
     config = get_config("tiny")
     config.dataset = str(real.folder)
-    config.data.draw.label_shares = (0.0, 1.0)
+    config.data.draw.label_shares = (len(labels) - 1.0, 1.0)
     run_folder.claim(folder, config, stage="train", free=loop.FREE_FIELDS)
     provenance = {
         "kind": "synthetic",
@@ -57,7 +63,7 @@ def make_run(folder, real, images):
         "config": run_folder.config_hash(config, without=loop.FREE_FIELDS),
         **origin(real, "patient"),
     }
-    requests = [Request(48, 48, 0.2, "AFF") for _ in images]
+    requests = [Request(48, 48, 0.2, labels[n % len(labels)]) for n in range(len(images))]
     spool = SyntheticSpool(folder / "synthetic", requests, patch=32, provenance=provenance)
     for n, image in enumerate(images):
         spool.add(n, image)
@@ -132,6 +138,33 @@ def test_the_cards_state_what_was_left_out_and_what_the_audit_sees(released, rea
     assert "CC-BY-4.0" in (released / "LICENSE").read_text()
 
 
+def make_classifier(folder, real, trained_on):
+    """A classifier of one block, trained for eight steps and tested."""
+    config = classifier.get_config("tiny")
+    config.dataset, config.train_datasets = str(real.folder), (str(trained_on),)
+    config.model.update(stage_sizes=(1,), width=8)
+    config.train.update(steps=8, batch_size=16, checkpoint_every=8, warmup_steps=1, images_every=9)
+    train(config, folder)
+    evaluate(config, folder)
+    auc = json.loads((folder / "evaluation.json").read_text())["auc"]
+    return "{value:.2f} [{low:.2f}, {high:.2f}]".format(**auc)
+
+
+def test_a_classifier_is_trained_again_on_what_is_released(tmp_path):
+    """The card's areas are those of a user who trains on all radiographs and on the released."""
+    real = make_real(tmp_path / "real", ["NFF", "AFF"])
+    images = [*generated(real, 0), *generated(real, 0)]
+    run, out = make_run(tmp_path / "run", real, images, ("NFF", "AFF")), tmp_path / "out"
+    before = make_classifier(tmp_path / "before", real, run / "synthetic")
+    options = [f"--out={out}", *ABOUT, f"--classifier={tmp_path / 'before'}"]
+    assert main(["release", str(run), *options]) == 0
+    card = (out / "DATA_CARD.md").read_text()
+    after = make_classifier(tmp_path / "after", real, out / "dataset")
+    assert before != after and f"has an AUC of {before} on real test patients" in card
+    assert f"on the released ones has {after}, a difference of" in card
+    assert not (out / "classifier").exists()
+
+
 # rdflib, which mlcroissant uses, calls what it deprecates itself.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_croissant_is_valid(released):
@@ -162,6 +195,7 @@ def test_croissant_has_what_the_specification_requires(released):
         ("real", "for synthetic radiographs alone"),
         ("absent", "holds no run"),
         ("exists", "exists; remove it"),
+        ("classifier", "not the run directory of a classifier that was trained on"),
     ],
 )
 def test_a_refusal_is_one_sentence_and_leaves_nothing(real, tmp_path, capsys, kind, sentence):
@@ -170,8 +204,12 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(real, tmp_path, capsys, ki
         source = real.folder
     if kind == "exists":
         out.mkdir()
+    options = [f"--out={out}", *ABOUT]
+    if kind == "classifier":  # which is a generator
+        source = make_run(source, real, generated(real, 0))
+        options.append(f"--classifier={source}")
     capsys.readouterr()
-    assert main(["release", str(source), f"--out={out}", *ABOUT]) == 2
+    assert main(["release", str(source), *options]) == 2
     [line] = [one for one in capsys.readouterr().err.splitlines() if one.startswith("femur_jax:")]
     assert sentence in line
     assert kind == "exists" or not out.exists()
