@@ -87,7 +87,7 @@ def dinov2_size(weights: Weights) -> tuple[int, int]:
     Raises:
         UserError: The file belongs to another network, or to a variant with registers.
     """
-    if "register_tokens" in weights:
+    if {"register_tokens", "reg_token"} & weights.keys():  # as its authors or timm name them
         raise UserError(
             "The file of weights belongs to a DINOv2 with registers; use a variant without them, "
             "such as dinov2_vits14_pretrain.pth."

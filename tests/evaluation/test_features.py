@@ -1,8 +1,5 @@
 """Features of radiographs against the radiographs' pixels."""
 
-import json
-import struct
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +17,7 @@ from femur_jax.evaluation.features import (
     radiograph_features,
     thumbnails,
 )
+from tests.models.weight_files import save
 
 
 def test_thumbnails_show_the_whole_radiograph(dataset):
@@ -89,19 +87,6 @@ def test_features_are_in_order_and_do_not_depend_on_the_batch():
 def test_no_radiographs_have_no_features(dataset):
     with pytest.raises(UserError, match="no radiographs"):
         radiograph_features(pixels(16), dataset, [])
-
-
-def save(path, tensors):
-    """A safetensors file."""
-    header, data = {}, b""
-    for name, tensor in tensors.items():
-        value = np.asarray(tensor, np.float32)
-        ends = [len(data), len(data) + value.nbytes]
-        header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": ends}
-        data += value.tobytes()
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
 
 
 def test_the_network_is_recognised_from_its_file(tmp_path):
