@@ -698,7 +698,7 @@ def test_large_radiographs_are_reduced_by_one_factor_and_keep_their_caption(tmp_
     assert "3000 × 1500 px" in page.text and "reduced to 1/6" in page.text
 
 
-def test_real_and_synthetic_radiographs_are_shown_at_native_size(tmp_path: Path):
+def test_real_and_synthetic_radiographs_are_shown_at_native_size(tmp_path: Path, chromium):
     sizes = {"real": (3000, 1600), "diffusion": (1200, 900), "GAN": (2000, 1500)}
     results = dataclasses.replace(
         made_up_results(),
@@ -708,10 +708,19 @@ def test_real_and_synthetic_radiographs_are_shown_at_native_size(tmp_path: Path)
     write_report(results, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     native = [img for img in page.all("img") if int(img["height"] or 0) > 1000]
-    assert "(pixel for pixel)" in page.text
+    assert "A click on a large one shows it at native size." in page.text
     # Of five radiographs of each kind, 30 million pixels hold three.
     assert [decode(img).shape for img in native] == [sizes["real"]] * 3 + [sizes["GAN"]] * 3
     np.testing.assert_array_equal(decode(native[-1]), grey(*sizes["GAN"]) // 256)
+    shown = chromium.new_page(viewport={"width": 1280, "height": 800})
+    shown.goto((tmp_path / "report.html").as_uri())
+    last = shown.locator(".window img").last
+    width, height = (last.bounding_box()[side] for side in ("width", "height"))
+    assert width < 540 and height <= 680 and width / height == pytest.approx(0.75, abs=0.01)
+    last.click()
+    assert last.bounding_box()["width"] == sizes["GAN"][1]
+    assert shown.evaluate("document.documentElement.scrollWidth") == 1280
+    shown.close()
 
 
 def test_a_browser_folds_the_questions_and_prints_them_open(html: str, tmp_path: Path, chromium):
