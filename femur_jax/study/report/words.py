@@ -442,12 +442,13 @@ def are_they_safe(results: StudyResults) -> Finding:
         for name, seed, evaluation in results.evaluations
         for row in evaluation.copies
     ]
-    accused = [name for name, row in sets if row.is_accused]
-    if accused:
+    text = ""
+    if accused := [name for name, row in sets if row.is_accused]:
         conclusion = (
             f"Do not share {len(accused)} of {len(sets)} synthetic sets, which repeat training "
-            f"radiographs or reveal who is in the training set: {'; '.join(accused)}."
+            "radiographs or reveal who is in the training set."
         )
+        text = f"Accused: {'; '.join(accused)}. "
     elif missing := sum(row.found[UNCHANGED] < LEAST_POWER for _, row in sets):
         conclusion = (
             f"Not decided for {missing} of {len(sets)} synthetic sets, whose audits would miss "
@@ -457,7 +458,7 @@ def are_they_safe(results: StudyResults) -> Finding:
         conclusion = f"No sign of copies in any of {count(len(sets), 'synthetic set')}."
     name, worst = max(sets, key=lambda item: item[1].membership_auc.value)
     leaking = sum(row.membership_p < SIGNIFICANCE for _, row in sets)
-    text = (
+    text += (
         "An attacker who has a set infers whether a patient was in the training data with an AUC "
         f"of at most {interval_text(worst.membership_auc)} ({name}; 0.5 is a coin). "
     )
