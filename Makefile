@@ -1,3 +1,4 @@
+# make example     a few synthetic radiographs in example/all.png, in a minute
 # make demo        simulated radiographs in, runs/demo/report.html out
 # make test        ruff, pyright and pytest, the first two next to the third
 # make bench       speed compared with peers; ONLY=name selects one measurement
@@ -10,11 +11,14 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 # (docs/decisions.md).
 demo bench experiment: export JAX_NUM_CPU_DEVICES ?= 2
 
-.PHONY: demo test lint unit bench experiment
+.PHONY: example demo test lint unit bench experiment
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	.venv/bin/femur study --config=configs/study.py:$(STUDY) --workdir=$(WORKDIR)
+
+example: .venv/installed
+	.venv/bin/femur example --out=example
 
 test: .venv/installed
 	$(MAKE) --no-print-directory --jobs=2 lint unit

@@ -42,6 +42,20 @@ _SIZES = {0.25: (560, 448), 1.0: (1120, 896), 4.0: (2240, 1792), 15.0: (4330, 34
 _LARGEST_WHOLE = 4.0
 
 
+@measurement("s", Goal("<=", 60.0))
+def example_seconds() -> Result:
+    """Seconds that `femur example` takes for its four radiographs, with nothing compiled before."""
+    with tempfile.TemporaryDirectory() as name:
+        start_time = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "femur_jax.main", "example", f"--out={name}/example"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        return Result(value=time.monotonic() - start_time, device=cpu())
+
+
 @measurement("", Goal("<=", 1.05))
 def sampling_exponent() -> Result:
     """The exponent of sampling time against pixels; 1 is proportional.

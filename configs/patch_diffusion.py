@@ -27,7 +27,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     config = ConfigDict()
     config.task = "diffusion"  # model family
     config.dataset = ""  # folder of the radiograph dataset
-    config.pretrained = ""  # run directory of such a model to start from, of other data or size
+    # Run directory of such a model to start from, of other data or size; example: the model of
+    # femur example.
+    config.pretrained = ""
     config.seed = 0  # seed of parameters, data order and noise
     config.mesh = ConfigDict(
         {

@@ -9,6 +9,7 @@ from femur_jax.errors import UserError
 from femur_jax.files import as_user_error, for_owner_only
 
 TOOLS = {
+    "example": "Generate a few radiographs with the model that comes with the package.",
     "simulate": "Write simulated patients as DICOM files.",
     "ingest": "Make a dataset of DICOM or image files and a label table.",
     "inspect": "Write a page on what a dataset holds.",
@@ -44,6 +45,7 @@ Commands:
 {commands}
 
 Examples:
+    femur example
     femur study --config=configs/study.py:demo --workdir=runs/demo
     femur train --config=configs/patch_diffusion.py:tiny --workdir=runs/diffusion \\
         --config.dataset=data/femur

@@ -189,7 +189,7 @@ def load_config(workdir: Path) -> ConfigDict:
             f"{', '.join(f'config.{name}' for name in missing)}; use that version, or begin a new "
             "run in another folder."
         )
-    return ConfigDict(_with_tuples(fields)).lock()
+    return ConfigDict(with_tuples(fields)).lock()
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -221,12 +221,12 @@ def _missing(current: dict[str, Any], fields: dict[str, Any], prefix: str = "") 
     return names
 
 
-def _with_tuples(value: Any) -> Any:
+def with_tuples(value: Any) -> Any:
     """JSON's lists as the tuples that they were in the config."""
     if isinstance(value, dict):
-        return {name: _with_tuples(item) for name, item in value.items()}
+        return {name: with_tuples(item) for name, item in value.items()}
     if isinstance(value, list):
-        return tuple(_with_tuples(item) for item in value)
+        return tuple(with_tuples(item) for item in value)
     return value
 
 

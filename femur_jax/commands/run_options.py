@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from femur_jax.commands.options import Parser
 from femur_jax.errors import UserError
+from femur_jax.example import EXAMPLE
 from femur_jax.run_folder import load_config
 
 _EXAMPLES = {
@@ -45,9 +46,14 @@ femur {command} --config=FILE:VARIANT --workdir=WORKDIR [--config.FIELD=VALUE ..
 Examples:
 {examples}
 """
-_ONLY = """\
+_MORE = {
+    "train": """\
+    --from_example         Start from the model of `femur example`, as config.pretrained=example.
+""",
+    "study": """\
     --only=STAGE           One stage of the study, as `femur plan` names it.
-"""
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def usage(command: str, purpose: str) -> str:
     return _USAGE.format(
         command=command,
         purpose=purpose,
-        more=_ONLY if command == "study" else "",
+        more=_MORE.get(command, ""),
         examples=_EXAMPLES[command],
     )
 
@@ -91,8 +97,12 @@ def parse(command: str, argv: Sequence[str]) -> RunOptions:
     parser = _parser(command or "train")
     if command in ("", "study"):
         parser.add_argument("--only", default="")
+    if command in ("", "train"):
+        parser.add_argument("--from_example", action="store_true")
     others, fields = _split(argv)
     options, unknown = parser.parse_known_args(others)
+    if options.__dict__.get("from_example"):
+        fields.append(f"--config.pretrained={EXAMPLE}")
     workdir = options.workdir or options.folder
     if not workdir:
         raise UserError("No run directory is named; add --workdir=FOLDER.")

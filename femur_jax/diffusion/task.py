@@ -1,6 +1,5 @@
 """Training the patch denoiser."""
 
-from collections.abc import Container, Iterator, Mapping
 from functools import cached_property
 
 import jax
@@ -8,23 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key, UInt16
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from femur_jax.data.letterbox import paste_centred
 from femur_jax.data.loader import Pool, Stream
 from femur_jax.data.radiograph import to_unit
 from femur_jax.data.shards import RadiographDataset
-from femur_jax.data.strategies import check, known_sizes, patch_sides, patch_streams
-from femur_jax.data.synthetic import JITTER, Request, draw_requests, wanted_labels
+from femur_jax.data.strategies import patch_sides, patch_streams
+from femur_jax.data.synthetic import JITTER, draw_requests, wanted_labels
 from femur_jax.diffusion import edm
-from femur_jax.diffusion.canvases import Job
-from femur_jax.diffusion.conditioning import CHANNELS, NO_LABEL, Conditioning, vector_length
-from femur_jax.diffusion.generation import Model, tile_denoiser
-from femur_jax.diffusion.sampler import Sampler, at_level
-from femur_jax.errors import UserError
-from femur_jax.models.functional import Params, functional
-from femur_jax.models.unet import UNet
+from femur_jax.diffusion.conditioning import NO_LABEL, Conditioning
+from femur_jax.diffusion.denoiser import Denoiser
+from femur_jax.diffusion.sampler import at_level
+from femur_jax.models.functional import Params
 from femur_jax.parallel.rules import Rules
 from femur_jax.training import ema
 from femur_jax.training.accumulate import mean_over_microbatches
@@ -44,8 +40,8 @@ _NOT_ORTHOGONAL = ("head/kernel", "uncertainty/kernel")
 """The matrices of one output, whose orthogonal form would be their direction alone."""
 
 
-class DiffusionTask:
-    """One denoiser for the patches of every level."""
+class DiffusionTask(Denoiser):
+    """The training of a denoiser."""
 
     name = "diffusion"
     square = None
@@ -65,26 +61,11 @@ class DiffusionTask:
         Raises:
             UserError: The strategy is unknown, or the U-Net does not fit the patches.
         """
-        self.config = config
+        super().__init__(config, patch=dataset.patch, levels=dataset.levels)
         self.dataset = dataset
-        check(config.data)
-        _check_model(config.model, min(patch_sides(config.data, dataset.patch)))
-        self.model = functional(
-            lambda rngs: UNet(
-                in_channels=CHANNELS,
-                conditions=vector_length(self.levels),
-                **config.model,
-                rngs=rngs,
-            )
-        )
         self.optimizer = clipped_optimizer(
             config.train.optimizer, self._schedule(), by_adam=_follows_adam
         )
-
-    @property
-    def levels(self) -> int:
-        """The number of levels of the model."""
-        return self.dataset.levels if self.config.data.strategy == "pyramid" else 1
 
     @property
     def sample_bytes(self) -> int:
@@ -93,7 +74,7 @@ class DiffusionTask:
         The factors are those of programs that XLA compiled for GPUs (`femur plan_gpu`) of `base`
         and `large`: temporary memory, over the size of the outputs of all blocks of one direction.
         """
-        model, side = self.config.model, max(patch_sides(self.config.data, self.dataset.patch))
+        model, side = self.config.model, max(patch_sides(self.config.data, self.patch))
         outputs = sum(
             model.blocks * model.channels * multiplier * (side >> n) ** 2
             for n, multiplier in enumerate(model.multipliers)
@@ -218,83 +199,13 @@ class DiffusionTask:
             for name, members in groups.items()
         }
 
-    def network(
-        self, params: Params, conditioning: Conditioning, key: Key[Array, ""] | None = None
-    ) -> edm.Network:
-        """Binds everything but the noisy patch and its noise level to the U-Net.
-
-        Args:
-            params: The parameters of the U-Net.
-            conditioning: The inputs apart from the noisy patch.
-            key: The key of dropout, in training.
-        """
-        channels, vector = conditioning.channels(), conditioning.vector(self.levels)
-
-        def F(x: Float[Array, "batch height width 1"], c_noise: Float[Array, "batch"]):
-            x = jnp.concatenate([x, channels], axis=-1)
-            return self.model.apply(params, x, c_noise, vector, key)
-
-        return F
-
-    def denoise(
-        self,
-        params: Params,
-        x: Float[Array, "batch patch patch 1"],
-        sigma: Float[Array, "batch"],
-        conditioning: Conditioning,
-    ) -> Float[Array, "batch patch patch 1"]:
-        """Returns D(x; sigma) of patches, 0 outside of the radiograph; see `generation.Denoise`."""
-        F = self.network(params, conditioning)
-        D = edm.denoise(F, x, sigma, sigma_data=self.config.diffusion.sigma_data)
-        return conditioning.mask() * D
-
-    def generate(
-        self,
-        params: Params,
-        requests: Mapping[int, Request],
-        *,
-        sample: ConfigDict,
-        finished: Container[int] = (),
-        progress: bool = False,
-        weak: Model | None = None,
-    ) -> Iterator[tuple[int, UInt16[np.ndarray, "height width"]]]:
-        """Generates radiographs; see `training.task.Generator`.
-
-        Args:
-            params: One of the averages of `TrainState.ema`.
-            requests: The radiographs to generate, by number.
-            sample: The config's `sample`.
-            finished: Numbers of the radiographs that exist, see `Sampler.sample`.
-            progress: Whether to show a progress bar.
-            weak: A worse model for autoguidance, see `tile_denoiser`.
-
-        Raises:
-            UserError: A setting is out of range.
-        """
-        patch = self.dataset.patch
-        if sample.longest and sample.longest < patch:
-            raise UserError(
-                f"config.sample.longest is {sample.longest}; give at least the patch's side of "
-                f"{patch} pixels, or 0 for all levels."
-            )
-        denoise = tile_denoiser(Model(self.denoise, params), guidance=sample.guidance, weak=weak)
-        sampler = Sampler(denoise, sample, patch=patch)
-        jobs = [Job(n, r, self._sizes(r, sample.longest)) for n, r in requests.items()]
-        return sampler.sample(jobs, finished=finished, progress=progress)
-
-    def _sizes(self, request: Request, longest: int) -> list[tuple[int, int]]:
-        """Height and width of each level to generate, coarsest first."""
-        strategy, patch = self.config.data.strategy, self.dataset.patch
-        sizes = known_sizes(strategy, request.height, request.width, patch)
-        return [size for size in sizes if not longest or max(size) <= longest]
-
     def images(self, state: TrainState) -> dict[str, np.ndarray]:
         """Returns samples of the two coarsest levels at a fixed seed, each class in turn."""
         labels = wanted_labels((), self.config.data.draw.label_shares)
         requests = draw_requests(self.dataset, per_label=4, seed=0, labels=labels)
         sample = self.config.sample.copy_and_resolve_references()
         sample.update(seed=0, tile_batch=1 + len(requests) // jax.local_device_count())
-        sample.longest = 2 * self.dataset.patch
+        sample.longest = 2 * self.patch
         params = state.ema[str(self.config.train.ema_widths[0])]
         samples = dict(self.generate(params, dict(enumerate(requests)), sample=sample))
         side = max(max(pixels.shape) for pixels in samples.values())
@@ -305,40 +216,3 @@ class DiffusionTask:
 def _follows_adam(path: tuple[jax.tree_util.KeyEntry, ...]) -> bool:
     """Whether a parameter is the head of one channel, which has no directions to balance."""
     return jax.tree_util.keystr(path, simple=True, separator="/") in _NOT_ORTHOGONAL
-
-
-def _check_model(model: ConfigDict, side: int) -> None:
-    """Checks that the U-Net can be built.
-
-    Args:
-        model: The config's `model`.
-        side: The side of the smallest patches.
-
-    Raises:
-        UserError: A setting of the model does not fit the patches or the others.
-    """
-    halvings = len(model.multipliers) - 1
-    if side % 2**halvings:
-        raise UserError(
-            f"Patches of {side} pixels cannot be halved {halvings} times; shorten "
-            "config.model.multipliers, or make the dataset with larger patches."
-        )
-    if len(model.attention) != len(model.multipliers):
-        raise UserError(
-            "config.model.attention and config.model.multipliers have different lengths; give "
-            "both one entry for each resolution."
-        )
-    if model.channels % 8:
-        raise UserError(
-            f"config.model.channels is {model.channels}; make it a multiple of 8, the number of "
-            "channels that are normalised together."
-        )
-    if model.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config.model.dtype is {model.dtype!r}; write float32 or bfloat16.")
-    for multiplier, attends in zip(model.multipliers, model.attention, strict=True):
-        width = model.channels * multiplier
-        if attends and width > model.head_channels and width % model.head_channels:
-            raise UserError(
-                f"Heads of {model.head_channels} channels do not divide a width of {width}; "
-                "change config.model.head_channels."
-            )

@@ -18,6 +18,7 @@ from femur_jax.data.shards import RadiographDataset
 from femur_jax.evaluation.generators import Evaluation
 from femur_jax.evaluation.memorization import LEAST_POWER
 from femur_jax.evaluation.planted import UNCHANGED
+from femur_jax.example import EXAMPLE
 from femur_jax.files import write_atomically
 from femur_jax.markdown import table
 from femur_jax.training import loop
@@ -80,11 +81,7 @@ def model_card(config: ConfigDict, evaluation: Evaluation | None) -> str:
                 "seed": config.seed,
                 "optimizer steps": config.train.steps,
                 "batch size": config.train.batch_size,
-                "started from": (
-                    "a model of other radiographs, which no audit here searches for copies"
-                    if config.pretrained
-                    else "random parameters"
-                ),
+                "started from": _start(config.pretrained),
             }
         ),
         "",
@@ -92,6 +89,15 @@ def model_card(config: ConfigDict, evaluation: Evaluation | None) -> str:
         *_advice(),
     ]
     return "\n".join(model)
+
+
+def _start(pretrained: str) -> str:
+    """The parameters before the first step, in words."""
+    if not pretrained:
+        return "random parameters"
+    if pretrained == EXAMPLE:
+        return "the example's model, which is of simulated patients alone"
+    return "a model of other radiographs, which no audit here searches for copies"
 
 
 def data_card(

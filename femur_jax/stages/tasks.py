@@ -11,6 +11,7 @@ from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.errors import UserError
+from femur_jax.example import EXAMPLE
 from femur_jax.gan.task import GanTask
 from femur_jax.training import loop
 from femur_jax.training.task import Generator, Task
@@ -46,10 +47,18 @@ def make_generator(config: ConfigDict) -> Generator:
 def origins_before(config: ConfigDict) -> list[dict[str, str]]:
     """The data of the run that a generator's run starts from, and of those before it.
 
+    The shipped denoiser has none, since it was trained on simulated patients alone.
+
     Raises:
         UserError: There is no such run, it trains another model, or its dataset is gone.
     """
     if not config.pretrained:
+        return []
+    if config.pretrained == EXAMPLE:
+        if config.task != "diffusion":
+            raise UserError(
+                f"The example's model (config.pretrained) is a diffusion model, not {config.task}."
+            )
         return []
     first = run_folder.load_config(Path(config.pretrained))
     if first.task != config.task:

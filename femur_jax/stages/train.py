@@ -13,6 +13,7 @@ from femur_jax.classifier.task import ClassifierTask
 from femur_jax.classifier.validation import Validation, left_out
 from femur_jax.data.radiograph import LABELS
 from femur_jax.errors import UserError
+from femur_jax.example import EXAMPLE, shipped
 from femur_jax.stages.evaluators import make_evaluators
 from femur_jax.stages.tasks import (
     classifier_protocol,
@@ -38,7 +39,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
         evaluators = make_evaluators(task, config)
         if config.pretrained:
             origins_before(config)  # refuses what cannot be a fair start
-            prepare = partial(loop.start_from, Path(config.pretrained))
+            prepare = (
+                shipped.start_from
+                if config.pretrained == EXAMPLE
+                else partial(loop.start_from, Path(config.pretrained))
+            )
     loop.train(task, config, workdir, evaluators, prepare)
 
 

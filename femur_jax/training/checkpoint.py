@@ -2,7 +2,6 @@
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from femur_jax.errors import UserError
 from femur_jax.files import is_disk_full, verify_checksums, write_checksums
+from femur_jax.training.monitor import by_path
 from femur_jax.training.state import TrainState
+from femur_jax.training.transfer import fits
 
 BEST = "loss"
 """The metric that chooses the best checkpoint, the one with the lowest value."""
@@ -130,41 +131,32 @@ class Checkpoints:
         )
         return Restored(restored["state"], restored["run"])
 
-    def start_from(self, state: TrainState) -> tuple[TrainState, int, list[str]]:
-        """Fills a first state with the parameters and averages of another model where they fit.
+    def matching(self, state: TrainState) -> tuple[int, dict[str, jax.Array]]:
+        """Parameters and averages of the newest whole checkpoint that a first state can start from.
 
-        An array fits where the newest whole checkpoint has one of its name and shape. Where only
-        the number of inputs differs (the first axis), the inputs that both have are filled. Step
-        and optimizer stay as they are.
+        Args:
+            state: State of a model of other data, or of another size.
 
         Returns:
-            The state, the step of the checkpoint, and the names of the parameters that nothing
-            fits, such as those of a finer layer.
+            The step of the checkpoint, and its arrays by path; see `transfer.fits`.
 
         Raises:
-            UserError: There is no whole checkpoint, or nothing in it fits.
+            UserError: There is no whole checkpoint.
         """
         step = self._step_to_read()
         if step is None:
             raise UserError(f"There is no checkpoint in {self._folder}; train that model first.")
-        paths, structure = jax.tree_util.tree_flatten_with_path(
-            {"params": state.params, "ema": state.ema}
-        )
-        arrays = {_name(path): array for path, array in paths}
         saved = _shapes(self._manager.item_metadata(step)["state"].tree)
-        fits = {
+        wanted = {
             name: jax.ShapeDtypeStruct(
                 saved[name][0], array.dtype, sharding=_sharding(array, saved[name][0])
             )
-            for name, array in arrays.items()
-            if name in saved and array.ndim and saved[name][0][1:] == array.shape[1:]
+            for name, array in by_path({"params": state.params, "ema": state.ema}).items()
+            if name in saved and fits(array, saved[name][0])
         }
-        if not any(name.startswith("params/") for name in fits):
-            raise UserError(
-                f"No parameter of this model has the name and shape of one in {self._folder}; "
-                "start from a run of a more similar model."
-            )
-        part = _nested(fits)
+        if not wanted:
+            return step, {}
+        part = nested(wanted)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -175,10 +167,7 @@ class Checkpoints:
                 )
             ),
         )["state"]
-        leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
-        arrays |= {_name(path): _filled(arrays[_name(path)], leaf) for path, leaf in leaves}
-        new = [name for name in arrays if name.startswith("params/") and name not in fits]
-        return replace(state, **jax.tree.unflatten(structure, arrays.values())), step, new
+        return step, by_path(restored)
 
     def close(self) -> None:
         """Waits until everything is on disk.
@@ -298,16 +287,11 @@ def _best(metrics: dict[str, float]) -> float:
 
 def _shapes(tree: Any) -> dict[str, tuple]:
     """The shape and type of each array by its path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): (tuple(leaf.shape), leaf.dtype) for path, leaf in leaves}
+    return {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in by_path(tree).items()}
 
 
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries of the leaves, by the parts of their names."""
+def nested(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries of leaves by path, the inverse of `by_path` for dictionaries."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *above, last = name.split("/")
@@ -323,13 +307,3 @@ def _sharding(array: jax.Array, shape: tuple[int, ...]) -> jax.sharding.Sharding
     if array.shape == shape or not isinstance(array.sharding, jax.sharding.NamedSharding):
         return array.sharding
     return jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
-
-
-def _filled(array: jax.Array, start: jax.Array) -> jax.Array:
-    """The array with the rows of another one, as far as these go."""
-    if array.shape == start.shape:
-        return start
-    rows = min(len(array), len(start))
-    return jax.jit(lambda a, s: a.at[:rows].set(s[:rows]), out_shardings=array.sharding)(
-        array, start
-    )

@@ -27,6 +27,7 @@ from femur_jax.training.monitor import Monitor, by_path, histogram_samples
 from femur_jax.training.program import Program
 from femur_jax.training.state import TrainState
 from femur_jax.training.task import Task
+from femur_jax.training.transfer import transfer
 
 FREE_FIELDS = (
     "mesh",
@@ -193,14 +194,9 @@ def start_from(folder: Path, state: TrainState) -> TrainState:
     if not (folder / CHECKPOINTS).is_dir():
         raise UserError(f"{folder} holds no checkpoint (config.pretrained); train it first.")
     checkpoints = Checkpoints(folder / CHECKPOINTS, read_only=True)
-    state, step, new = checkpoints.start_from(state)
+    step, arrays = checkpoints.matching(state)
     checkpoints.close()
-    sizes = {f"params/{name}": array.size for name, array in by_path(state.params).items()}
-    share = 1 - sum(sizes[name] for name in new) / sum(sizes.values())
-    if jax.process_index() == 0:
-        rest = f"; new are {', '.join(new)}" if new else ""
-        print(f"{share:.1%} of the parameters start from step {step} of {folder}{rest}.")
-    return state
+    return transfer(state, arrays, f"step {step} of {folder}")
 
 
 def _is_due(step: int, every: int) -> bool:

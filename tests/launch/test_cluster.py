@@ -55,6 +55,7 @@ class Cluster:
             "train.checkpoint_every": CHECKPOINT_EVERY,
             "train.log_every": 5,
             "train.warmup_steps": 5,
+            "train.learning_rate": 3e-4,  # higher ones amplify the rounding of sums
             **changes,
         }
         return [
@@ -139,9 +140,7 @@ def test_two_nodes_equal_one_process(cluster, undisturbed, tmp_path):
     assert alone.returncode == 0, alone.stderr
     expected, actual = losses(tmp_path / "alone"), losses(undisturbed)
     assert len(actual) == STEPS // 5
-    # Two nodes add in another order, and training amplifies rounding.
-    np.testing.assert_allclose(actual[:8], expected[:8], rtol=1e-3)
-    np.testing.assert_allclose(actual, expected, rtol=2e-2)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)  # two nodes add in another order
     assert not list((undisturbed / "logs").iterdir())
 
 

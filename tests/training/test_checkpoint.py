@@ -15,6 +15,7 @@ from femur_jax.errors import UserError
 from femur_jax.files import CHECKSUMS
 from femur_jax.training.checkpoint import Checkpoints
 from femur_jax.training.state import TrainState
+from femur_jax.training.transfer import transfer
 
 
 def a_state(step, size=4096):
@@ -178,7 +179,7 @@ def test_a_full_disk_is_reported_and_the_checkpoint_before_is_whole(small_disk):
     same(restored.state, big(restored.run["next_batch"]))
 
 
-def test_another_model_starts_with_what_fits(folder):
+def test_another_model_starts_with_what_fits(folder, capsys):
     """The first 512 of 1024 rows do; a layer of another name does not."""
     everywhere = NamedSharding(jax.make_mesh((8,), ("x",), (AxisType.Auto,)), PartitionSpec("x"))
     params = {
@@ -187,8 +188,11 @@ def test_another_model_starts_with_what_fits(folder):
     }
     state = TrainState(jnp.int32(0), params, params, {"count": jnp.int32(7)})
     checkpoints = Checkpoints(folder, read_only=True)
-    started, step, new = checkpoints.start_from(state)
-    assert (step, new) == (4, ["params/other"])
+    step, arrays = checkpoints.matching(state)
+    assert step == 4
+    started = transfer(state, arrays, "a run")
+    share = capsys.readouterr().out
+    assert share == "66.7% of the parameters start from a run; new are params/other.\n"
     saved = a_state(4).params["kernel"]
     for tree in (started.params, started.ema):
         assert tree["kernel"].sharding == everywhere
@@ -196,5 +200,6 @@ def test_another_model_starts_with_what_fits(folder):
         assert not tree["kernel"][len(saved) :].any() and tree["other"].all()
     assert started.step == 0 and started.optimizer == state.optimizer
     with pytest.raises(UserError, match="No parameter of this model has the name and shape"):
-        checkpoints.start_from(replace(state, params={"other": jnp.ones(3)}))
+        other = replace(state, params={"other": jnp.ones(3)})
+        transfer(other, checkpoints.matching(other)[1], "a run")
     checkpoints.close()
