@@ -1,9 +1,10 @@
 """The classifier of fractures: AFF against NFF, from letterboxed radiographs."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ class ClassifierTask:
         self.datasets = datasets
         self.columns = tuple(config.data.columns)
         self.model = _network(2 * len(self.columns), **config.model)
-        self.classify = jax.jit(self._classify)
         self.optimizer = optax.adamw(self._schedule(), weight_decay=config.train.weight_decay)
         self.start = start
         if start is None and config.weights:
@@ -90,6 +90,25 @@ class ClassifierTask:
                 f"config.data.dataset_shares are {tuple(shares)} for {len(datasets)} datasets; "
                 "give a number above zero for each, or leave it empty."
             )
+
+    @property
+    def _settings(self) -> tuple:
+        """What `step` and `classify` follow from."""
+        known = self._standardisation if self.columns else None
+        standard = (known.mean.tobytes(), known.deviation.tobytes()) if known else ()
+        fields = [self.config[name].to_dict() for name in ("model", "train")]
+        return json.dumps(fields, sort_keys=True), self.columns, standard
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._settings == other._settings
+
+    def __hash__(self) -> int:
+        return hash(self._settings)
+
+    @cached_property
+    def classify(self) -> Callable[..., Any]:
+        """The compiled function from parameters and a batch to logits and features."""
+        return _classify(self)
 
     def init(self, key: Key[Array, ""]) -> TrainState:
         params = self.model.init(key) if self.start is None else self.start
@@ -154,9 +173,10 @@ class ClassifierTask:
     def _covariates(self, batch: dict[str, Array]) -> Float[Array, "batch columns"] | None:
         return self._standardisation(batch["columns"]) if self.columns else None
 
-    def _classify(
+    def logits(
         self, params: Params, batch: dict[str, Array]
     ) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
+        """Returns logits of an atypical fracture, and the features that they are made of."""
         images = jnp.concatenate(standardised(batch["pixels"], batch["box"]), axis=-1)
         return self.model.apply(params, images, self._covariates(batch))
 
@@ -203,6 +223,12 @@ def _network(columns: int, **model: Any) -> Functions:
     """The network of a config, built once for all classifiers of a study."""
     functions = functional(lambda rngs: ResNet(**model, in_channels=3, columns=columns, rngs=rngs))
     return Functions(jax.jit(functions.init), functions.apply)
+
+
+@lru_cache(maxsize=2)
+def _classify(task: ClassifierTask) -> Callable[..., Any]:
+    """The compiled `logits` of equal classifiers."""
+    return jax.jit(task.logits)
 
 
 def standardised(

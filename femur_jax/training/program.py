@@ -1,7 +1,8 @@
 """A task on the devices: how its state is divided, its first state, and its compiled update."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -41,12 +42,9 @@ class Program:
         self.flops = 0.0
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._init = jax.jit(task.init, out_shardings=self.shardings, compiler_options=_RUNS_ONCE)
-
-        def update(state: TrainState, batch: dict[str, Array], key: Key[Array, ""]):
-            return task.step(state, batch, jax.random.fold_in(key, state.step))
-
+        self._step = _step(task)
         # The new state takes the memory of the old one.
-        self._update = jax.jit(update, donate_argnums=0, out_shardings=(self.shardings, None))
+        self._update = jax.jit(self._step, donate_argnums=0, out_shardings=(self.shardings, None))
         self._compiled: dict[tuple, jax.stages.Compiled] = {}
 
     @property
@@ -86,3 +84,13 @@ class Program:
         dtype = jax.eval_shape(lambda: jax.random.key(0)).dtype
         key = jax.ShapeDtypeStruct((), dtype, sharding=self._everywhere)
         return self._update.lower(self.state_shapes, batch, key).compile()
+
+
+@lru_cache(maxsize=2)
+def _step(task: Task) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The step of equal tasks as one function, which JAX traces and compiles once for all."""
+
+    def step(state: TrainState, batch: dict[str, Array], key: Key[Array, ""]):
+        return task.step(state, batch, jax.random.fold_in(key, state.step))
+
+    return step

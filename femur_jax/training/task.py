@@ -22,6 +22,8 @@ Metrics = dict[str, Float[Array, ""] | Float[Array, "2"]]
 class Task(Protocol):
     """A model, its training data and its update.
 
+    Tasks that compare equal have the same `step`, which is then compiled once for all of them.
+
     Attributes:
         name: Name of the model family.
         rules: Shardings of the state's arrays, by path.

@@ -15,12 +15,14 @@ from femur_jax.classifier.summary import summarise
 from femur_jax.classifier.task import ClassifierTask, displaced, predict, standardised
 from femur_jax.classifier.validation import Validation, left_out
 from femur_jax.data.letterbox import letterbox
-from femur_jax.data.loader import Pool
+from femur_jax.data.loader import Pool, batches
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.operating_point import operating_point
+from femur_jax.parallel.mesh import batch_sharding, make_mesh
 from femur_jax.stages.train import train
 from femur_jax.training import loop
+from femur_jax.training.program import Program
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,43 @@ def test_columns_reach_the_logit_standardised(known, columns_config):
     expected = np.where(np.isnan(ages), -1.0, 2.0 * standard) + 0.5  # nobody's sex is known
     assert np.isnan(ages[chosen]).any()
     np.testing.assert_allclose(logit, expected[chosen], rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_is_compiled_once_for_classifiers_that_differ_in_data_alone(
+    dataset, known, classifier_config, columns_config
+):
+    compiled = []
+
+    class Counted(ClassifierTask):
+        def loss(self, *args):
+            compiled.append(self)
+            return super().loss(*args)
+
+    def first_step(config, dataset):
+        task, mesh = Counted(config, [dataset]), make_mesh(config.mesh)
+        program, key = Program(task, mesh), jax.random.key(0)
+        stream = batches(task.streams(), batch_size=16, start=0, sharding=batch_sharding(mesh))
+        _, metrics = program.update(program.init(key), next(stream), program.key(0))
+        return float(metrics["loss"])
+
+    def changed(**fields):
+        config = classifier_config.copy_and_resolve_references()
+        config.update(fields)
+        return config
+
+    losses = [first_step(changed(seed=seed), dataset) for seed in (0, 1)]
+    assert losses[0] != losses[1] and len(compiled) == 1
+    slower = changed(train={"learning_rate": 1e-5})
+    first_step(slower, dataset)
+    assert len(compiled) == 2
+    # Columns are standardised by the patients of the training data.
+    younger = RadiographDataset(dataset.folder)
+    younger.entries = [
+        replace(e, columns={"sex": None, "age": (e.columns["age"] or 70) / 2})
+        for e in known.entries
+    ]
+    assert ClassifierTask(columns_config, [known]) == ClassifierTask(columns_config, [known])
+    assert ClassifierTask(columns_config, [known]) != ClassifierTask(columns_config, [younger])
 
 
 def test_training_starts_from_other_parameters(trained, dataset, classifier_config):
