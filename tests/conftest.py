@@ -1,18 +1,21 @@
 """Shared by all tests: shapes checked at run time, eight fake devices, tiny data and configs."""
 
+import gc
 import importlib
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+from tests.environment import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Eight devices on one CPU; and no costly optimisation of functions that run for milliseconds.
+# Eight devices on one CPU.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_llvm_disable_expensive_passes=true"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8" + QUICK
 )
+# Threads of linear algebra wait for each other for longer than products of small matrices take.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Tests compile much the same functions, so their processes share what one of them has compiled,
 # also what took less than the second from which JAX keeps it by default.
 os.environ.setdefault(
@@ -20,10 +23,12 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 
-hook = install_import_hook("femur_jax", "beartype.beartype")
-hook.__enter__()  # stays on for the whole run: shapes in signatures are checked at each call
+from tests.shapes import check_package
+
+check_package("femur_jax")
+threadpool_limits(1)  # for NumPy, which a plugin of pytest has imported already
 
 import pytest  # noqa: E402
 
@@ -42,6 +47,12 @@ def pytest_collectstart():
         "tifffile",
     ):
         importlib.import_module(library)
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector all imported objects, which live to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 LONGEST = (

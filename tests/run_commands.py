@@ -3,10 +3,11 @@
     python tests/run_commands.py < commands.json
 
 Standard input is a JSON list of pairs: the arguments of a command, and its accepted exit codes.
-The first command that ends otherwise ends the program.
+The first command that ends otherwise ends the program. `mv FROM TO` renames a folder.
 """
 
 import json
+import shutil
 import sys
 import time
 
@@ -15,6 +16,9 @@ from femur_jax.main import main
 
 def exit_code(arguments: list[str]) -> int:
     """Runs a command and returns its exit code, as a shell would see it."""
+    if arguments[0] == "mv":
+        shutil.move(*arguments[1:])
+        return 0
     try:
         return main(arguments)
     except SystemExit as end:

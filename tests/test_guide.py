@@ -1,7 +1,6 @@
 """The commands of docs/guide.md, run in order from the document itself on simulated patients."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 
 from femur_jax.commands import run_options
 from femur_jax.errors import UserError
+from tests.environment import one_device
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide.md"
@@ -93,36 +93,23 @@ def written():
 
 
 def test_every_command_of_the_guide_works(written, tmp_path):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    }
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    runner, waiting = [sys.executable, str(ROOT / "tests" / "run_commands.py")], []
-
-    def run_waiting():
-        result = subprocess.run(
-            runner,
-            input=json.dumps(waiting),
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
-        assert result.returncode == 0, f"{result.stdout}{result.stderr}"
-        assert not re.search(r"see femur \w+ --help", result.stderr)  # as after a wrong option
-        waiting.clear()
-
+    lines = []
     for command in commands(written):
         program, *arguments = shlex.split(shrunk(command))
-        if program == "femur":
-            waiting.append((arguments, ACCEPTED.get(arguments[0], (0,))))
-            continue
-        run_waiting()
-        subprocess.run([program, *arguments], cwd=tmp_path, check=True)
-    run_waiting()
+        line = arguments if program == "femur" else [program, *arguments]
+        lines.append((line, ACCEPTED.get(line[0], (0,))))
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "run_commands.py")],
+        input=json.dumps(lines),
+        cwd=tmp_path,
+        env=one_device(),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}"
+    assert not re.search(r"see femur \w+ --help", result.stderr)  # as after a wrong option
     for result in (
         "runs/fingerprint/fingerprint.html",
         "runs/diffusion/synthetic/README.md",

@@ -10,6 +10,7 @@ import pytest
 
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.main import STAGES, TOOLS
+from tests.environment import one_device
 from tests.run_commands import exit_code
 
 ROOT = Path(__file__).parents[1]
@@ -17,11 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 def python(*command, **options):
     """Runs a Python program on one device."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": quick, "PYTHONPATH": str(ROOT)},
+        env=one_device(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -61,7 +61,7 @@ def test_a_missing_file_holds_no_facts(tmp_path):
 
 def test_a_file_cut_off_by_a_power_cut_holds_no_facts(file):
     whole = file.read_bytes()
-    for length in [*range(0, 200), *range(200, len(whole), 97), len(whole) - 1]:
+    for length in [*range(200), *range(200, len(whole), 97), len(whole) - 1]:
         file.write_bytes(whole[:length])
         assert spool.read_facts(file) is None
         file.write_bytes(whole[:length] + bytes(len(whole) - length))  # blocks never written

@@ -13,20 +13,17 @@ import pytest
 
 from femur_jax.training import loop
 from femur_jax.training.monitor import read_scalars
+from tests.environment import one_device
 from tests.training.least_squares import KernelMean, LeastSquares, least_squares_config
-
-ROOT = Path(__file__).parents[2]
 
 
 def environment(rank, job):
-    return os.environ | {
+    return one_device() | {
         "SLURM_JOB_ID": str(job),  # JAX derives the port from it
         "SLURM_NTASKS": "2",
         "SLURM_PROCID": str(rank),
         "SLURM_LOCALID": "0",
         "SLURM_STEP_NODELIST": "localhost",
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
     }
 
 

@@ -21,6 +21,7 @@ from femur_jax.stages.sample import sample
 from femur_jax.stages.tasks import make_task
 from femur_jax.training import loop
 from femur_jax.training.checkpoint import Checkpoints
+from tests.environment import QUICK
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +118,7 @@ def test_killed_and_gone_on_with_is_as_undisturbed(config, workdir, undisturbed)
 
 
 def test_one_device_makes_what_eight_make(config, workdir, undisturbed):
-    made = sample_elsewhere(config, workdir, XLA_FLAGS="")
+    made = sample_elsewhere(config, workdir, XLA_FLAGS=QUICK)
     assert made.returncode == 0, made.stderr
     one, eight = RadiographDataset(workdir / "synthetic"), RadiographDataset(undisturbed)
     assert [e.name for e in one.entries] == [e.name for e in eight.entries]

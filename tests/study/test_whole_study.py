@@ -9,7 +9,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from femur_jax.evaluation.generators import Evaluation
 from femur_jax.export.folder import export
 from femur_jax.study import results, runner
 from femur_jax.study.grid import Grid
+from tests.environment import one_device
 from tests.ingest.conftest import write_dicom
 
 ROOT = Path(__file__).parents[2]
@@ -193,15 +193,8 @@ def finished(planted, tmp_path_factory):
     command += [f"--config={ROOT / 'configs' / 'study.py'}:smoke"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     with (study / "printed.txt").open("w") as printed:
-        # One device, and compiled functions that later runs take from a file.
-        quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        environment = os.environ | {
-            "XLA_FLAGS": quick,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
         output = {"stdout": printed, "stderr": printed}
-        subprocess.run(command, cwd=ROOT, env=environment, umask=0, check=True, **output)
+        subprocess.run(command, cwd=ROOT, env=one_device(), umask=0, check=True, **output)
     return config, study / "run"
 
 
