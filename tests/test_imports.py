@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("femur_jax", "configs", "benchmarks", "experiments")
+PACKAGES = ("femur_jax", "configs", "benchmarks")
 
 # Rooms, and the packages that they must not import.
 STRANGERS = {

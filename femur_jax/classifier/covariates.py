@@ -27,10 +27,12 @@ class Standardisation:
         cls, entries: Sequence[RadiographEntry], columns: Sequence[str]
     ) -> "Standardisation":
         """Of the entries' patients; each counts once, with the mean of what is known."""
-        own: dict[str, list[np.ndarray]] = {}
+        rows_by_patient: dict[str, list[np.ndarray]] = {}
         for entry in entries:
-            own.setdefault(entry.patient, []).append(entry.column_values(columns))
-        patients = np.array([_known_mean(np.array(rows, float)) for rows in own.values()])
+            rows_by_patient.setdefault(entry.patient, []).append(entry.column_values(columns))
+        patients = np.array(
+            [_known_mean(np.array(rows, float)) for rows in rows_by_patient.values()]
+        )
         mean = np.nan_to_num(_known_mean(patients))
         deviation = np.sqrt(np.nan_to_num(_known_mean((patients - mean) ** 2)))
         return cls(mean, np.where(deviation > 0, deviation, 1.0))

@@ -41,8 +41,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of radiographs")
     args = parser.parse_args(argv)
     out = args.out or args.dataset.with_name(f"{args.dataset.resolve().name}.fingerprint")
-    beside = args.dataset.with_name(f"{args.dataset.resolve().name}.{LINES}")
-    lines_file = args.lines or (beside if beside.is_file() else None)
+    default = args.dataset.with_name(f"{args.dataset.resolve().name}.{LINES}")
+    lines_file = args.lines or (default if default.is_file() else None)
     per_class = None if args.all else args.per_class
     result = inspect(args.dataset, out, per_class, args.seed, lines_file)
     for check in result.checks:

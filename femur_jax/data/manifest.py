@@ -85,13 +85,13 @@ def _check(manifest: Manifest) -> None:
     for entry in manifest.radiographs:
         for section, count in record_counts(entry, manifest.patch).items():
             expected[section, entry.split] += count
-    found: Counter[tuple[str, str]] = Counter()
+    named: Counter[tuple[str, str]] = Counter()
     for path, count in manifest.records.items():
         shard = _SHARD.fullmatch(path)
         if not shard or type(count) is not int or count < 0:
             raise ValueError(f"{path!r} does not name a shard with a number of records")
-        found[shard[1], shard[2]] += count
-    if found != expected:
+        named[shard[1], shard[2]] += count
+    if named != expected:
         raise ValueError("the shards have other numbers of records than the radiographs need")
     origin = manifest.provenance
     texts = [origin.get(name, "") for name in ("kind", "model")]

@@ -56,8 +56,8 @@ class Table:
         """
         if self.separator == ",":
             return "."
-        found = (re.fullmatch(r"[+-]?\d*([.,])\d+", cells[column]) for _, cells in self.rows)
-        signs = {match[1] for match in found if match}
+        matches = (re.fullmatch(r"[+-]?\d*([.,])\d+", cells[column]) for _, cells in self.rows)
+        signs = {match[1] for match in matches if match}
         if len(signs) > 1:
             raise ValueError(f"column {column!r} has both decimal signs")
         return signs.pop() if signs else "."

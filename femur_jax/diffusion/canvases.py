@@ -162,8 +162,8 @@ def add_noise(
 
     def noise(chunk: tuple[Int[Array, ""], Int[Array, ""]]) -> Float[Array, "chunk"]:
         number, first = chunk
-        own = jax.random.fold_in(jax.random.fold_in(key, number), first)
-        return jax.random.normal(own, (_CHUNK,))
+        key_of_run = jax.random.fold_in(jax.random.fold_in(key, number), first)
+        return jax.random.normal(key_of_run, (_CHUNK,))
 
     # Parts that fit into a processor's cache take a third of the time, and less memory.
     chunks = layout.number[layout.canvas], first

@@ -99,10 +99,10 @@ class Platt:
             gradient = np.array([(error * standard).mean(), error.mean()])
             return float((np.logaddexp(0, value) - target * value).mean()), gradient
 
-        found = minimize(
+        solution = minimize(
             loss, np.zeros(2), jac=True, bounds=[(0, None), (None, None)], options={"ftol": 1e-12}
         ).x
-        return cls(float(found[0] / spread), float(found[1] - found[0] * middle / spread))
+        return cls(float(solution[0] / spread), float(solution[1] - solution[0] * middle / spread))
 
     def __call__(self, score: float) -> float:
         """The probability of a patient with a score."""
@@ -112,11 +112,11 @@ class Platt:
 def left_out_probabilities(patients: PatientScores) -> Float[np.ndarray, " patient"]:
     """The probability of each patient by the curve that all others determine."""
     score, positive = patients.score, patients.positive
-    found = np.empty(len(score))
+    probability = np.empty(len(score))
     for n in range(len(score)):
         others = np.arange(len(score)) != n
-        found[n] = Platt.fitted(PatientScores(score[others], positive[others]))(score[n])
-    return found
+        probability[n] = Platt.fitted(PatientScores(score[others], positive[others]))(score[n])
+    return probability
 
 
 def expected_calibration_error(

@@ -66,13 +66,13 @@ def auc_difference(
         UserError: The arms were not tested on the same patients.
     """
     arms = (first, second)
-    score, positive = on_same_patients([c for arm in arms for own in arm for c in own])
+    score, positive = on_same_patients([c for arm in arms for training in arm for c in training])
     weight = np.array(
         [
-            sign / (len(arm) * len(own))
+            sign / (len(arm) * len(training))
             for sign, arm in zip((1, -1), arms, strict=True)
-            for own in arm
-            for _ in own
+            for training in arm
+            for _ in training
         ]
     )
     value = float(weight @ area(score, positive))

@@ -57,9 +57,9 @@ def membership_inference(
     rate = None
     if len(others) >= FEWEST_HELD_OUT:
         threshold = np.sort(others)[-1 - len(others) // 100]
-        found = int((members > threshold).sum())
-        ends = binomtest(found, len(members)).proportion_ci()
-        rate = Interval(found / len(members), float(ends.low), float(ends.high))
+        inferred = int((members > threshold).sum())
+        ends = binomtest(inferred, len(members)).proportion_ci()
+        rate = Interval(inferred / len(members), float(ends.low), float(ends.high))
     return MembershipInference(
         auc=roc_auc(patients),
         p_value=float(mannwhitneyu(members, others, alternative="greater").pvalue),

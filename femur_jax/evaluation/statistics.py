@@ -234,11 +234,11 @@ def independent_areas(trainings: Trainings) -> list[float]:
     of the classifiers themselves where there is a single set.
     """
     areas = _areas(trainings)
-    return [float(np.mean(own)) for own in areas] if len(areas) > 1 else areas[0]
+    return [float(np.mean(values)) for values in areas] if len(areas) > 1 else areas[0]
 
 
 def _areas(trainings: Trainings) -> list[list[float]]:
-    return [[float(area(c.score, c.positive)) for c in own] for own in trainings]
+    return [[float(area(c.score, c.positive)) for c in training] for training in trainings]
 
 
 @dataclass(frozen=True)
@@ -266,12 +266,12 @@ def seed_spread(trainings: Trainings) -> SeedSpread:
     Raises:
         UserError: The classifiers were not tested on the same patients.
     """
-    _, positive = on_same_patients([c for own in trainings for c in own])
+    _, positive = on_same_patients([c for training in trainings for c in training])
     areas = _areas(trainings)
-    variances = [np.var(own, ddof=1) for own in areas if len(own) > 1]
+    variances = [np.var(values, ddof=1) for values in areas if len(values) > 1]
     return SeedSpread(
         mean=area_interval(independent_areas(trainings), positive),
-        auc=[value for own in areas for value in own],
+        auc=[value for values in areas for value in values],
         of_classifiers=float(np.sqrt(np.mean(variances))) if variances else 0.0,
         of_generators=(
             float(np.std(independent_areas(trainings), ddof=1)) if len(areas) > 1 else 0.0

@@ -354,8 +354,8 @@ def _mark(
         ("intent", raw, "radiographs for processing"),
     )
     for hospital in hospitals:
-        own = np.array([entry.hospital == hospital.name for entry in entries])
-        if not own.any():
+        is_here = np.array([entry.hospital == hospital.name for entry in entries])
+        if not is_here.any():
             hospital.marks["radiographs"] = "none of its files could be used"
             continue
         if (chance := p.get(("patients", hospital.name), 1.0)) < LEVEL:
@@ -364,10 +364,14 @@ def _mark(
                 k, n, with_aff - k, patients - n, "patients with AFF", chance
             )
         for fact, is_such, what in counted:
-            k, n, others = int(is_such[own].sum()), int(own.sum()), int(is_such[~own].sum())
+            k, n, others = (
+                int(is_such[is_here].sum()),
+                int(is_here.sum()),
+                int(is_such[~is_here].sum()),
+            )
             chance = p.get((fact, hospital.name), 1.0)
-            if chance < LEVEL and k / n > others / (len(own) - n):
-                hospital.marks[fact] = _shares(k, n, others, len(own) - n, what, chance)
+            if chance < LEVEL and k / n > others / (len(is_here) - n):
+                hospital.marks[fact] = _shares(k, n, others, len(is_here) - n, what, chance)
     for fact in _COMPARED:
         known = [(h, span.median) for h in hospitals if (span := h.numbers[fact])]
         medians = np.array([median for _, median in known])

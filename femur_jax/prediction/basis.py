@@ -57,9 +57,9 @@ class Basis:
         """The basis of a classifier whose protocol has validation patients."""
         validation = protocol.validation
         entries = [validation.dataset.entries[n] for n in validation.radiographs]
-        found = logits(task, params, validation.dataset, validation.radiographs)
+        logit = logits(task, params, validation.dataset, validation.radiographs)
         positive = np.array([entry.label == LABELS[1] for entry in entries])
-        scores = patient_scores(found, positive, [entry.patient for entry in entries])
+        scores = patient_scores(logit, positive, [entry.patient for entry in entries])
         agreement = calibration(left_out_probabilities(scores), scores.positive)
         training = [(part.dataset, n) for part in protocol.training for n in part.radiographs]
         familiar = Familiar.with_training(
@@ -110,8 +110,8 @@ def logits(
     size = _CHUNK * task.config.train.batch_size
     parts = [radiographs[first : first + size] for first in range(0, len(radiographs), size)]
     bar = Progress(parts, "classify", unit="part")
-    found = [classifier.predict(task, params, dataset, part).logit for part in bar]
-    return np.concatenate(found).astype(np.float64)
+    of_parts = [classifier.predict(task, params, dataset, part).logit for part in bar]
+    return np.concatenate(of_parts).astype(np.float64)
 
 
 def _pictures(

@@ -79,8 +79,8 @@ def cross_validated_auc(folds: Sequence[PatientScores], confidence: float = 0.95
     interval is over patients, from the variance within each fold (DeLong et al. 1988), as LeDell,
     Petersen and van der Laan (2015, Electron. J. Statist. 9:1583) have it from influence curves.
     """
-    found = [delong(fold.score[None], fold.positive) for fold in folds]
-    value = float(np.mean([areas[0] for areas, _ in found]))
-    error = float(np.sqrt(sum(covariance[0, 0] for _, covariance in found))) / len(folds)
+    estimates = [delong(fold.score[None], fold.positive) for fold in folds]
+    value = float(np.mean([areas[0] for areas, _ in estimates]))
+    error = float(np.sqrt(sum(covariance[0, 0] for _, covariance in estimates))) / len(folds)
     half = float(norm.isf((1 - confidence) / 2)) * error
     return Interval(value, value - half, value + half)

@@ -184,8 +184,10 @@ def _answers(
 ) -> list[Answer]:
     """The answer on each accepted film; a patient's is that of the mean logit."""
     dataset, basis = read.dataset, model.basis
-    found = logits(model.task, model.params, dataset, range(len(patients)))
-    own = {p: float(found[np.array(patients) == p].mean()) for p in patients if p is not None}
+    of_films = logits(model.task, model.params, dataset, range(len(patients)))
+    of_patients = {
+        p: float(of_films[np.array(patients) == p].mean()) for p in patients if p is not None
+    }
     answers = []
     for n, (patient, hospital) in enumerate(zip(patients, hospitals, strict=True)):
         unlike = basis.familiar.remarks(dataset.entries[n], picture(seen(model.task, dataset, n)))
@@ -196,9 +198,9 @@ def _answers(
         answers.append(
             Answer(
                 patient=patient,
-                logit=float(found[n]),
-                probability=basis.curve(found[n]),
-                of_patient=None if patient is None else basis.curve(own[patient]),
+                logit=float(of_films[n]),
+                probability=basis.curve(of_films[n]),
+                of_patient=None if patient is None else basis.curve(of_patients[patient]),
                 unlike=unlike,
             )
         )

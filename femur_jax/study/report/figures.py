@@ -179,11 +179,11 @@ def sizes_curves(rows: Sequence[ClassifierRow]) -> Figure:
             "linewidth": 1.3,
             "elinewidth": 0.8,
         }
-        own = [row for row in rows if row.source == source]
-        alone = [row for row in own if row.is_synthetic or not source]
+        of_source = [row for row in rows if row.source == source]
+        alone = [row for row in of_source if row.is_synthetic or not source]
         _curve(left, [(row.n_train, row) for row in alone], label=source or "real", **style)
         if source:
-            both = [(row.n_synthetic, row) for row in own if row.is_both]
+            both = [(row.n_synthetic, row) for row in of_source if row.is_both]
             _curve(right, [(0, real), *both], **style)
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -232,10 +232,10 @@ def do_they_help(results: StudyResults) -> Finding:
         f"difference is {_difference(contrast)}."
     )
     if len(rows) > 1:
-        found = [row.against_real.difference.value for row in rows if row.against_real]
+        differences = [row.against_real.difference.value for row in rows if row.against_real]
         text += (
-            f" Over all {len(rows)} generators the difference is {min(found):+.2f} to "
-            f"{max(found):+.2f}, intervals aside."
+            f" Over all {len(rows)} generators the difference is {min(differences):+.2f} to "
+            f"{max(differences):+.2f}, intervals aside."
         )
     if contrast.trainings < 2:
         text += " Another training of the generator may help more, or less."
@@ -375,9 +375,9 @@ def contrasts(results: StudyResults, axis: str) -> Finding:
 def _compared(rows: Sequence[ContrastRow], results: StudyResults) -> Finding:
     """What some comparisons show, first in one sentence."""
     relevant = results.relevant_difference
-    found = [(row, conclude(row.auc, relevant)) for row in rows]
-    decided = [row for row, c in found if c in _BETTER]
-    kinds = {c for _, c in found}
+    conclusions = [(row, conclude(row.auc, relevant)) for row in rows]
+    decided = [row for row, c in conclusions if c in _BETTER]
+    kinds = {c for _, c in conclusions}
     if kinds == {Conclusion.ONE_TRAINING}:
         conclusion = (
             "Not answered: each generator was trained once, and another training might reverse it."
