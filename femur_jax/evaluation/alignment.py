@@ -8,6 +8,7 @@ Gauss-Newton steps then fit an affine map to each, as in Evangelidis and Psaraki
 30, 10). Pictures are compared where they overlap.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from itertools import product
 
@@ -26,7 +27,7 @@ _BAND = (1.0, 4.0)  # standard deviations of the Gaussians whose difference is c
 _COARSE = SIDE // 2  # side of the coarse search's pictures in pixels
 _REACH = 4  # greatest shift of the coarse search in its pixels
 _WIDE = _COARSE + 2 * _REACH
-_SHIFTS = 2 * _REACH + 1
+_SHIFTS = list(product(range(2 * _REACH + 1), repeat=2))
 _STEPS = 8
 _BATCH = 256  # queries that are searched for at once, so that their correlations stay in the cache
 _PAIRS = 256  # pairs that are fitted at once
@@ -95,23 +96,44 @@ def shifted_distances(
     """
     height, width = references.shape[1] - 2 * shift, references.shape[2] - 2 * shift
     inner = _unit(banded(references)[:, shift : shift + height, shift : shift + width])
+    symmetric, antisymmetric = _folded(inner)
     pictures = banded(queries)
     best = np.full((len(queries), len(references)), -1.0, np.float32)
-    for view in (pictures, pictures[:, :, ::-1]):
-        for y, x in product(range(2 * shift + 1), repeat=2):
-            moved = _unit(view[:, y : y + height, x : x + width])
-            np.maximum(best, moved @ inner.T, out=best)
+    for y, x in product(range(2 * shift + 1), repeat=2):
+        moved = _folded(_unit(pictures[:, y : y + height, x : x + width]))
+        for rows in _blocks(len(queries)):
+            correlation = abs(moved[1][rows] @ antisymmetric.T)
+            correlation += moved[0][rows] @ symmetric.T
+            np.maximum(best[rows], correlation, out=best[rows])
     result = _distance(best)
     if ignored is not None:
         result[ignored] = np.inf
     return result
 
 
-def _unit(images: Float32[np.ndarray, "n height width"]) -> Float32[np.ndarray, "n pixel"]:
-    """Flat images with zero mean and unit norm; a constant picture is all zeros."""
-    flat = images.reshape(len(images), -1)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+def _unit(images: Float32[np.ndarray, "n height width"]) -> Float32[np.ndarray, "n height width"]:
+    """Images with zero mean and unit norm; a constant picture is all zeros."""
+    images = images - images.mean(axis=(1, 2), keepdims=True)
+    return images / np.maximum(np.linalg.norm(images, axis=(1, 2), keepdims=True), 1e-9)
+
+
+def _folded(
+    images: Float32[np.ndarray, "n height width"],
+) -> tuple[Float32[np.ndarray, "n pixel"], Float32[np.ndarray, "n pixel"]]:
+    """The symmetric and the antisymmetric half of images of even width, flat.
+
+    Of two images, with products s and a of their halves, s + a is the product of the images, and
+    s - a that with one of them mirrored: both for the price of one.
+    """
+    half = images.shape[2] // 2
+    left, right = images[:, :, :half], images[:, :, : half - 1 : -1]
+    left, right = (np.float32(np.sqrt(0.5)) * x.reshape(len(images), -1) for x in (left, right))
+    return left + right, left - right
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Slices of so many queries, whose correlations stay in the cache."""
+    return (slice(first, first + _BATCH) for first in range(0, count, _BATCH))
 
 
 def banded(
@@ -135,45 +157,56 @@ def _search(
 ) -> tuple[Float32[np.ndarray, "query reference"], Int[np.ndarray, "query reference"]]:
     """The greatest correlation over all poses, and the pose, see `_poses`."""
     q, r = (x.reshape(len(x), _COARSE, 2, _COARSE, 2).mean((2, 4)) for x in (queries, references))
-    flat = r.reshape(len(r), -1)
+    symmetric, antisymmetric = _folded(r)
+    squared = r.reshape(len(r), -1) ** 2
     best = np.full((len(q), len(r)), -1.0, np.float32)
     pose = np.zeros(best.shape, np.int32)
-    for turn, weights in enumerate(_poses()[0]):
+    turns, maps = _poses()
+    windows = [np.s_[..., y : y + _COARSE, x : x + _COARSE] for y, x in _SHIFTS]
+    for turn, weights in enumerate(turns):
         views = (q.reshape(len(q), -1) @ weights.T).reshape(-1, _WIDE, _WIDE)
         inside = weights.sum(axis=1).reshape(_WIDE, _WIDE)
-        for shift, (y, x) in enumerate(product(range(_SHIFTS), repeat=2)):
-            window = np.s_[..., y : y + _COARSE, x : x + _COARSE]
-            view = views[window].reshape(len(q), -1)
-            view /= np.sqrt(np.einsum("qp,qp->q", view, view) + _LITTLE)[:, None]
-            of_reference = np.sqrt(flat**2 @ inside[window].ravel() + _LITTLE)
-            for first in range(0, len(q), _BATCH):
-                rows = slice(first, first + _BATCH)
-                correlation = view[rows] @ flat.T
-                correlation /= of_reference
-                is_better = correlation > best[rows]
-                np.copyto(best[rows], correlation, where=is_better)
-                np.copyto(pose[rows], turn * _SHIFTS**2 + shift, where=is_better)
+        seen = np.stack([inside[window] for window in windows])
+        scale, mirrored_scale = (
+            1 / np.sqrt(s.reshape(len(s), -1) @ squared.T + _LITTLE)
+            for s in (seen, seen[..., ::-1])
+        )
+        for shift, window in enumerate(windows):
+            view = views[window]
+            view = view / np.sqrt(np.einsum("qyx,qyx->q", view, view) + _LITTLE)[:, None, None]
+            even, odd = _folded(view)
+            number = turn * len(windows) + shift
+            for rows in _blocks(len(q)):
+                of_even, of_odd = even[rows] @ symmetric.T, odd[rows] @ antisymmetric.T
+                for correlation, n in (
+                    ((of_even + of_odd) * scale[shift], number),
+                    ((of_even - of_odd) * mirrored_scale[shift], number + len(maps) // 2),
+                ):
+                    is_better = correlation > best[rows]
+                    np.copyto(best[rows], correlation, where=is_better)
+                    np.copyto(pose[rows], n, where=is_better)
     return best, pose
 
 
 @cache
 def _poses() -> tuple[Float32[np.ndarray, "turn wide pixel"], Float32[np.ndarray, "pose 2 3"]]:
-    """Weights that turn, zoom and mirror a coarse picture, and the affine map of each pose.
+    """Weights that turn and zoom a coarse picture, and the affine map of each pose.
 
-    There is a pose for each turn and shift. A map takes a reference's pixels to the query's, with
-    both counted from the middle of `SIDE` pixels.
+    There is a pose for each turn and shift, then one for each of these with the reference mirrored.
+    A map takes a reference's pixels to the query's, with both counted from the middle of `SIDE`
+    pixels.
     """
     stretch = np.diag([_ASPECT, 1.0])
-    turns = [*product(_ANGLES, (1.0,)), *product((0.0,), _ZOOMS)]
     weights, maps = [], []
-    for is_mirrored, (angle, zoom) in product((False, True), turns):
+    for angle, zoom in [*product(_ANGLES, (1.0,)), *product((0.0,), _ZOOMS)]:
         sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
         turn = np.linalg.inv(stretch) @ np.array([[cosine, -sine], [sine, cosine]]) @ stretch
-        turn = np.diag([1, -1 if is_mirrored else 1]) @ turn * zoom
+        turn = turn * zoom
         weights.append(_resampling(turn))
-        for shift in product(range(-_REACH, _REACH + 1), repeat=2):
-            maps.append(np.column_stack([turn, turn @ (2.0 * np.array(shift))]))
-    return np.stack(weights), np.stack(maps).astype(np.float32)
+        maps += [np.column_stack([turn, turn @ (2.0 * (np.array(s) - _REACH))]) for s in _SHIFTS]
+    maps = np.stack(maps)
+    mirrored = maps * [1, -1, 1]
+    return np.stack(weights), np.concatenate([maps, mirrored]).astype(np.float32)
 
 
 def _resampling(turn: Float[np.ndarray, "2 2"]) -> Float32[np.ndarray, "wide pixel"]:

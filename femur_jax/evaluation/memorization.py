@@ -311,6 +311,24 @@ def find_copies(
     return CopySearch(real, Scope.of(synthetic), extractor, by=by).copies(synthetic)
 
 
+class CopySearches:
+    """Searches for many synthetic sets among the training radiographs of one dataset.
+
+    Sets of one scope share a search, which is prepared for the first of them.
+    """
+
+    def __init__(self, real: RadiographDataset, extractor: Extractor):
+        self._real, self._extractor = real, extractor
+        self._prepared: dict[tuple[Scope, str], CopySearch] = {}
+
+    def copies(self, synthetic: RadiographSet, *, by: str = "patient") -> Copies:
+        """The audits of one synthetic set; for the arguments and errors see `CopySearch`."""
+        scope = Scope.of(synthetic)
+        if (scope, by) not in self._prepared:
+            self._prepared[scope, by] = CopySearch(self._real, scope, self._extractor, by=by)
+        return self._prepared[scope, by].copies(synthetic)
+
+
 def finds(
     audits: Mapping[str, Audit], distances: Mapping[str, Float[np.ndarray, "part copy train"]]
 ) -> Bool[np.ndarray, " copy"]:

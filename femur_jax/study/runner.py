@@ -33,6 +33,7 @@ from femur_jax.data.cohort import Pseudonyms
 from femur_jax.data.shards import RadiographDataset
 from femur_jax.errors import UserError
 from femur_jax.evaluation.generators import View, evaluate_generator
+from femur_jax.evaluation.memorization import CopySearches
 from femur_jax.evaluation.radiograph_set import BOTH, of_split
 from femur_jax.files import has_content, make_folder, write_atomically
 from femur_jax.ingest.pipeline import ingest
@@ -311,11 +312,17 @@ class Study:
     def measure(self, cell: Cell) -> None:
         """Evaluates a cell's radiographs, and writes the cards of its runs."""
         datasets = [RadiographDataset(self.grid.synthetic(run)) for run in cell.runs]
+        synthetic = of_split(datasets, "train")
+        by = self.grid.generator(cell.runs[0]).data.draw.by
         evaluation = evaluate_generator(
-            RadiographDataset(self.grid.real),
-            of_split(datasets, "train"),
+            self.real,
+            synthetic,
             self.view,
-            by=self.grid.generator(cell.runs[0]).data.draw.by,
+            by=by,
+            audits={
+                label: self.searches.copies(synthetic.of(label), by=by)
+                for label in synthetic.labels
+            },
         )
         for run, dataset in zip(cell.runs, datasets, strict=True):
             config, folder = self.grid.generator(run), self.grid.folder(run)
@@ -323,6 +330,16 @@ class Study:
         file = self.grid.evaluation_file(cell)
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, json.dumps(evaluation.to_json(), indent=1))
+
+    @cached_property
+    def real(self) -> RadiographDataset:
+        """The real dataset."""
+        return RadiographDataset(self.grid.real)
+
+    @cached_property
+    def searches(self) -> CopySearches:
+        """The searches for copies, which cells of one scope share."""
+        return CopySearches(self.real, self.view.extractor)
 
     @cached_property
     def view(self) -> View:

@@ -10,6 +10,7 @@ from femur_jax.data.radiograph import LABELS, Radiograph
 from femur_jax.data.records import encode
 from femur_jax.data.shards import DatasetWriter, RadiographDataset
 from femur_jax.errors import UserError
+from femur_jax.evaluation import memorization
 from femur_jax.evaluation.features import pixels
 from femur_jax.evaluation.generators import (
     Evaluation,
@@ -18,7 +19,7 @@ from femur_jax.evaluation.generators import (
     evaluation_table,
     open_synthetic,
 )
-from femur_jax.evaluation.memorization import CROPS, WHOLE, find_copies
+from femur_jax.evaluation.memorization import CROPS, WHOLE, CopySearches, find_copies
 from femur_jax.evaluation.radiograph_set import BOTH, RadiographSet, of_split
 
 TRAINED, HELD_OUT, SYNTHETIC = 40, 40, 10
@@ -60,6 +61,20 @@ def test_crops_find_what_whole_radiographs_hide(copied):
     assert copies.audits[CROPS].copies.all()
     assert copies.audits[CROPS].index.tolist() == list(range(SYNTHETIC))
     assert copies.power.found["unchanged"] == copies.power.found["mirrored"] == 1
+
+
+def test_sets_of_one_scope_share_what_real_radiographs_decide(copied, monkeypatch):
+    real, synthetic = copied
+    prepared = []
+    planted = memorization.planted_copies
+    monkeypatch.setattr(
+        memorization, "planted_copies", lambda train: prepared.append(train) or planted(train)
+    )
+    searches = CopySearches(real, pixels(16))
+    first, again, few = (searches.copies(s) for s in (synthetic, synthetic, synthetic.thinned(5)))
+    assert len(prepared) == 1
+    assert first.verdict == again.verdict
+    assert few.verdict == find_copies(real, synthetic.thinned(5), pixels(16)).verdict
 
 
 def test_an_evaluation_counts_copied_crops_and_names_their_originals(copied):
