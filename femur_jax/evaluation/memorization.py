@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt16
@@ -19,7 +20,12 @@ from femur_jax.evaluation.features import (
     radiograph_features,
     thumbnail,
 )
-from femur_jax.evaluation.membership import MembershipInference, membership_inference
+from femur_jax.evaluation.membership import (
+    MembershipInference,
+    density_inference,
+    membership_inference,
+    strongest,
+)
 from femur_jax.evaluation.neighbours import euclidean_distances
 from femur_jax.evaluation.planted import UNCHANGED, planted_copies
 from femur_jax.evaluation.radiograph_set import RadiographSet, of_split
@@ -185,7 +191,8 @@ class Copies:
 
     Attributes:
         audits: The audits, by what was compared.
-        membership: Success of the attacker who compares whole radiographs.
+        membership: Success of the better of two attackers: one compares whole radiographs, one
+            densities of features.
         power: Shares of planted copies that the audits of pictures find.
         verdict: Verdict over all audits.
         train: The training radiographs that `Audit.index` counts.
@@ -256,18 +263,20 @@ class CopySearch:
             )
         self.scope = scope
         self._extractor, self._train, self._held_out = extractor, train, held_out
-        self._pictures, self._features = self._seen(train)
+        self._seen_train, self._seen_held_out = self._seen(train), self._seen(held_out)
         number = np.unique(train.patients, return_inverse=True)[1]
-        self._near_held_out, self._held_out_pictures = self._distances(held_out)
-        self._near_train, _ = self._distances(train, number[:, None] == number)
+        self._near_held_out = self._distances(self._seen_held_out)
+        self._near_train = self._distances(self._seen_train, number[:, None] == number)
         planted = planted_copies(train.thinned(PLANTED))
         self._changes = list(planted)
         images = (image for of_change in planted.values() for image in of_change)
-        self._near_planted = Pictures.of(images, scope.longest).distances(self._pictures)
+        changed = Pictures.of(images, scope.longest)
+        self._near_planted = changed.distances(self._seen_train.pictures)
 
     def copies(self, synthetic: RadiographSet) -> Copies:
         """The audits of one synthetic set."""
-        near, pictures = self._distances(synthetic)
+        seen = self._seen(synthetic)
+        near = self._distances(seen)
         audits = {
             name: audit(
                 Distances(near[name], self._near_held_out[name], self._near_train[name]),
@@ -275,30 +284,39 @@ class CopySearch:
             )
             for name in near
         }
-        members_and_others = np.concatenate([self._pictures.whole, self._held_out_pictures.whole])
-        score = fitted_distances(pictures.whole, members_and_others).min(axis=0)
-        train, held_out = self._train, self._held_out
-        attack = membership_inference(
-            score[: len(train)], score[len(train) :], train.patients, held_out.patients
+        train, held_out = self._seen_train, self._seen_held_out
+        patients = self._train.patients, self._held_out.patients
+        everyone = np.concatenate([train.pictures.whole, held_out.pictures.whole])
+        score = fitted_distances(seen.pictures.whole, everyone).min(axis=0)
+        count = len(self._train)
+        attack = strongest(
+            membership_inference(score[:count], score[count:], *patients),
+            density_inference(seen.features, train.features, held_out.features, *patients),
         )
         power = Power.of(self._changes, finds(audits, self._near_planted))
-        return Copies(audits, attack, power, conclude(audits, attack, power), train)
+        return Copies(audits, attack, power, conclude(audits, attack, power), self._train)
 
-    def _seen(self, radiographs: RadiographSet) -> tuple[Pictures, Float32[np.ndarray, "n dim"]]:
-        """Radiographs as the audits of pictures see them, and their features."""
+    def _seen(self, radiographs: RadiographSet) -> "_Seen":
         pictures = Pictures.of((overview(*m) for m in radiographs.members), self.scope.longest)
-        return pictures, radiographs.map(partial(radiograph_features, self._extractor))
+        return _Seen(pictures, radiographs.map(partial(radiograph_features, self._extractor)))
 
     def _distances(
-        self, queries: RadiographSet, ignored: Bool[np.ndarray, "query train"] | None = None
-    ) -> tuple[dict[str, Float[np.ndarray, "part query train"]], Pictures]:
-        """Distances of radiographs from the training radiographs by audit, and their pictures."""
-        pictures, features = self._seen(queries)
-        distances = pictures.distances(self._pictures, ignored)
-        of_features = euclidean_distances(features, self._features)
+        self, queries: "_Seen", ignored: Bool[np.ndarray, "query train"] | None = None
+    ) -> dict[str, Float[np.ndarray, "part query train"]]:
+        """Distances of radiographs from the training radiographs, by audit."""
+        train = self._seen_train
+        distances = queries.pictures.distances(train.pictures, ignored)
+        of_features = euclidean_distances(queries.features, train.features)
         if ignored is not None:
             of_features[ignored] = np.inf
-        return distances | {self._extractor.name: of_features[None]}, pictures
+        return distances | {self._extractor.name: of_features[None]}
+
+
+class _Seen(NamedTuple):
+    """Radiographs as the audits of pictures see them, and their features."""
+
+    pictures: Pictures
+    features: Float32[np.ndarray, "n dim"]
 
 
 def find_copies(
