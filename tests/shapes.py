@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import jaxtyping
@@ -32,15 +32,18 @@ def checked(of: Any) -> Any:
 
 
 def _checked(function: Callable) -> Callable:
-    if inspect.isgeneratorfunction(function):  # beartype checks it when the first element is due
+    hints = [part for h in inspect.get_annotations(function).values() for part in _parts(h)]
+    # beartype checks a generator when its first element is due, and refuses names that it does not
+    # know, such as those imported for type checkers alone.
+    if inspect.isgeneratorfunction(function) or any(isinstance(hint, str) for hint in hints):
         return jaxtyped(function, typechecker=_typed)
-    has_axes = any(_has_axes(hint) for hint in inspect.get_annotations(function).values())
     check = _typed(function)
+    has_axes = any(isinstance(h, type) and issubclass(h, AbstractArray) for h in hints)
     return jaxtyped(check, typechecker=None) if has_axes else check
 
 
-def _has_axes(hint: Any) -> bool:
-    if isinstance(hint, type) and issubclass(hint, AbstractArray):
-        return True
-    parts = hint if isinstance(hint, list) else get_args(hint)
-    return any(_has_axes(part) for part in parts)
+def _parts(hint: Any) -> Iterator[Any]:
+    """A type hint and all that it is made of."""
+    yield hint
+    for part in hint if isinstance(hint, list) else get_args(hint):
+        yield from _parts(part)
