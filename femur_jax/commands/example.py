@@ -8,6 +8,7 @@ Examples:
     femur example --out=pictures --radiographs AFF:560x240 NFF:1250x800 --seed=3
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     args = parser.parse_args(argv)
     wanted = [_parsed(text) for text in args.radiographs]
-    # These import JAX, which --help does without.
+    # These import JAX, which --help does without. Without a GPU, two devices share the tiles.
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
     from femur_jax.example import pictures, shipped
     from femur_jax.files import new_folder
 
