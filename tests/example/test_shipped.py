@@ -5,9 +5,11 @@ import importlib.util
 import re
 import shutil
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,11 +23,28 @@ from femur_jax.errors import UserError
 from femur_jax.example import EXAMPLE, shipped
 from femur_jax.main import main
 from femur_jax.parallel.mesh import batch_sharding, make_mesh
-from femur_jax.stages.sample import average
+from femur_jax.run_folder import claim
 from femur_jax.stages.train import train
 from femur_jax.training import loop
+from femur_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
+
+
+def zeros(task):
+    """A first state with zeros in all arrays, for which nothing is compiled."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
+
+
+@pytest.fixture
+def few_steps():
+    """Few solver steps, and few tiles for each of the eight devices of the tests."""
+    sample = shipped.opened()[0].config.sample
+    before = sample.to_dict()
+    sample.update(steps=(2, 1), tile_batch=1)
+    yield
+    sample.update(before)
 
 
 def test_the_files_are_small_and_whole():
@@ -48,7 +67,7 @@ def test_it_denoises_patients_that_it_has_not_seen(tmp_path, capsys):
         images=12,
         hospitals=2,
         aff_fraction=0.5,
-        long_side=(160, 320),
+        long_side=(128, 160),
         coarsest_mm=0.7,
         seed=77,
     )
@@ -56,19 +75,19 @@ def test_it_denoises_patients_that_it_has_not_seen(tmp_path, capsys):
     config.dataset = str(dataset.folder)
     task = DiffusionTask(config, dataset)
     assert task.levels < shipped.facts().levels
-    state = jax.jit(task.init)(jax.random.key(0))
+    state = zeros(task)
     started = shipped.start_from(state)
     assert capsys.readouterr().out == "100.0% of the parameters start from the example's model.\n"
     for tree in started.ema.values():
         jax.tree.map(np.testing.assert_array_equal, tree, started.params)
     sharding = batch_sharding(make_mesh(config.mesh))
-    batch = next(iter(batches(task.streams(), batch_size=64, start=0, sharding=sharding)))
+    batch = next(iter(batches(task.streams(), batch_size=32, start=0, sharding=sharding)))
     losses = jax.jit(lambda params: task.losses(params, batch, jax.random.key(1))[0])
-    trained, zero = losses(started.params), losses(jax.tree.map(np.zeros_like, state.params))
-    assert trained.mean() < 0.4 * zero.mean()
+    trained, zero = losses(started.params), losses(state.params)
+    assert trained.mean() < 0.6 * zero.mean()
 
 
-def test_the_same_seed_gives_the_same_radiographs(tmp_path, capsys):
+def test_the_same_seed_gives_the_same_radiographs(few_steps, tmp_path, capsys):
     def pictures(name, *options):
         arguments = ["example", f"--out={tmp_path / name}", *options]
         assert main([*arguments, "--radiographs", "AFF:120x80", "NFF:110x90"]) == 0
@@ -82,7 +101,7 @@ def test_the_same_seed_gives_the_same_radiographs(tmp_path, capsys):
         assert np.std(picture / 65535) > 0.05 and np.mean(picture != different) > 0.9
 
 
-def test_the_readme_says_how_from_python(capsys):
+def test_the_readme_says_how_from_python(few_steps, capsys):
     """Its code runs, here with smaller sizes."""
     blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
     [code] = [textwrap.dedent(block) for block in blocks if "import" in block]
@@ -132,22 +151,28 @@ def test_a_changed_file_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_run_can_be_packed(dataset, diffusion_config, tmp_path, monkeypatch, capsys):
-    train(diffusion_config, tmp_path / "run")
+    task = DiffusionTask(diffusion_config, dataset)
+    state = zeros(task)
+    rng = np.random.default_rng(0)
+    averages = {
+        width: jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), params)
+        for width, params in state.ema.items()
+    }
+    claim(tmp_path / "run", diffusion_config, stage="train")
+    checkpoints = Checkpoints(tmp_path / "run" / loop.CHECKPOINTS)
+    checkpoints.save(replace(state, ema=averages), 1, {"next_batch": 1}, {})
+    checkpoints.close()
     spec = importlib.util.spec_from_file_location("pack_example", ROOT / "tools/pack_example.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     tool.pack(tmp_path / "run", tmp_path / "model")
     monkeypatch.setattr(shipped, "MODEL", tmp_path / "model")
     shipped.opened.cache_clear()
-    task = DiffusionTask(diffusion_config, dataset)
-    state = jax.jit(task.init)(jax.random.key(5))
     started = shipped.start_from(state)
-    saved = loop.restore(task, diffusion_config, tmp_path / "run")
-    expected = average(saved, diffusion_config, tmp_path / "run")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
         started.params,
-        expected,
+        averages[str(diffusion_config.sample.ema)],
     )
     monkeypatch.undo()
     shipped.opened.cache_clear()
