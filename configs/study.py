@@ -8,8 +8,8 @@ Variants, their cost and the expected result:
     smoke   the grid in miniature, for CI; minutes on two CPU cores; the numbers mean nothing
     demo    simulated patients; 17 to 18 minutes on two CPU cores; TRTR 0.91, TSTR by diffusion
             0.87 and by the GAN 0.66
-    record  the whole grid on 900 simulated patients, whose results stand in docs/study; about six
-            hours on one CPU core
+    record  the whole grid on 900 simulated patients; an estimated six hours on one CPU core; not
+            run to its end yet
     base    the whole grid on GPUs, of a hospital's own radiographs (config.radiographs,
             config.labels); not run yet
 """
@@ -94,7 +94,7 @@ def get_config(variant: str = "base") -> ConfigDict:
         config.sizes = (50,)
         config.phantom.update(patients=900, images=2400, hospitals=24, long_side=(128, 160))
         config.ingest.fractions = (0.12, 0.33)
-        # Equal compute: five to ten minutes of one core for each generator.
+        # About equal compute: an estimated five to ten minutes of one core for each generator.
         config.diffusion.train.update(checkpoint_every=600, images_every=900, log_every=50)
         config.gan.train.update(
             steps=750, burn_in_images=7500, checkpoint_every=250, images_every=375, log_every=50

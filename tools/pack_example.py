@@ -41,7 +41,9 @@ def pack(workdir: Path, out: Path) -> None:
     """
     config = run_folder.load_config(workdir)
     task = make_generator(config)
-    params = average(loop.restore(task, config, workdir), config, workdir)
+    state = loop.restore(task, config, workdir)
+    params = average(state, config, workdir)
+    config.train.steps = int(state.step)  # for the card: the run may have been stopped before
     train = [task.dataset.entries[n] for n in task.dataset.split("train", config.data.draw.by)]
     pixels = np.array([entry.height * entry.width for entry in train])
     aspects = [entry.height / entry.width for entry in train]

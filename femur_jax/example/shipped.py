@@ -71,8 +71,8 @@ def opened() -> tuple[Denoiser, Facts]:
     fields = with_tuples(json.loads((MODEL / FACTS).read_text()))
     config = patch_diffusion.get_config("tiny")
     config.update(fields.pop("config"))
-    facts = Facts(**fields)
-    return Denoiser(config, patch=facts.patch, levels=facts.levels), facts
+    known = Facts(**fields)
+    return Denoiser(config, patch=known.patch, levels=known.levels), known
 
 
 def _arrays() -> dict[str, Array]:

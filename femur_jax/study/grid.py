@@ -274,7 +274,8 @@ class Grid:
     def generator(self, run: Run) -> ConfigDict:
         """The config of a generator's run.
 
-        The models of an arm share its steps, so all arms of a model are trained equally long.
+        The models of an arm share its steps, so all arms of a model are trained equally long. A
+        GAN's burn-in, which is counted in images, shrinks with them.
         """
         config = self.config[run.arm.model].copy_and_resolve_references()
         config.update(dataset=str(self.real), seed=run.seed)
