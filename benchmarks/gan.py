@@ -18,7 +18,6 @@ from benchmarks.records import Goal, Result, measurement, ratio_of_rounds
 from benchmarks.trainers import (
     StepTrainer,
     away_from_init,
-    by_path,
     matrix_flops,
     platform_devices,
     seconds_in_turns,
@@ -28,6 +27,7 @@ from femur_jax.gan.losses import discriminator_loss, generator_loss
 from femur_jax.gan.task import CONDITIONS, GanTask
 from femur_jax.models.functional import Functions, Params, functional
 from femur_jax.models.r3gan import Discriminator, Generator
+from femur_jax.training.trees import by_path
 
 _ROUNDS = 8
 _STEPS = 4  # of a round

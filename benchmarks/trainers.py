@@ -76,14 +76,6 @@ def away_from_init(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), params)
 
 
-def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree, named by their paths ("down/0/0/conv1/kernel")."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): value
-        for path, value in jax.tree.leaves_with_path(tree)
-    }
-
-
 def platform_devices(platform: str) -> list[Any]:
     """All devices of the CPU, or the first GPU."""
     return jax.devices(platform)[: 1 if platform == "gpu" else None]

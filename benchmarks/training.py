@@ -19,7 +19,6 @@ from benchmarks.records import Goal, Result, measurement, ratio_of_rounds
 from benchmarks.trainers import (
     StepTrainer,
     away_from_init,
-    by_path,
     matrix_flops,
     platform_devices,
     seconds_in_turns,
@@ -28,6 +27,7 @@ from configs.patch_diffusion import get_config
 from femur_jax.diffusion.conditioning import CHANNELS, vector_length
 from femur_jax.diffusion.task import DiffusionTask
 from femur_jax.models.functional import Params
+from femur_jax.training.trees import by_path
 
 _ROUNDS = 12
 _STEPS = 5  # of a round

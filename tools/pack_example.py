@@ -23,7 +23,7 @@ from femur_jax.stages import cards
 from femur_jax.stages.sample import average
 from femur_jax.stages.tasks import make_generator
 from femur_jax.training import loop
-from femur_jax.training.monitor import by_path
+from femur_jax.training.trees import by_path
 
 _FIELDS = ("model", "diffusion", "sample")
 """The groups of the config that generating needs."""

@@ -101,7 +101,7 @@ def parse(command: str, argv: Sequence[str]) -> RunOptions:
         parser.add_argument("--from_example", action="store_true")
     others, fields = _split(argv)
     options, unknown = parser.parse_known_args(others)
-    if options.__dict__.get("from_example"):
+    if getattr(options, "from_example", False):
         fields.append(f"--config.pretrained={EXAMPLE}")
     workdir = options.workdir or options.folder
     if not workdir:

@@ -27,9 +27,9 @@ from femur_jax.diffusion.denoiser import Denoiser
 from femur_jax.errors import UserError
 from femur_jax.files import verify_checksums
 from femur_jax.run_folder import with_tuples
-from femur_jax.training.checkpoint import nested
 from femur_jax.training.state import TrainState
 from femur_jax.training.transfer import transfer
+from femur_jax.training.trees import nested
 
 MODEL = Path(__file__).with_name("model")
 FACTS, WEIGHTS = "model.json", "weights.npz"

@@ -180,6 +180,11 @@ class Grid:
                 "config.grid, config.seeds and config.classifier_seeds need at least one entry "
                 "each."
             )
+        if set(config.seeds) & set(config.primary_seeds):
+            raise UserError(
+                f"config.primary_seeds is {tuple(config.primary_seeds)}, and some are in "
+                "config.seeds already; give further ones, or () for none."
+            )
         if any(size < 1 for size in config.sizes):
             raise UserError(
                 f"config.sizes is {tuple(config.sizes)}; give numbers of radiographs of each "

@@ -13,9 +13,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from femur_jax.errors import UserError
 from femur_jax.files import is_disk_full, verify_checksums, write_checksums
-from femur_jax.training.monitor import by_path
 from femur_jax.training.state import TrainState
 from femur_jax.training.transfer import fits
+from femur_jax.training.trees import by_path, nested
 
 BEST = "loss"
 """The metric that chooses the best checkpoint, the one with the lowest value."""
@@ -288,18 +288,6 @@ def _best(metrics: dict[str, float]) -> float:
 def _shapes(tree: Any) -> dict[str, tuple]:
     """The shape and type of each array by its path."""
     return {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in by_path(tree).items()}
-
-
-def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries of leaves by path, the inverse of `by_path` for dictionaries."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *above, last = name.split("/")
-        node = tree
-        for part in above:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return tree
 
 
 def _sharding(array: jax.Array, shape: tuple[int, ...]) -> jax.sharding.Sharding:

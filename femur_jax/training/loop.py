@@ -23,11 +23,12 @@ from femur_jax.training.checkpoint import BEST, Checkpoints, Restored, Snapshots
 from femur_jax.training.early_stopping import EarlyStopping
 from femur_jax.training.evaluator import Evaluator
 from femur_jax.training.memory import check_memory, device_memory
-from femur_jax.training.monitor import Monitor, by_path, histogram_samples
+from femur_jax.training.monitor import Monitor, histogram_samples
 from femur_jax.training.program import Program
 from femur_jax.training.state import TrainState
 from femur_jax.training.task import Task
 from femur_jax.training.transfer import transfer
+from femur_jax.training.trees import by_path
 
 FREE_FIELDS = (
     "mesh",

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from femur_jax.files import write_atomically
 from femur_jax.progress import Progress
+from femur_jax.training.trees import by_path
 
 SCALARS = "scalars.jsonl"
 SPEED = "speed.jsonl"
@@ -187,15 +188,6 @@ def histogram_samples(params: PyTree) -> PyTree:
         return array.ravel()[:: max(array.size // _HISTOGRAM_SAMPLES, 1)].astype(jnp.float32)
 
     return jax.tree.map(samples, params)
-
-
-def by_path(tree: PyTree, prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of a tree by their path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        prefix + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ import jax
 from jaxtyping import Array
 
 from femur_jax.errors import UserError
-from femur_jax.training.monitor import by_path
 from femur_jax.training.state import TrainState
+from femur_jax.training.trees import by_path
 
 
 def fits(array: Array, shape: tuple[int, ...]) -> bool:

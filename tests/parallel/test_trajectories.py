@@ -14,8 +14,8 @@ from femur_jax.classifier.task import ClassifierTask
 from femur_jax.data.loader import batches
 from femur_jax.gan.task import GanTask
 from femur_jax.parallel.mesh import AXES, batch_sharding, make_mesh
-from femur_jax.training.monitor import by_path
 from femur_jax.training.program import Program
+from femur_jax.training.trees import by_path
 from tests.training.least_squares import LeastSquares
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2)]

@@ -44,6 +44,7 @@ def test_bad_input_leaves_nothing(config, tmp_path):
         ("grid", ("gan-pyramid-joint",), "config.grid names 'gan-pyramid-joint'; write some of"),
         ("seeds", (), "at least one entry each"),
         ("classifier_seeds", (), "at least one entry each"),
+        ("primary_seeds", (0,), "some are in config.seeds already"),
         ("sizes", (8, 0), r"config.sizes is \(8, 0\); give numbers"),
         ("primary", ("gan-letterbox-joint",), "config.primary is gan-letterbox-joint; name two"),
         ("primary", ("a", "b"), "config.primary names 'a'; write some of"),
